@@ -1,0 +1,352 @@
+//! The checked configuration: what the program runs on. Built only by [`crate::load`].
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::words::{Fqdn, GroupName, NodeId, SystemName};
+
+/// A node's role in the pair. Serialised as `primary` / `secondary`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Serves everybody in single-active mode (R-TO-1).
+    Primary,
+    /// Stands by in single-active mode; the primary's backup (R-TO-1).
+    Secondary,
+}
+
+/// How the pair divides the work. Serialised as `single-active` / `dual-active`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// One group, home = primary (R-TO-1).
+    SingleActive,
+    /// Two groups, each node home of its own (R-TO-2).
+    DualActive,
+}
+
+/// What may start a failover without an operator (R-FO-1, R-FO-2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Trigger {
+    /// Invisible for `failover_after`, and then a desk phone registers at the backup's system. The default.
+    Phones,
+    /// Invisible for `failover_after`.
+    Visibility,
+    /// Only an operator.
+    Manual,
+}
+
+/// How a group goes home again (R-FB-2 to R-FB-4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FailbackPolicy {
+    /// An administrator starts it.
+    Manual,
+    /// Calls ended and synchronisation finished. The default.
+    Graceful,
+    /// The timeout has run out or calls ended, whichever is first.
+    Automatic,
+}
+
+/// A valid configuration of one node.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// This node.
+    pub node: Node,
+    /// The pair it belongs to.
+    pub pair: Pair,
+    /// Certificates.
+    pub tls: Tls,
+    /// Failover.
+    pub resilience: Resilience,
+    /// Failback.
+    pub failback: Failback,
+    /// SMTP in.
+    pub receiver: Receiver,
+    /// SMTP out, in order; the first carries the traffic between the nodes (R-SY-2). Never empty.
+    pub senders: Vec<Sender>,
+    /// The control API and console.
+    pub http: Http,
+    /// Call recordings.
+    pub vrl: Vrl,
+    /// Call flows.
+    pub callflows: Callflows,
+    /// The PBX systems whose users take their voicemail from the pair. May be empty in single-active.
+    pub systems: Vec<System>,
+    /// Every limit on what comes from outside.
+    pub limits: Limits,
+}
+
+/// `[node]`.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Short id, unique in the pair.
+    pub id: NodeId,
+    /// Own name; also the receiver's default domain.
+    pub fqdn: Fqdn,
+    /// Primary or secondary.
+    pub role: Role,
+    /// Where the store lives.
+    pub data_dir: PathBuf,
+    /// `profile = "demo"`: everything on loopback of one machine; the only place where loopback names pass (R-SY-2).
+    pub demo: bool,
+}
+
+/// `[pair]`.
+#[derive(Debug, Clone)]
+pub struct Pair {
+    /// Single- or dual-active.
+    pub mode: Mode,
+    /// The peer's id.
+    pub peer_id: NodeId,
+    /// The peer's FQDN: the domain its receiver filters on and the name its certificate bears.
+    pub peer: Fqdn,
+    /// Base address of the peer's HTTP interface.
+    pub peer_url: url::Url,
+    /// File with the pair's key (64 hex digits a line; the first signs, all verify).
+    pub key_file: PathBuf,
+    /// Time between two heartbeats. Default 1 s.
+    pub heartbeat: Duration,
+    /// After this long without an answered heartbeat the peer is invisible. Default 5 s.
+    pub invisible_after: Duration,
+    /// How long a starting node waits for its peer's answer before it serves what it owned last. Default 10 s.
+    pub startup_grace: Duration,
+}
+
+/// `[tls]`. All three files or none; none only with `require = false`.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// The identity, where there is one.
+    pub files: Option<TlsFiles>,
+    /// STARTTLS required for mails between the nodes. Default true.
+    pub require: bool,
+}
+
+/// A node's certificate files, PEM.
+#[derive(Debug, Clone)]
+pub struct TlsFiles {
+    /// The pair's root CA (R-TO-5).
+    pub ca: PathBuf,
+    /// This node's certificate chain.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+/// `[resilience]`.
+#[derive(Debug, Clone)]
+pub struct Resilience {
+    /// Whether this node's peer may be backed up by it. Off unless turned on (R-TO-6).
+    pub backs_up_voicemail: bool,
+    /// What starts a failover. Default `phones`.
+    pub trigger: Trigger,
+    /// How long the home must be invisible. Default 3 min, at least 1 s (R-FO-1).
+    pub failover_after: Duration,
+}
+
+/// `[failback]`: the starting values; the replicated settings override them once changed over HTTP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failback {
+    /// Default graceful.
+    pub policy: FailbackPolicy,
+    /// 1 to 60 min; default 60 min (R-FB-5).
+    pub timeout: Duration,
+    /// How long the home must have been visible. Default 0 (R-FB-7).
+    pub stable_for: Duration,
+}
+
+/// `[smtp.receiver]`.
+#[derive(Debug, Clone)]
+pub struct Receiver {
+    /// `None` when `mode = "off"`.
+    pub listen: Option<SocketAddr>,
+    /// Only recipients of this domain are taken; default own FQDN (R-SY-4).
+    pub domain: Fqdn,
+    /// Networks that may mail to mailboxes (R-IN-2). Default: loopback only.
+    pub allow: Vec<ipnet::IpNet>,
+}
+
+/// One `[[smtp.sender]]`.
+#[derive(Clone)]
+pub struct Sender {
+    /// Mail domain this entry carries and sends as.
+    pub domain: String,
+    /// Server to hand mails to: host name or address.
+    pub server: String,
+    /// Default 25.
+    pub port: u16,
+    /// Envelope and header sender; blank means R-SY-3.
+    pub sender: Option<String>,
+    /// User name and the file with the password.
+    pub auth: Option<SenderAuth>,
+}
+
+/// Authentication of a further sender entry.
+#[derive(Debug, Clone)]
+pub struct SenderAuth {
+    /// User name.
+    pub user: String,
+    /// File with the password on its first line.
+    pub password_file: PathBuf,
+}
+
+impl std::fmt::Debug for Sender {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} via {}:{}", self.domain, self.server, self.port)
+    }
+}
+
+/// `[http]`.
+#[derive(Debug, Clone)]
+pub struct Http {
+    /// Where the API and console listen.
+    pub listen: SocketAddr,
+    /// Tokens: one a line, `scope token` with scope `read` or `admin`.
+    pub tokens_file: PathBuf,
+}
+
+/// `[vrl]` (R-VR-1).
+#[derive(Debug, Clone)]
+pub struct Vrl {
+    /// This node's recordings. Default `/opt/vmpro/MM/VRL`.
+    pub folder: PathBuf,
+    /// Where to move them after resilience; on the secondary only.
+    pub remote: Option<VrlRemote>,
+    /// The embedded FTP server; on the primary, off unless configured.
+    pub server: Option<VrlServer>,
+    /// The media-manager right: without it recording is refused (R-VR-3). Default true.
+    pub right: bool,
+}
+
+/// The primary's FTP server as the secondary sees it.
+#[derive(Debug, Clone)]
+pub struct VrlRemote {
+    /// FQDN or address of the primary.
+    pub host: String,
+    /// Default 21.
+    pub port: u16,
+    /// Folder on the server. Default `/opt/vmpro/MM/VRL`.
+    pub location: String,
+    /// Account on the primary.
+    pub user: String,
+    /// File with its password on the first line.
+    pub password_file: PathBuf,
+    /// Explicit FTPS.
+    pub tls: VrlTls,
+}
+
+/// Whether the transfer is encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VrlTls {
+    /// Plain FTP.
+    Off,
+    /// Explicit FTPS or nothing. The default when there is a CA.
+    Required,
+}
+
+/// `[vrl.server]`.
+#[derive(Debug, Clone)]
+pub struct VrlServer {
+    /// Control connection.
+    pub listen: SocketAddr,
+    /// Ports for passive data connections, inclusive.
+    pub passive_ports: (u16, u16),
+    /// The one account.
+    pub user: String,
+    /// File with its password on the first line.
+    pub password_file: PathBuf,
+}
+
+/// `[callflows]`.
+#[derive(Debug, Clone)]
+pub struct Callflows {
+    /// Folder with `*.toml`; default `<data_dir>/callflows`.
+    pub dir: PathBuf,
+}
+
+/// One `[[systems]]`.
+#[derive(Debug, Clone)]
+pub struct System {
+    /// Its name.
+    pub name: SystemName,
+    /// The node it belongs to.
+    pub home: NodeId,
+    /// `99999` or `99998` (R-TO-3).
+    pub destination: Destination,
+    /// How many phones it has, for display.
+    pub phones: u32,
+}
+
+/// A system's voicemail destination (R-TO-3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Destination {
+    /// `99999`.
+    Primary,
+    /// `99998`.
+    Secondary,
+}
+
+/// `[limits]`.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Largest mail and largest HTTP audio body, bytes. Default 32 MiB.
+    pub message_bytes: u64,
+    /// SMTP connections at once; per address a quarter of it. Default 64.
+    pub smtp_connections: usize,
+    /// HTTP connections at once. Default 256.
+    pub http_connections: usize,
+    /// SMTP commands: time to receive one line. Default 60 s.
+    pub smtp_command_timeout: Duration,
+    /// SMTP data: longest time for one whole mail. Default 5 min.
+    pub smtp_data_timeout: Duration,
+    /// Free bytes below which nothing more is taken (452, 507). Default 64 MiB.
+    pub min_free_bytes: u64,
+    /// Shortest message kept, R-MB-8: 0 to 10 s. Default 0.
+    pub message_min: Duration,
+    /// Longest message, R-MB-8: up to 3600 s. Default 120 s.
+    pub message_max: Duration,
+    /// Longest call recording, R-MB-8. Default and maximum 3600 s.
+    pub recording_max: Duration,
+    /// A call without sign of life for this long no longer counts (R-FB-8). Default 5 min.
+    pub call_idle: Duration,
+}
+
+impl Config {
+    /// The groups of this pair with home and backup (R-TO-1, R-TO-2): each group is named after
+    /// its home's role (`primary`, and in dual-active `secondary`).
+    pub fn groups(&self) -> Vec<Group> {
+        let (primary, secondary) = match self.node.role {
+            Role::Primary => (&self.node.id, &self.pair.peer_id),
+            Role::Secondary => (&self.pair.peer_id, &self.node.id),
+        };
+        let mut groups = vec![group("primary", primary, secondary)];
+        if self.pair.mode == Mode::DualActive {
+            groups.push(group("secondary", secondary, primary));
+        }
+        groups
+    }
+}
+
+/// A service group as configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// Its name.
+    pub name: GroupName,
+    /// Serves it in normal operation.
+    pub home: NodeId,
+    /// Serves it in resilience.
+    pub backup: NodeId,
+}
+
+fn group(name: &str, home: &NodeId, backup: &NodeId) -> Group {
+    #[allow(clippy::expect_used, reason = "both names are literals of this file")]
+    let name = GroupName::new(name).expect("a role is a valid group name");
+    Group {
+        name,
+        home: home.clone(),
+        backup: backup.clone(),
+    }
+}

@@ -1,0 +1,15 @@
+//! The decisions of the pair, without doing: what to accept, send, serve, move and alarm.
+//!
+//! Nothing here reads a clock, a file or a socket; time comes in as [`Now`]. Each part is a
+//! machine with `handle…` methods in and `poll…` or returned actions out, so that tests and the
+//! simulation drive it in virtual time.
+
+pub mod audio;
+pub mod intake;
+pub mod resilience;
+pub mod smtp;
+pub mod sync;
+pub mod vrl;
+pub mod wire;
+
+pub use vmsync_config::words::Now;

@@ -1,0 +1,166 @@
+//! Alarms: what an operator must know, one per cause, with its start and its end (R-AL-1).
+//!
+//! Kept in the store's local records, so that a restart forgets none; cleared ones are kept for
+//! the list, the oldest dropped beyond [`KEPT`].
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use vmsync_config::words::UnixMillis;
+use vmsync_store::Store;
+
+use crate::{clock, events::EventHub};
+
+/// How many alarms are kept.
+pub const KEPT: usize = 1_000;
+const SPACE: &str = "alarms";
+
+/// One alarm.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Alarm {
+    /// Number, growing.
+    pub id: u64,
+    /// Stable code: `voicemail_failover`, `foreign_domain`, `bad_signature`, …
+    pub code: String,
+    /// What it is about: a system, an address, a file.
+    pub subject: String,
+    /// In words, with what to do.
+    pub text: String,
+    /// When it began.
+    #[schema(value_type = String)]
+    pub since: UnixMillis,
+    /// How often it was raised since.
+    pub count: u64,
+    /// When it was last raised.
+    #[schema(value_type = String)]
+    pub last: UnixMillis,
+    /// When it ended.
+    #[schema(value_type = Option<String>)]
+    pub cleared: Option<UnixMillis>,
+    /// When an operator acknowledged it.
+    #[schema(value_type = Option<String>)]
+    pub acknowledged: Option<UnixMillis>,
+}
+
+/// The list of alarms. Cheap to clone.
+#[derive(Clone)]
+pub struct Alarms {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    events: EventHub,
+    list: Mutex<Vec<Alarm>>,
+}
+
+impl Alarms {
+    /// Reads the alarms of earlier lives from `store`.
+    pub fn load(store: Store, events: EventHub) -> Result<Self, vmsync_store::StoreError> {
+        let mut list: Vec<Alarm> = store
+            .locals(SPACE)?
+            .iter()
+            .filter_map(|(_, bytes)| serde_json::from_slice(bytes).ok())
+            .collect();
+        list.sort_by_key(|a| a.id);
+        Ok(Self {
+            inner: Arc::new(Inner { store, events, list: Mutex::new(list) }),
+        })
+    }
+
+    /// Raises an alarm; one that is already up for the same code and subject counts on.
+    pub fn raise(&self, code: &str, subject: &str, text: &str) {
+        let now = clock::wall();
+        let mut list = self.lock();
+        let up = list
+            .iter_mut()
+            .find(|a| a.cleared.is_none() && a.code == code && a.subject == subject);
+        if let Some(alarm) = up {
+            alarm.count += 1;
+            alarm.last = now;
+            text.clone_into(&mut alarm.text);
+            // Repeats are not written one by one: a flood of them must not become a flood of fsyncs.
+            return;
+        }
+        let alarm = Alarm {
+            id: list.last().map_or(1, |a| a.id + 1),
+            code: code.to_owned(),
+            subject: subject.chars().take(200).collect(),
+            text: text.to_owned(),
+            since: now,
+            count: 1,
+            last: now,
+            cleared: None,
+            acknowledged: None,
+        };
+        tracing::warn!(alarm = code, subject, "{text}");
+        list.push(alarm.clone());
+        let gone = (list.len() > KEPT).then(|| list.remove(0));
+        drop(list);
+        self.published(&alarm);
+        if let Some(gone) = gone {
+            self.write(gone.id, None);
+        }
+    }
+
+    /// Ends an alarm, if it is up.
+    pub fn clear(&self, code: &str, subject: &str) {
+        self.change(|a| {
+            (a.cleared.is_none() && a.code == code && a.subject == subject)
+                .then(|| a.cleared = Some(clock::wall()))
+        });
+    }
+
+    /// Acknowledges alarm `id`; `None` when there is none of that number.
+    pub fn acknowledge(&self, id: u64) -> Option<Alarm> {
+        self.change(|a| {
+            (a.id == id).then(|| {
+                a.acknowledged.get_or_insert(clock::wall());
+            })
+        })
+    }
+
+    /// All alarms, oldest first.
+    pub fn list(&self) -> Vec<Alarm> {
+        self.lock().clone()
+    }
+
+    /// How many are up.
+    pub fn active(&self) -> usize {
+        self.lock().iter().filter(|a| a.cleared.is_none()).count()
+    }
+
+    fn change(&self, change: impl Fn(&mut Alarm) -> Option<()>) -> Option<Alarm> {
+        let mut list = self.lock();
+        let alarm = list.iter_mut().rev().find_map(|a| change(a).map(|()| a.clone()))?;
+        drop(list);
+        self.published(&alarm);
+        Some(alarm)
+    }
+
+    fn published(&self, alarm: &Alarm) {
+        if let Ok(data) = serde_json::to_value(alarm) {
+            self.inner.events.publish("alarm", data);
+        }
+        self.write(alarm.id, serde_json::to_vec(alarm).ok());
+    }
+
+    /// Writes in the background: an alarm never holds up a decision, and a full disk is itself an alarm.
+    fn write(&self, id: u64, value: Option<Vec<u8>>) {
+        let store = self.inner.store.clone();
+        let write = move || {
+            if let Err(error) = store.put_local(SPACE, &format!("{id:012}"), value.as_deref()) {
+                tracing::error!(%error, id, "alarm not kept over a restart");
+            }
+        };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(write)),
+            Err(_) => write(),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Alarm>> {
+        self.inner.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

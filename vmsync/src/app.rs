@@ -1,0 +1,269 @@
+//! What the fronts (HTTP, SMTP, heartbeats) share: the store, the node's handle, the event stream.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use utoipa::ToSchema;
+use vmsync_config::{
+    Config,
+    words::{Extension, GroupName, NodeId, UnixMillis},
+};
+use vmsync_core::{
+    resilience::{Ownership, Request, Serving},
+    wire::Keys,
+};
+use vmsync_store::{Store, StoreError};
+
+use crate::{
+    alarms::Alarms, calls::Calls, events::EventHub, keys::Tokens, node::Command, status::Status,
+    vrl::VrlHandle,
+};
+
+/// Everything a front needs. Shared as `Arc<App>`.
+pub struct App {
+    /// The checked configuration.
+    pub config: Config,
+    /// The node's memory. Blocks: use [`App::store`].
+    pub store: Store,
+    /// Bearer tokens.
+    pub tokens: Tokens,
+    /// The pair's keys.
+    pub keys: Keys,
+    /// Who serves what; operators' requests.
+    pub node: NodeHandle,
+    /// The event stream.
+    pub events: EventHub,
+    /// Active calls.
+    pub calls: Calls,
+    /// Alarms.
+    pub alarms: Alarms,
+    /// Recordings; on the secondary, where a remote is configured.
+    pub vrl: Option<VrlHandle>,
+}
+
+impl App {
+    /// Runs `work` on the store from a blocking thread.
+    pub async fn store<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let store = self.store.clone();
+        tokio::task::spawn_blocking(move || work(&store))
+            .await
+            .unwrap_or_else(|e| {
+                Err(StoreError::Io {
+                    doing: "running a store operation".to_owned(),
+                    source: std::io::Error::other(e),
+                })
+            })
+    }
+
+    /// The group that a mailbox of `home_system` belongs to: its system's destination in
+    /// dual-active; the primary's where nothing says otherwise (R-TO-1, R-TO-3).
+    pub fn group_of(&self, home_system: Option<&str>) -> GroupName {
+        let groups = self.config.groups();
+        let destination = home_system
+            .and_then(|name| {
+                self.config
+                    .systems
+                    .iter()
+                    .find(|s| s.name.as_str() == name)
+            })
+            .map(|s| s.destination);
+        match (destination, groups.as_slice()) {
+            (Some(vmsync_config::Destination::Secondary), [_, secondary]) => secondary.name.clone(),
+            _ => groups[0].name.clone(),
+        }
+    }
+
+    /// The group of a mailbox, read from the store; the primary's for one that does not exist.
+    pub async fn group_of_mailbox(&self, ext: &Extension) -> Result<GroupName, StoreError> {
+        if self.config.groups().len() == 1 {
+            return Ok(self.group_of(None));
+        }
+        let ext = ext.clone();
+        let mailbox = self.store(move |s| s.mailbox(&ext)).await?;
+        let system = mailbox.and_then(|m| m.home_system);
+        Ok(self.group_of(system.as_ref().map(vmsync_config::words::SystemName::as_str)))
+    }
+}
+
+/// The node loop as the fronts see it. Cheap to clone.
+#[derive(Clone)]
+pub struct NodeHandle {
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) status: watch::Receiver<Arc<Status>>,
+    pub(crate) serving: watch::Receiver<Arc<Vec<(GroupName, Serving)>>>,
+    pub(crate) calls_changed: Arc<Notify>,
+}
+
+/// Conditions and words of an operator's request.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Guard {
+    /// Refuse unless this node owns the group now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_owner: Option<String>,
+    /// Failback with calls active, or before the policy's conditions hold (R-FB-6).
+    #[serde(default)]
+    pub force: bool,
+    /// Only say what would happen.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Why, in the operator's words; kept in the history. At most 200 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// What came of a request.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Outcome {
+    /// The group's ownership after it (or, for a dry run, as it would be).
+    pub group: String,
+    /// Node that serves it.
+    pub owner: String,
+    /// Epoch.
+    pub epoch: u64,
+    /// What happened or would happen, in words.
+    pub what: String,
+    /// True where nothing was changed.
+    pub dry_run: bool,
+    /// What a requested failback still waits for; empty when it is done.
+    pub waiting_for: Vec<String>,
+}
+
+/// Why a request was refused.
+#[derive(Debug, Clone, Serialize, Deserialize, thiserror::Error)]
+#[error("{reason}")]
+pub struct Refused {
+    /// Stable code (`resilience_off`, `sync_not_started`, `stale_owner`, …).
+    pub code: String,
+    /// In words, with what to do.
+    pub reason: String,
+}
+
+/// A phone's registration as a PBX reports it (R-FO-1).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Registration {
+    /// The phone's extension, digits.
+    pub extension: String,
+    /// `desk`, `dect`, `softphone` or `webrtc`.
+    pub kind: String,
+    /// System it belongs to.
+    pub home_system: String,
+    /// System it has registered at.
+    pub at_system: String,
+}
+
+/// A registration as kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SeenPhone {
+    /// As reported.
+    #[serde(flatten)]
+    pub registration: Registration,
+    /// When, RFC 3339.
+    pub at: String,
+    /// Whether it counts as failover evidence; and why not.
+    pub evidence: String,
+}
+
+/// A recorded certificate of equality (architecture decision 5).
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct CertificateAnswer {
+    /// When both were last seen equal, RFC 3339; none = not yet.
+    pub at: Option<String>,
+    /// The digest both had.
+    pub digest: Option<String>,
+    /// What both held then: origin to sequence.
+    pub vector: serde_json::Value,
+    /// Whether they are equal now.
+    pub equal_now: bool,
+}
+
+impl NodeHandle {
+    /// The latest status.
+    pub fn status(&self) -> Arc<Status> {
+        Arc::clone(&self.status.borrow())
+    }
+    /// Follows the status.
+    pub fn watch(&self) -> watch::Receiver<Arc<Status>> {
+        self.status.clone()
+    }
+    /// Whether this node answers for `group` now.
+    pub fn serving(&self, group: &GroupName) -> Serving {
+        let table = self.serving.borrow();
+        table
+            .iter()
+            .find(|(g, _)| g == group)
+            .map_or(Serving::Starting, |(_, s)| s.clone())
+    }
+    /// Tells the loop that calls began or ended.
+    pub fn calls_changed(&self) {
+        self.calls_changed.notify_one();
+    }
+    /// An operator's request; forwarded to the node that decides where that is the peer.
+    pub async fn request(
+        &self,
+        group: GroupName,
+        request: Request,
+        guard: Guard,
+    ) -> Result<Outcome, Refused> {
+        self.ask(|answer| Command::Request { group, request, guard, forwarded: false, answer })
+            .await
+            .unwrap_or_else(|| Err(stopping()))
+    }
+    /// Every transition of `group`, oldest first.
+    pub async fn history(&self, group: GroupName) -> Vec<Ownership> {
+        self.ask(|answer| Command::History { group, answer })
+            .await
+            .unwrap_or_default()
+    }
+    /// A phone has registered somewhere.
+    pub async fn phone(&self, registration: Registration) -> Result<SeenPhone, Refused> {
+        self.ask(|answer| Command::Phone { registration, answer })
+            .await
+            .unwrap_or_else(|| Err(stopping()))
+    }
+    /// Phones seen, newest first.
+    pub async fn phones(&self) -> Vec<SeenPhone> {
+        self.ask(|answer| Command::Phones { answer })
+            .await
+            .unwrap_or_default()
+    }
+    /// Starts the exchange of what both hold anew.
+    pub async fn resync(&self) {
+        let _ = self.ask(|answer| Command::Resync { answer }).await;
+    }
+    /// The last certificate.
+    pub async fn certificate(&self) -> Option<CertificateAnswer> {
+        self.ask(|answer| Command::Certificate { answer }).await
+    }
+
+    pub(crate) async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        self.commands.send(command(answer)).await.ok()?;
+        answered.await.ok()
+    }
+}
+
+fn stopping() -> Refused {
+    Refused {
+        code: "stopping".to_owned(),
+        reason: "the node is stopping; ask the other one".to_owned(),
+    }
+}
+
+/// Formats a time for status documents.
+pub fn rfc3339(t: UnixMillis) -> String {
+    t.to_string()
+}
+
+/// The other node's id in a pair configuration.
+pub fn peer_of<'a>(config: &'a Config, node: &NodeId) -> &'a NodeId {
+    if *node == config.node.id { &config.pair.peer_id } else { &config.node.id }
+}

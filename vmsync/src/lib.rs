@@ -1,0 +1,22 @@
+//! The shell around the decisions: sockets, files, processes and the clock.
+//!
+//! `serve` wires it: store, SMTP receiver and sender, heartbeats, the node loop, recordings,
+//! HTTP. The dependencies point one way: `http`, `smtp`, `vrl` and `pair` know `app`; `app` knows the
+//! node's handle; nobody knows `serve` but the command line.
+
+pub mod alarms;
+pub mod app;
+pub mod calls;
+pub mod cli;
+pub mod clock;
+pub mod demo;
+pub mod events;
+pub mod http;
+pub mod keys;
+pub mod node;
+pub mod pair;
+pub mod pki;
+pub mod serve;
+pub mod smtp;
+pub mod status;
+pub mod vrl;

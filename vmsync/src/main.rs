@@ -1,0 +1,5 @@
+//! The `vmsync` program.
+
+fn main() -> std::process::ExitCode {
+    vmsync::cli::main()
+}

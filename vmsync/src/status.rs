@@ -1,0 +1,192 @@
+//! What `GET /api/v1/status` answers: everything an operator wants to know, in one document.
+//! Names are fixed by outside tests; add to them freely.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// The whole status of one node.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Status {
+    /// This node.
+    pub node: NodeStatus,
+    /// `single-active` or `dual-active`.
+    pub mode: String,
+    /// The other node as seen from here.
+    pub peer: PeerStatus,
+    /// Every service group.
+    pub groups: Vec<GroupStatus>,
+    /// Both directions of synchronisation.
+    pub sync: SyncStatus,
+    /// Every configured system with its link's colour (R-AL-2).
+    pub links: Vec<LinkStatus>,
+    /// Active calls on this node.
+    pub calls: u32,
+    /// What the store holds.
+    pub totals: TotalsStatus,
+    /// Recordings.
+    pub vrl: VrlSummary,
+    /// Alarms that are not cleared.
+    pub alarms: u32,
+}
+
+/// This node.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct NodeStatus {
+    /// Short id.
+    pub id: String,
+    /// Fully qualified domain name.
+    pub fqdn: String,
+    /// `primary` or `secondary`.
+    pub role: String,
+    /// Life of its store, 8 hexadecimal digits.
+    pub incarnation: String,
+    /// Voicemail type as the reference shows it: `local` where it serves, else `centralized` (R-TO-4).
+    pub voicemail_type: String,
+    /// Address of the backup as the reference shows it (R-TO-4).
+    pub backup_address: Option<String>,
+    /// Program version.
+    pub version: String,
+    /// When the process started, RFC 3339.
+    pub started_at: String,
+    /// False while it asks its peer before it serves.
+    pub ready: bool,
+}
+
+/// The other node.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct PeerStatus {
+    /// Its id.
+    pub id: String,
+    /// Its FQDN.
+    pub fqdn: String,
+    /// Its HTTP address, for links.
+    pub url: String,
+    /// Answers heartbeats.
+    pub visible: bool,
+    /// Since when it is visible or invisible, RFC 3339.
+    pub since: String,
+    /// Last answered heartbeat, RFC 3339.
+    pub last_seen: Option<String>,
+    /// Why it is invisible, in words.
+    pub reason: Option<String>,
+    /// Active calls there.
+    pub calls: Option<u32>,
+    /// What its store held at the last heartbeat.
+    pub totals: Option<TotalsStatus>,
+}
+
+/// A service group.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct GroupStatus {
+    /// Name.
+    pub name: String,
+    /// Home node.
+    pub home: String,
+    /// Backup node.
+    pub backup: String,
+    /// The node that serves it.
+    pub owner: String,
+    /// `normal`, `pending`, `resilience` or `returning`.
+    pub phase: String,
+    /// Raised by each failover and failback.
+    pub epoch: u64,
+    /// Since when, RFC 3339.
+    pub since: String,
+    /// Why.
+    pub reason: String,
+    /// Whether this node answers for it now: `yes`, `partition`, `no` or `starting`.
+    pub serving_here: String,
+    /// What failback does and waits for.
+    pub failback: FailbackStatus,
+    /// Active calls of this group on the owner.
+    pub calls: u32,
+    /// Registrations of desk phones refused as evidence because the home was visible (R-FO-5).
+    pub phones_refused: u32,
+}
+
+/// Failback of a group.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct FailbackStatus {
+    /// `manual`, `graceful` or `automatic`.
+    pub policy: String,
+    /// 1 to 60.
+    pub timeout_minutes: u32,
+    /// When the automatic policy fails back at the latest, RFC 3339.
+    pub deadline: Option<String>,
+    /// What it waits for, in words; empty in normal operation.
+    pub waiting_for: Vec<String>,
+}
+
+/// Synchronisation, both directions.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct SyncStatus {
+    /// From here to the peer.
+    pub out: DirectionStatus,
+    /// From the peer to here.
+    #[serde(rename = "in")]
+    pub incoming: DirectionStatus,
+    /// This store's digest.
+    pub digest: String,
+    /// The peer's digest as last told.
+    pub peer_digest: Option<String>,
+    /// Vectors equal, digests not: an alarm.
+    pub diverged: bool,
+}
+
+/// One direction.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct DirectionStatus {
+    /// `idle`, `started`, `syncing`, `finished` or `stalled` (R-SY-5).
+    pub state: String,
+    /// Operations left.
+    pub pending_ops: u64,
+    /// Bytes left, an estimate.
+    pub pending_bytes: u64,
+    /// Time since it was last finished; 0 while finished.
+    pub lag_ms: u64,
+    /// Estimated seconds left.
+    pub eta_s: Option<u64>,
+    /// Why it is stalled.
+    pub reason: Option<String>,
+    /// Since when it is in this state, RFC 3339.
+    pub since: Option<String>,
+}
+
+/// A system's link.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct LinkStatus {
+    /// The system.
+    pub system: String,
+    /// `red`, `light-green`, `white`, `yellow`, `orange` or `dark-green` (R-AL-2).
+    pub colour: String,
+    /// The colour's meaning in words.
+    pub meaning: String,
+    /// Its voicemail destination, `99999` or `99998`.
+    pub destination: String,
+}
+
+/// Totals of a store.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TotalsStatus {
+    /// Mailboxes.
+    pub mailboxes: u64,
+    /// Messages.
+    pub messages: u64,
+    /// Audio bytes.
+    pub bytes: u64,
+}
+
+/// Recordings in short.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub struct VrlSummary {
+    /// `off`, `waiting`, `transferring`, `done` or `failed`.
+    pub state: String,
+    /// Files to move.
+    pub files_pending: u64,
+    /// Bytes to move.
+    pub bytes_pending: u64,
+    /// Files moved since start.
+    pub files_done: u64,
+    /// The last error in words.
+    pub last_error: Option<String>,
+}
