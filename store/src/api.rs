@@ -18,6 +18,8 @@ pub struct Options {
     pub node: NodeId,
     /// Free bytes below which writes answer [`StoreError::Full`].
     pub min_free_bytes: u64,
+    /// The wall clock; the store reads no other. The shell hands in its own, a test a fake one.
+    pub clock: fn() -> UnixMillis,
 }
 
 /// Why an operation of the store failed.
