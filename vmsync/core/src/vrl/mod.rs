@@ -1,1 +1,27 @@
-//! To be written.
+//! Moving call recordings from the backup to the primary (R-VR-1, R-VR-4): what to do next, never how.
+//!
+//! ```text
+//!            Upload            Verify            Confirm             RemoveLocal
+//!  planned ─────────▶ sending ───────▶ sent ───────────▶ verified ─────────▶ confirmed ─────────▶ removed
+//!     ▲  (whoever comes back after a break asks the peer first: it may hold the file already)
+//!     └─ failure: waits with growing, jittered delays; name taken by other content: another stable name
+//! ```
+//!
+//! Guarantees, held by the property tests in `tests/vrl_laws.rs`:
+//! - [`Step::RemoveLocal`] is only ever asked for after the peer answered, in this life of the
+//!   process, that it holds a durable file of equal length and SHA-256.
+//! - Every step may be repeated and may be cut anywhere: [`Transfer`] is journalled, and
+//!   [`Transfer::restored`] forgets everything that must be asked again.
+//! - Whenever outcomes succeed, a transfer ends.
+//!
+//! Not here: sockets, files, clocks. The shell is `vmsync::vrl`.
+
+mod backoff;
+mod name;
+mod progress;
+mod transfer;
+
+pub use backoff::{Backoff, Pace};
+pub use name::{InvalidName, MAX_NAME_BYTES, RecordingName, is_ignored};
+pub use progress::{Meter, Progress};
+pub use transfer::{Conditions, ConfirmAnswer, Outcome, State, Step, Transfer};
