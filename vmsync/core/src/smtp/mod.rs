@@ -1,1 +1,35 @@
-//! To be written.
+//! The SMTP receiver's session without its socket (RFC 5321): bytes in, actions out.
+//!
+//! ```text
+//!  bytes ─▶ line ─▶ command ─▶ session ─▶ reply, AskRecipient, StartTls, Close
+//!            └────▶ data ────────┘  └───▶ Deliver (a whole mail, dots unstuffed)
+//!                       policy: may this recipient be taken, from there, like that?
+//! ```
+//!
+//! Guarantees, each held by a dialog in `tests/dialogs` or a property in `tests/smtp_laws.rs`:
+//!
+//! - A mail ends at CRLF.CRLF and nowhere else; a bare CR or LF, in a command or in data, is
+//!   refused and never ends anything but itself (RFC 5321 sections 2.3.8 and 4.1.1.4).
+//! - A foreign domain is refused at RCPT, before any data is taken (R-SY-4); there is no relaying.
+//! - Nothing said in clear text before TLS counts after it, and nothing sent together with
+//!   STARTTLS is ever executed (RFC 3207 section 4.2).
+//! - A 250 after data is only given after [`Session::delivered`] was told `Ok`.
+//! - Whatever is sent, in whatever pieces, the answers are the same, nothing panics, and memory
+//!   is bounded: one command line, one mail of at most the size limit, 100 recipients.
+//! - Every wait on the client has a [`Session::deadline`]; a whole mail has one, so a trickle ends.
+//!
+//! No `Received:` header is written (RFC 5321 section 4.4): the mail isn't passed on but consumed
+//! here, what it carries is stored apart from it, and the store knows when and from whom it came.
+
+mod command;
+mod data;
+mod event;
+mod line;
+mod policy;
+mod reply;
+mod session;
+
+pub use event::{Phase, SmtpEvent};
+pub use policy::{Policy, Recipient, Times};
+pub use reply::{Accepted, Refusal, Verdict};
+pub use session::{Action, Envelope, Session};

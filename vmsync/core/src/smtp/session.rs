@@ -1,0 +1,540 @@
+//! The session: which command is right when, and what follows from it.
+//!
+//! ```text
+//!          EHLO/HELO          MAIL            RCPT (asked)        DATA            CRLF.CRLF (asked)
+//!  greeted ────────▶ ready ────────▶ mail open ────────▶ … ─────────▶ receiving ──────────▶ ready
+//!                      ▲ RSET, EHLO, STARTTLS, any answer after data ─────────────────────────┘
+//! ```
+//!
+//! While the handler is asked (`Asking`) or TLS is negotiated, no input is looked at, so replies
+//! keep their order whatever was pipelined (RFC 2920).
+
+use std::{collections::VecDeque, net::IpAddr, sync::Arc, time::Duration};
+
+use vmsync_config::words::Now;
+
+use super::{
+    command::{self, Command, To},
+    data::{Data, Fault},
+    event::{Phase, SmtpEvent},
+    line::{Line, Lines},
+    policy::{Policy, Recipient, Tls},
+    reply::{self, Accepted, Refusal, Verdict},
+};
+
+/// What the driver has to do, in this order.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Send these bytes.
+    Reply(Vec<u8>),
+    /// Send what is to be sent, negotiate TLS, then call [`Session::tls_started`].
+    StartTls,
+    /// Ask whether mail for it is taken, then call [`Session::recipient`].
+    AskRecipient(Recipient),
+    /// Take the mail: make it durable, then call [`Session::delivered`].
+    Deliver {
+        /// From whom, for whom.
+        envelope: Envelope,
+        /// The mail, dots unstuffed, every line ending in CRLF.
+        body: Vec<u8>,
+    },
+    /// Count it, perhaps alarm it.
+    Event(SmtpEvent),
+    /// Send what is to be sent and close the connection. The last action of a session.
+    Close,
+}
+
+/// A mail's envelope.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope {
+    /// The reverse-path without its brackets; empty for `<>`. Not verified.
+    pub from: String,
+    /// At least one; a mail for the node has no other recipient.
+    pub recipients: Vec<Recipient>,
+    /// The client's address.
+    pub peer: IpAddr,
+    /// What it called itself in EHLO or HELO. Not verified.
+    pub hello: String,
+    /// Whether it came over TLS.
+    pub tls: bool,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Commands are read.
+    Command,
+    /// The handler is asked about this recipient.
+    AskingRecipient(Recipient),
+    /// A mail is read.
+    Receiving(Data),
+    /// The handler has the mail.
+    Delivering,
+    /// The driver negotiates TLS.
+    StartingTls,
+    /// Over.
+    Closed,
+}
+
+/// One client's session. See the module's head.
+#[derive(Debug)]
+pub struct Session {
+    policy: Arc<Policy>,
+    peer: IpAddr,
+    tls: Tls,
+    state: State,
+    lines: Lines,
+    hello: Option<String>,
+    from: Option<String>,
+    declared: usize,
+    recipients: Vec<Recipient>,
+    actions: VecDeque<Action>,
+    errors: u32,
+    commands: u32,
+    greeted: bool,
+    stopping: bool,
+    /// Ends of the waits that run, on the monotonic clock.
+    step_ends: Duration,
+    idle_ends: Duration,
+}
+
+impl Session {
+    /// A session with a client that has just connected; its first action is the greeting.
+    pub fn new(policy: Arc<Policy>, peer: IpAddr, offer_tls: bool, now: Now) -> Self {
+        let mut session = Self {
+            step_ends: now.mono.saturating_add(policy.times.greeting),
+            idle_ends: now.mono.saturating_add(policy.times.idle),
+            peer: peer.to_canonical(),
+            tls: if offer_tls { Tls::Offered } else { Tls::Absent },
+            state: State::Command,
+            lines: Lines::default(),
+            hello: None,
+            from: None,
+            declared: 0,
+            recipients: Vec::new(),
+            actions: VecDeque::new(),
+            errors: 0,
+            commands: 0,
+            greeted: false,
+            stopping: false,
+            policy,
+        };
+        let greeting = format!("{} ESMTP vmsync", session.policy.domain);
+        session.send(reply::bare(220, &greeting));
+        session
+    }
+
+    /// Takes bytes of the client and says how many; it stops short where an answer is awaited
+    /// (see [`Session::wants_input`]), and the driver offers the rest again after giving it.
+    pub fn handle(&mut self, now: Now, input: &[u8]) -> usize {
+        let mut used = 0;
+        while used < input.len() {
+            let rest = input.get(used..).unwrap_or_default();
+            used += match &mut self.state {
+                State::Command => {
+                    let (n, line) = self.lines.take(rest);
+                    if let Some(line) = line {
+                        self.line(now, line);
+                    }
+                    n
+                }
+                State::Receiving(data) => {
+                    let (n, end) = data.take(rest);
+                    if data.flooding() {
+                        self.flooded();
+                    } else if end {
+                        self.end_of_data(now);
+                    }
+                    n
+                }
+                State::StartingTls => {
+                    self.injected();
+                    rest.len()
+                }
+                State::AskingRecipient(_) | State::Delivering => break,
+                State::Closed => rest.len(),
+            };
+        }
+        used
+    }
+
+    /// The next thing to do, if any.
+    pub fn poll(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Whether [`Session::handle`] would take input now. If not, an answer is awaited, or it is over.
+    pub fn wants_input(&self) -> bool {
+        matches!(self.state, State::Command | State::Receiving(_))
+    }
+
+    /// Whether a mail is being received or delivered: the time at which not to interrupt.
+    pub fn is_busy(&self) -> bool {
+        matches!(
+            self.state,
+            State::Receiving(_) | State::Delivering | State::AskingRecipient(_)
+        )
+    }
+
+    /// Bytes of memory the mail being received needs: what is held, or what was announced where
+    /// that is more. 0 outside data and once a mail is being discarded.
+    pub fn holding(&self) -> usize {
+        match &self.state {
+            State::Receiving(data) if !data.failed() => data.held().max(self.declared),
+            _ => 0,
+        }
+    }
+
+    /// Discards the mail being received and answers 452 at its end, for want of memory.
+    pub fn out_of_room(&mut self) {
+        if let State::Receiving(data) = &mut self.state {
+            data.fail(Fault::NoRoom);
+        }
+    }
+
+    /// The answer to [`Action::AskRecipient`].
+    pub fn recipient(&mut self, now: Now, verdict: Verdict) {
+        match std::mem::replace(&mut self.state, State::Command) {
+            State::AskingRecipient(recipient) => {
+                match verdict {
+                    Verdict::Accept => {
+                        self.recipients.push(recipient);
+                        self.send(reply::coded(250, "2.1.5", "recipient ok"));
+                    }
+                    Verdict::Refuse(refusal) => self.refuse(&refusal),
+                }
+                self.next_command(now);
+            }
+            other => self.state = other,
+        }
+    }
+
+    /// The answer to [`Action::Deliver`].
+    pub fn delivered(&mut self, now: Now, result: Result<Accepted, Refusal>) {
+        if !matches!(self.state, State::Delivering) {
+            return;
+        }
+        self.state = State::Command;
+        match result {
+            Ok(accepted) => {
+                self.commands = 0;
+                self.idle_ends = now.mono.saturating_add(self.policy.times.idle);
+                let text = match accepted.text.as_str() {
+                    "" => "mail accepted",
+                    text => text,
+                };
+                self.send(reply::coded(250, "2.0.0", text));
+            }
+            Err(refusal) => self.refuse(&refusal),
+        }
+        self.next_command(now);
+    }
+
+    /// TLS is up: everything said before is forgotten (RFC 3207 section 4.2).
+    pub fn tls_started(&mut self, now: Now) {
+        if matches!(self.state, State::StartingTls) {
+            self.reset();
+            self.hello = None;
+            self.tls = Tls::Active;
+            self.state = State::Command;
+            self.step_ends = now.mono.saturating_add(self.policy.times.greeting);
+        }
+    }
+
+    /// When the wait for the client ends, on the monotonic clock. None while it isn't the client
+    /// that is waited for.
+    pub fn deadline(&self) -> Option<Duration> {
+        match self.state {
+            State::Command => Some(self.step_ends.min(self.idle_ends)),
+            State::Receiving(_) => Some(self.step_ends),
+            _ => None,
+        }
+    }
+
+    /// To be called when the deadline has passed; does nothing before it.
+    pub fn expire(&mut self, now: Now) {
+        if self.deadline().is_none_or(|ends| now.mono < ends) {
+            return;
+        }
+        let phase = match self.state {
+            State::Receiving(_) => Phase::Data,
+            _ if self.idle_ends <= self.step_ends => Phase::Idle,
+            _ if self.greeted => Phase::Command,
+            _ => Phase::Greeting,
+        };
+        let peer = self.peer;
+        self.event(SmtpEvent::TimedOut { peer, phase });
+        let text = format!("waited too long for {phase}, closing");
+        self.close_with(421, "4.4.2", &text);
+    }
+
+    /// Asks the session to end: at once between mails, after the answer to the one in progress.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+        if matches!(self.state, State::Command) {
+            self.close_with(421, "4.3.2", "shutting down, try again later");
+        }
+    }
+
+    fn line(&mut self, now: Now, line: Line) {
+        self.greeted = true;
+        self.commands = self.commands.saturating_add(1);
+        let parsed = match line {
+            Line::Good(line) => command::parse(&line),
+            Line::BareEnding => {
+                let peer = self.peer;
+                self.event(SmtpEvent::BareLineEnding { peer });
+                let text = "bare CR or LF refused: lines end in CRLF";
+                Err(Refusal::new(500, "5.5.2", text))
+            }
+            Line::TooLong => Err(Refusal::new(500, "5.5.2", "line too long")),
+        };
+        match parsed {
+            Ok(command) => self.command(now, command),
+            Err(refusal) => self.refuse(&refusal),
+        }
+        if self.commands > self.policy.commands && matches!(self.state, State::Command) {
+            self.give_up();
+        }
+        if matches!(self.state, State::Command) {
+            self.next_command(now);
+        }
+    }
+
+    fn command(&mut self, now: Now, command: Command) {
+        match command {
+            Command::Ehlo(name) => self.ehlo(name),
+            Command::Helo(name) => {
+                self.reset();
+                self.hello = Some(name);
+                let domain = self.policy.domain.to_string();
+                self.send(reply::bare(250, &domain));
+            }
+            Command::Mail { from, size } => self.mail(from, size),
+            Command::Rcpt(to) => self.rcpt(&to),
+            Command::Data => self.data(now),
+            Command::Rset => {
+                self.reset();
+                self.ok("2.0.0", "forgotten");
+            }
+            Command::Noop => self.ok("2.0.0", "ok"),
+            // RFC 5321 section 3.5.3: not said, since it would tell which mailboxes there are.
+            Command::Vrfy => self.send(reply::coded(252, "2.5.0", "send a mail and see")),
+            Command::Help => self.send(reply::coded(214, "2.0.0", "RFC 5321")),
+            Command::Quit => self.close_with(221, "2.0.0", "bye"),
+            Command::StartTls => self.starttls(),
+            Command::Http => self.close_with(421, "4.7.0", "this is SMTP"),
+        }
+    }
+
+    fn ehlo(&mut self, name: String) {
+        self.reset();
+        self.hello = Some(name);
+        let mut keywords = vec![
+            "PIPELINING".to_owned(),
+            format!("SIZE {}", self.policy.message_bytes),
+            "8BITMIME".to_owned(),
+            "ENHANCEDSTATUSCODES".to_owned(),
+        ];
+        if self.tls == Tls::Offered {
+            keywords.push("STARTTLS".to_owned());
+        }
+        self.send(reply::ehlo(self.policy.domain.as_str(), &keywords));
+    }
+
+    fn starttls(&mut self) {
+        match self.tls {
+            Tls::Absent => self.refuse(&Refusal::new(502, "5.5.1", "TLS is not configured")),
+            Tls::Active => self.refuse(&Refusal::new(503, "5.5.1", "TLS is active already")),
+            Tls::Offered if self.hello.is_none() => self.refuse(&first("EHLO")),
+            Tls::Offered => {
+                self.send(reply::coded(220, "2.0.0", "go ahead"));
+                self.actions.push_back(Action::StartTls);
+                self.state = State::StartingTls;
+            }
+        }
+    }
+
+    fn mail(&mut self, from: String, size: usize) {
+        if self.hello.is_none() {
+            return self.refuse(&first("EHLO"));
+        }
+        if self.from.is_some() {
+            return self.refuse(&Refusal::new(503, "5.5.1", "one MAIL at a time"));
+        }
+        if size > self.policy.limit() {
+            self.refuse_oversize();
+            return;
+        }
+        self.from = Some(from);
+        self.declared = size;
+        self.ok("2.1.0", "sender ok");
+    }
+
+    fn rcpt(&mut self, to: &To) {
+        if self.from.is_none() {
+            return self.refuse(&first("MAIL"));
+        }
+        let recipient = match self.policy.recipient(self.peer, self.tls, to) {
+            Ok(recipient) => recipient,
+            Err((refusal, event)) => {
+                if let Some(event) = event {
+                    self.event(event);
+                }
+                return self.refuse(&refusal);
+            }
+        };
+        if self.recipients.contains(&recipient) {
+            // Named twice, delivered once.
+            return self.ok("2.1.5", "recipient ok");
+        }
+        let node = self.recipients.contains(&Recipient::Node) || recipient == Recipient::Node;
+        if node && !self.recipients.is_empty() {
+            let text = "mail for the node has no other recipient; send it apart";
+            return self.refuse(&Refusal::new(452, "4.5.3", text));
+        }
+        if self.recipients.len() >= self.policy.recipients {
+            return self.refuse(&Refusal::new(452, "4.5.3", "too many recipients"));
+        }
+        self.actions
+            .push_back(Action::AskRecipient(recipient.clone()));
+        self.state = State::AskingRecipient(recipient);
+    }
+
+    fn data(&mut self, now: Now) {
+        if self.from.is_none() {
+            return self.refuse(&first("MAIL"));
+        }
+        if self.recipients.is_empty() {
+            return self.refuse(&Refusal::new(554, "5.5.1", "no valid recipients"));
+        }
+        self.send(reply::bare(354, "end with CRLF.CRLF"));
+        self.state = State::Receiving(Data::new(self.policy.limit()));
+        self.step_ends = now.mono.saturating_add(self.policy.times.data);
+    }
+
+    fn end_of_data(&mut self, now: Now) {
+        let State::Receiving(data) = std::mem::replace(&mut self.state, State::Command) else {
+            return;
+        };
+        let envelope = Envelope {
+            from: self.from.take().unwrap_or_default(),
+            recipients: std::mem::take(&mut self.recipients),
+            peer: self.peer,
+            hello: self.hello.clone().unwrap_or_default(),
+            tls: self.tls == Tls::Active,
+        };
+        self.reset();
+        match data.finish() {
+            Ok(body) => {
+                self.state = State::Delivering;
+                self.actions.push_back(Action::Deliver { envelope, body });
+            }
+            Err(fault) => {
+                self.refuse_data(fault);
+                self.next_command(now);
+            }
+        }
+    }
+
+    fn refuse_data(&mut self, fault: Fault) {
+        let peer = self.peer;
+        let (code, enhanced, text) = match fault {
+            Fault::BareEnding => {
+                self.event(SmtpEvent::BareLineEnding { peer });
+                (550, "5.6.0", "bare CR or LF refused (SMTP smuggling)")
+            }
+            Fault::LongLine => (554, "5.6.0", "a line has more than 998 characters"),
+            Fault::Nul => (554, "5.6.0", "NUL in a mail refused"),
+            Fault::Oversize => return self.refuse_oversize(),
+            Fault::NoRoom => {
+                self.event(SmtpEvent::NoRoom { peer });
+                (452, "4.3.1", "too many mails at once, try again later")
+            }
+        };
+        self.refuse(&Refusal::new(code, enhanced, text));
+    }
+
+    fn refuse_oversize(&mut self) {
+        let peer = self.peer;
+        self.event(SmtpEvent::Oversize { peer });
+        let text = format!("larger than {} bytes", self.policy.message_bytes);
+        self.refuse(&Refusal::new(552, "5.3.4", text));
+    }
+
+    /// A client that goes on long after the limit isn't waited for.
+    fn flooded(&mut self) {
+        let peer = self.peer;
+        self.event(SmtpEvent::Oversize { peer });
+        let text = format!("larger than {} bytes, closing", self.policy.message_bytes);
+        self.close_with(552, "5.3.4", &text);
+    }
+
+    /// Clear text came with STARTTLS. It is neither executed nor taken for TLS.
+    fn injected(&mut self) {
+        let peer = self.peer;
+        self.actions.retain(|a| *a != Action::StartTls);
+        self.event(SmtpEvent::StartTlsInjection { peer });
+        self.close();
+    }
+
+    /// Ready for the next command; or the end, where it was asked for.
+    fn next_command(&mut self, now: Now) {
+        self.step_ends = now.mono.saturating_add(self.policy.times.command);
+        if self.stopping {
+            self.stop();
+        }
+    }
+
+    /// Forgets the mail, keeps the session (RFC 5321 section 4.1.1.5).
+    fn reset(&mut self) {
+        self.from = None;
+        self.declared = 0;
+        self.recipients = Vec::new();
+    }
+
+    fn ok(&mut self, enhanced: &str, text: &str) {
+        self.send(reply::coded(250, enhanced, text));
+    }
+
+    fn refuse(&mut self, refusal: &Refusal) {
+        self.send(refusal.line());
+        if !refusal.is_temporary() {
+            self.errors = self.errors.saturating_add(1);
+            if self.errors > self.policy.errors {
+                self.give_up();
+            }
+        }
+    }
+
+    fn give_up(&mut self) {
+        let peer = self.peer;
+        self.event(SmtpEvent::TooManyErrors { peer });
+        let text = "too many errors or commands without a mail, closing";
+        self.close_with(421, "4.7.0", text);
+    }
+
+    fn send(&mut self, bytes: Vec<u8>) {
+        self.actions.push_back(Action::Reply(bytes));
+    }
+
+    fn event(&mut self, event: SmtpEvent) {
+        self.actions.push_back(Action::Event(event));
+    }
+
+    fn close_with(&mut self, code: u16, enhanced: &str, text: &str) {
+        if !matches!(self.state, State::Closed) {
+            self.send(reply::coded(code, enhanced, text));
+            self.close();
+        }
+    }
+
+    fn close(&mut self) {
+        self.state = State::Closed;
+        self.reset();
+        self.actions.push_back(Action::Close);
+    }
+}
+
+fn first(verb: &str) -> Refusal {
+    Refusal::new(503, "5.5.1", format!("send {verb} first"))
+}
