@@ -1,0 +1,153 @@
+//! `[vrl]` and `[vrl.server]`.
+
+use super::{Context, names::is_host, not_blank, real_port};
+use crate::{
+    checked::{Mode, Role, Vrl, VrlRemote, VrlServer, VrlTls},
+    defaults,
+    errors::{Report, printable},
+    shape,
+};
+
+/// `has_tls`: whether this node has certificates; `None` when that is unknown.
+pub(super) fn vrl(
+    raw: &shape::Vrl,
+    has_tls: Option<bool>,
+    ctx: &Context,
+    report: &mut Report,
+) -> Option<Vrl> {
+    let remote = remote(raw, has_tls, ctx, report);
+    let server = server(&raw.server, ctx, report);
+    let folder = raw.folder.or(defaults::VRL_FOLDER.into());
+    Some(Vrl {
+        folder: ctx.path(folder?),
+        remote: remote?,
+        server: server?,
+        right: raw.right.or(defaults::VRL_RIGHT)?,
+    })
+}
+
+/// Where the secondary moves its recordings (R-VR-1); configured when any of its keys is there.
+#[allow(clippy::option_option, reason = "wrong, none, or set")]
+fn remote(
+    raw: &shape::Vrl,
+    has_tls: Option<bool>,
+    ctx: &Context,
+    report: &mut Report,
+) -> Option<Option<VrlRemote>> {
+    let any = [
+        raw.remote_host.is_absent(),
+        raw.remote_port.is_absent(),
+        raw.remote_location.is_absent(),
+        raw.ftp_user.is_absent(),
+        raw.ftp_password_file.is_absent(),
+        raw.tls.is_absent(),
+    ];
+    if any.iter().all(|absent| *absent) {
+        return Some(None);
+    }
+    let host = raw.remote_host.clone().check(report, |host| {
+        if is_host(host) {
+            Ok(())
+        } else {
+            Err(format!(
+                "\"{}\" is no host name or address: set the primary's FQDN or IP address (R-VR-1)",
+                printable(host)
+            ))
+        }
+    });
+    let misplaced = match (ctx.role, ctx.mode) {
+        (Some(Role::Primary), _) => Some(
+            "recordings move from the secondary to the primary, and this node is the primary: remove it (R-VR-1)",
+        ),
+        (_, Some(Mode::DualActive)) => {
+            Some("in dual-active, recordings stay with the node that made them: remove it (R-VR-3)")
+        }
+        _ => None,
+    };
+    if let Some(message) = misplaced {
+        raw.remote_host.error(report, message);
+        return None;
+    }
+    let host = host.require(report);
+    let user = raw.ftp_user.clone().check(report, not_blank);
+    let user = user.require(report);
+    let password_file = raw.ftp_password_file.require(report);
+    let port = raw.remote_port.clone().check(report, real_port);
+    let location = raw.remote_location.clone().check(report, |location| {
+        if location.starts_with('/') {
+            Ok(())
+        } else {
+            Err(format!(
+                "\"{}\" must be the folder's whole path on the server, from /",
+                printable(location)
+            ))
+        }
+    });
+    let tls = encryption(raw, has_tls, report);
+    Some(Some(VrlRemote {
+        host: host?,
+        port: port.or(defaults::FTP_PORT)?,
+        location: location.or(defaults::VRL_FOLDER.to_owned())?,
+        user: user?,
+        password_file: ctx.path(password_file?),
+        tls: tls?,
+    }))
+}
+
+/// FTPS wherever there is a CA to verify the server with, unless turned off.
+fn encryption(raw: &shape::Vrl, has_tls: Option<bool>, report: &mut Report) -> Option<VrlTls> {
+    let tls = raw.tls.clone().check(report, |tls| match (tls, has_tls) {
+        (VrlTls::Required, Some(false)) => Err(
+            "is \"required\", which needs tls.ca, tls.cert and tls.key: set them, or \"off\""
+                .to_owned(),
+        ),
+        _ => Ok(()),
+    });
+    tls.or(if has_tls? {
+        VrlTls::Required
+    } else {
+        VrlTls::Off
+    })
+}
+
+/// The embedded FTP server of the primary.
+#[allow(clippy::option_option, reason = "wrong, none, or set")]
+fn server(raw: &shape::VrlServer, ctx: &Context, report: &mut Report) -> Option<Option<VrlServer>> {
+    if !raw.head.given {
+        return Some(None);
+    }
+    let listen = raw.listen.require(report);
+    let user = raw.user.clone().check(report, not_blank);
+    let user = user.require(report);
+    let password_file = raw.password_file.require(report);
+    let ports = raw
+        .passive_ports
+        .clone()
+        .check(report, |ports| match listen {
+            Some(listen) if (ports.0..=ports.1).contains(&listen.port()) => Err(format!(
+                "holds {}, the port of vrl.server.listen: choose another range",
+                listen.port()
+            )),
+            _ => Ok(()),
+        });
+    let misplaced = match (ctx.role, ctx.mode) {
+        (Some(Role::Secondary), _) => Some(
+            "recordings move to the primary, and this node is the secondary: remove it (R-VR-1)",
+        ),
+        (_, Some(Mode::DualActive)) => {
+            Some("in dual-active, recordings stay with the node that made them: remove it (R-VR-3)")
+        }
+        _ => None,
+    };
+    if let Some(message) = misplaced {
+        report.error(&raw.head.place, &raw.head.path, message);
+        return None;
+    }
+    let ports = ports.or(defaults::PASSIVE_PORTS)?;
+    Some(Some(VrlServer {
+        listen: listen?,
+        passive_ports: (ports.0, ports.1),
+        user: user?,
+        password_file: ctx.path(password_file?),
+    }))
+}

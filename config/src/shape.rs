@@ -1,0 +1,231 @@
+//! The raw shape of `vmsync.toml`: every section and key there is, and the type of each.
+//!
+//! This is the one list of known keys: reading, the complaint about unknown ones, and the test
+//! that `docs/config.md` tells them all are made from it.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use ipnet::IpNet;
+
+use crate::{
+    checked::{FailbackPolicy, Mode, Role, Trigger, VrlTls},
+    errors::Report,
+    field::{Field, Head, List, Read, Section, Source, join},
+    tree::{Place, Table},
+    value::{Bytes, Digits, PortRange, Profile, ReceiverMode},
+    words::{Fqdn, NodeId, SystemName},
+};
+
+macro_rules! section {
+    ($(#[$doc:meta])* $name:ident { $($key:ident: $type:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug)]
+        #[allow(clippy::struct_field_names, reason = "the names are the file's")]
+        pub(crate) struct $name {
+            #[allow(dead_code, reason = "not every section's place is asked for")]
+            pub(crate) head: Head,
+            $(pub(crate) $key: $type,)*
+        }
+
+        impl Section for $name {
+            const KEYS: &'static [&'static str] = &[$(stringify!($key)),*];
+
+            fn fields(from: &mut Source, head: Head, report: &mut Report) -> Self {
+                $(let $key = {
+                    let path = join(&head.path, stringify!($key));
+                    <$type>::read(from, stringify!($key), path, &head.place, report)
+                };)*
+                Self { head, $($key,)* }
+            }
+
+            fn subkeys(path: &str, into: &mut Vec<String>) {
+                $(<$type>::keys(&join(path, stringify!($key)), into);)*
+            }
+        }
+    };
+}
+
+section! {
+    /// The file.
+    Root {
+        node: Node,
+        pair: Pair,
+        tls: Tls,
+        resilience: Resilience,
+        failback: Failback,
+        smtp: Smtp,
+        http: Http,
+        vrl: Vrl,
+        callflows: Callflows,
+        systems: List<System>,
+        limits: Limits,
+    }
+}
+
+impl Root {
+    /// Reads the whole tree.
+    pub(crate) fn of(table: Table, report: &mut Report) -> Self {
+        let head = Head {
+            path: String::new(),
+            place: Place::Nowhere,
+            given: true,
+        };
+        Self::whole(Source::Given(table), head, report)
+    }
+}
+
+section! {
+    /// `[node]`.
+    Node {
+        id: Field<NodeId>,
+        fqdn: Field<Fqdn>,
+        role: Field<Role>,
+        data_dir: Field<PathBuf>,
+        profile: Field<Profile>,
+    }
+}
+
+section! {
+    /// `[pair]`.
+    Pair {
+        mode: Field<Mode>,
+        peer: Field<Fqdn>,
+        peer_id: Field<NodeId>,
+        peer_url: Field<url::Url>,
+        key_file: Field<PathBuf>,
+        heartbeat: Field<Duration>,
+        invisible_after: Field<Duration>,
+        startup_grace: Field<Duration>,
+    }
+}
+
+section! {
+    /// `[tls]`.
+    Tls {
+        ca: Field<PathBuf>,
+        cert: Field<PathBuf>,
+        key: Field<PathBuf>,
+        require: Field<bool>,
+    }
+}
+
+section! {
+    /// `[resilience]`.
+    Resilience {
+        backs_up_voicemail: Field<bool>,
+        trigger: Field<Trigger>,
+        failover_after: Field<Duration>,
+    }
+}
+
+section! {
+    /// `[failback]`.
+    Failback {
+        policy: Field<FailbackPolicy>,
+        timeout: Field<Duration>,
+        stable_for: Field<Duration>,
+    }
+}
+
+section! {
+    /// `[smtp]`: nothing of its own.
+    Smtp {
+        receiver: Receiver,
+        sender: List<Sender>,
+    }
+}
+
+section! {
+    /// `[smtp.receiver]`.
+    Receiver {
+        mode: Field<ReceiverMode>,
+        listen: Field<SocketAddr>,
+        domain: Field<Fqdn>,
+        allow: Field<Vec<IpNet>>,
+    }
+}
+
+section! {
+    /// One `[[smtp.sender]]`.
+    Sender {
+        domain: Field<String>,
+        server: Field<String>,
+        port: Field<u16>,
+        sender: Field<String>,
+        auth: SenderAuth,
+    }
+}
+
+section! {
+    /// `auth = { user, password_file }` of a sender.
+    SenderAuth {
+        user: Field<String>,
+        password_file: Field<PathBuf>,
+    }
+}
+
+section! {
+    /// `[http]`.
+    Http {
+        listen: Field<SocketAddr>,
+        tokens_file: Field<PathBuf>,
+    }
+}
+
+section! {
+    /// `[vrl]`.
+    Vrl {
+        folder: Field<PathBuf>,
+        right: Field<bool>,
+        remote_host: Field<String>,
+        remote_port: Field<u16>,
+        remote_location: Field<String>,
+        ftp_user: Field<String>,
+        ftp_password_file: Field<PathBuf>,
+        tls: Field<VrlTls>,
+        server: VrlServer,
+    }
+}
+
+section! {
+    /// `[vrl.server]`.
+    VrlServer {
+        listen: Field<SocketAddr>,
+        passive_ports: Field<PortRange>,
+        user: Field<String>,
+        password_file: Field<PathBuf>,
+    }
+}
+
+section! {
+    /// `[callflows]`.
+    Callflows {
+        dir: Field<PathBuf>,
+    }
+}
+
+section! {
+    /// One `[[systems]]`.
+    System {
+        name: Field<SystemName>,
+        home: Field<NodeId>,
+        destination: Field<Digits>,
+        phones: Field<u32>,
+    }
+}
+
+section! {
+    /// `[limits]`.
+    Limits {
+        message_bytes: Field<Bytes>,
+        smtp_connections: Field<usize>,
+        http_connections: Field<usize>,
+        smtp_command_timeout: Field<Duration>,
+        smtp_data_timeout: Field<Duration>,
+        min_free_bytes: Field<Bytes>,
+        message_min: Field<Duration>,
+        message_max: Field<Duration>,
+        recording_max: Field<Duration>,
+        call_idle: Field<Duration>,
+    }
+}
