@@ -1,21 +1,68 @@
 //! Who serves a group: the resilience machine (R-FO, R-FB) as a table of rows.
+//!
+//! ```text
+//!            home invisible               a row fires (failover, epoch + 1)
+//!   normal ◀───────────────▶ pending ─────────────────────────▶ resilience
+//!      ▲ └── operator, home still visible ──┐                       ▲ │
+//!      │                                    ▼     home lost / seen  │ ▼
+//!      └──────────── a row fires ────────── returning ◀────────────────┘
+//!                 (failback, epoch + 1)
+//! ```
+//!
+//! Order: [`Machine::decide`] derives the [`Phase`] from the durable [`Ownership`] and what is seen
+//! now, passes the gate of that direction ([`rows::FAILOVER_GATE`] R-TO-6, [`rows::FAILBACK_GATE`]
+//! R-FB-1), and then tries the [`rows::ROWS`] from top to bottom. The caller makes the new
+//! ownership durable *before* acting on it.
+//!
+//! Guarantees (docs/decisions/0007-ownership.md): a group's epochs are only ever raised by its
+//! backup node, so one failover and its failback can't race; epochs only grow; nothing goes home
+//! before both nodes have exchanged what they hold; no failback timer runs beyond 60 minutes.
+//! Every function here is pure; deciding without applying is the dry run.
+
+mod colour;
+mod conditions;
+mod evidence;
+mod explain;
+mod machine;
+mod ownership;
+pub mod rows;
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use vmsync_config::{FailbackPolicy, Group, Trigger, words::{GroupName, NodeId, Now, UnixMillis}};
+use vmsync_config::{
+    FailbackPolicy, Trigger,
+    words::{GroupName, NodeId, UnixMillis},
+};
+
+pub use colour::{Colour, Link, colour};
+pub use conditions::{Condition, Sight};
+pub use evidence::{PhoneEvidence, PhoneKind, Registration, Verdict};
+pub use explain::{Format, explain};
+pub use machine::{Decision, Machine, Refused};
+pub use ownership::{Serving, Startup, adopt, serves};
+
+/// No failback timer runs longer, whatever was loaded (R-FB-5).
+pub const TIMEOUT_CAP: Duration = Duration::from_hours(1);
 
 /// Who owns a group; durable on both nodes (architecture decision 2). The higher epoch wins when nodes meet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ownership {
     /// Which group.
     pub group: GroupName,
-    /// Raised by each failover and failback; only grows.
+    /// Raised by each failover and failback; only grows. 0 = nothing has ever happened.
     pub epoch: u64,
     /// The node that serves.
     pub owner: NodeId,
     /// Since when.
     pub since: UnixMillis,
-    /// The *because* of the row that led here, or the operator's reason.
+    /// The *because* of the row that led here, with the operator's own words where given.
     pub reason: String,
+    /// The backup was activated while the home was visible: failback waits for an administrator,
+    /// or for the home to go away and come back (R-FB-1: visible *again*). Without it the policy
+    /// would undo *Activate Backup Server* (R-FO-4) at once. Cleared within its epoch, never set.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held: bool,
 }
 
 /// Where a group stands, derived from ownership and what is seen now.
@@ -32,21 +79,51 @@ pub enum Phase {
     Returning,
 }
 
+impl Phase {
+    /// The name in JSON and diagrams.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Normal => "normal",
+            Self::Pending => "pending",
+            Self::Resilience => "resilience",
+            Self::Returning => "returning",
+        }
+    }
+}
+
 /// What one node knows when it decides about one group.
 #[derive(Debug, Clone, PartialEq)]
 pub struct View {
     /// This node.
     pub me: NodeId,
     /// Since when the peer is visible (`Ok`) or invisible (`Err`), monotonic.
-    pub peer: Result<std::time::Duration, std::time::Duration>,
-    /// Desk phones of the home seen registering at the backup while the home was invisible, after the timer.
+    pub peer: Result<Duration, Duration>,
+    /// Desk phones of the home that count as evidence ([`PhoneEvidence::desk_phones`]).
     pub desk_phones: u32,
-    /// Both have exchanged what they hold since the home became visible (R-FB-1).
-    pub sync_started: bool,
+    /// Since when both have exchanged what they hold, monotonic; `None` = not since the home was
+    /// last seen to come back (R-FB-1).
+    pub sync_started: Option<Duration>,
     /// Equal vectors and digests (R-FB-3).
     pub sync_finished: bool,
-    /// Active calls of this group on the backup.
+    /// Operations still to be exchanged, both directions; only for words.
+    pub pending_operations: u64,
+    /// Active calls of this group on the backup. Calls without sign of life don't count (R-FB-8).
     pub calls: u32,
+}
+
+impl View {
+    /// The view of a node that has just started: nothing seen of the peer since `since`.
+    pub fn new(me: NodeId, since: Duration) -> Self {
+        Self {
+            me,
+            peer: Err(since),
+            desk_phones: 0,
+            sync_started: None,
+            sync_finished: false,
+            pending_operations: 0,
+            calls: 0,
+        }
+    }
 }
 
 /// Rules in force for a group.
@@ -57,23 +134,44 @@ pub struct Rules {
     /// R-FO-1, R-FO-2.
     pub trigger: Trigger,
     /// R-FO-1.
-    pub failover_after: std::time::Duration,
+    pub failover_after: Duration,
     /// R-FB-2 to R-FB-4.
     pub policy: FailbackPolicy,
-    /// R-FB-5; capped at 60 min here too.
-    pub timeout: std::time::Duration,
-    /// R-FB-7.
-    pub stable_for: std::time::Duration,
+    /// R-FB-5; capped at [`TIMEOUT_CAP`] here too.
+    pub timeout: Duration,
+    /// R-FB-7; capped at [`TIMEOUT_CAP`] as well, for it delays the automatic failback.
+    pub stable_for: Duration,
 }
 
-/// What an operator asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What an operator may ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request {
     /// *Activate Backup Server* (R-FO-4).
     ActivateBackup,
-    /// Failback; `force` with calls still active (R-FB-6).
+    /// Failback under any policy (R-FB-6), ahead of its conditions; R-FB-1 always holds.
     Failback {
-        /// With calls active, or before the policy's conditions are met; R-FB-1 still holds.
+        /// Even with calls active: they are finished where they are.
         force: bool,
     },
+}
+
+/// A request as it came in over HTTP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ask {
+    /// What.
+    pub request: Request,
+    /// Refused when another node owns the group by now: two operators don't undo one another.
+    pub expected_owner: Option<NodeId>,
+    /// The operator's words; cut to 200 characters, control characters dropped.
+    pub reason: Option<String>,
+}
+
+impl From<Request> for Ask {
+    fn from(request: Request) -> Self {
+        Self {
+            request,
+            expected_owner: None,
+            reason: None,
+        }
+    }
 }

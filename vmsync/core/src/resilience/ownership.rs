@@ -1,0 +1,129 @@
+//! Ownership between the nodes: whose record wins when they meet, and who answers meanwhile.
+
+use std::time::Duration;
+
+use vmsync_config::{
+    Group,
+    words::{NodeId, UnixMillis},
+};
+
+use super::Ownership;
+
+/// No pair gets here by failing over; a record beyond it is damage, and would end the counting.
+/// Also the largest integer JSON numbers carry exactly (RFC 8259 section 6).
+const EPOCH_LIMIT: u64 = (1 << 53) - 1;
+
+impl Ownership {
+    /// A group nothing has happened to yet: its home owns it.
+    pub fn initial(group: &Group, since: UnixMillis) -> Self {
+        Self {
+            group: group.name.clone(),
+            epoch: 0,
+            owner: group.home.clone(),
+            since,
+            reason: "normal operation".to_owned(),
+            held: false,
+        }
+    }
+}
+
+/// What to take over, durably, when the peer's record is heard; `None` = mine stands.
+///
+/// The higher epoch wins. Equal epochs with different owners can't come from this machine (only the
+/// group's backup raises epochs), but from an operator who restored or copied a data folder: the
+/// home wins, under the next epoch and with a reason that says so, the same on both nodes. A record
+/// of another group, of a node outside the group, or beyond any real epoch is ignored.
+pub fn adopt(group: &Group, mine: &Ownership, theirs: &Ownership) -> Option<Ownership> {
+    let sound = theirs.group == group.name
+        && theirs.epoch < EPOCH_LIMIT
+        && (theirs.owner == group.home || theirs.owner == group.backup);
+    if !sound || theirs.epoch < mine.epoch {
+        return None;
+    }
+    if theirs.epoch > mine.epoch {
+        return Some(theirs.clone());
+    }
+    if theirs.owner != mine.owner {
+        return Some(settled(group, mine, theirs));
+    }
+    // Within an epoch `held` only ever ends, so both nodes agree whoever speaks last.
+    (mine.held && !theirs.held).then(|| theirs.clone())
+}
+
+fn settled(group: &Group, mine: &Ownership, theirs: &Ownership) -> Ownership {
+    Ownership {
+        group: group.name.clone(),
+        epoch: mine.epoch.saturating_add(1),
+        owner: group.home.clone(),
+        since: mine.since.max(theirs.since),
+        reason: format!(
+            "{} and {} both owned group {} in epoch {}, as after a data folder was restored or copied; its home takes it",
+            group.home, group.backup, group.name, mine.epoch
+        ),
+        held: false,
+    }
+}
+
+/// Whether a node answers requests of a group itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Serving {
+    /// It owns the group.
+    Yes,
+    /// It doesn't, but the owner is out of sight: answering beats silence (R-FO-6, api.md 307 rule).
+    YesPartition,
+    /// Ask the owner.
+    No {
+        /// Who serves.
+        owner: NodeId,
+    },
+    /// Just started: it first asks its peer who owns the group (503 with Retry-After).
+    Starting,
+}
+
+/// Whether `me` serves. `started` is [`Startup::done`]: until the peer was asked, a node must not
+/// serve what it owned last, for the peer may have taken it over since.
+pub fn serves(me: &NodeId, ownership: &Ownership, peer_visible: bool, started: bool) -> Serving {
+    if !started {
+        Serving::Starting
+    } else if ownership.owner == *me {
+        Serving::Yes
+    } else if peer_visible {
+        Serving::No {
+            owner: ownership.owner.clone(),
+        }
+    } else {
+        Serving::YesPartition
+    }
+}
+
+/// The wait of a starting node for its peer's word (architecture decision 2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Startup {
+    alone_at: Duration,
+    heard: bool,
+}
+
+impl Startup {
+    /// Starts waiting at `now` (monotonic), at most `grace`.
+    pub fn new(now: Duration, grace: Duration) -> Self {
+        Self {
+            alone_at: now.saturating_add(grace),
+            heard: false,
+        }
+    }
+
+    /// The peer has told its ownership records, and they were adopted where they won.
+    pub fn heard(&mut self) {
+        self.heard = true;
+    }
+
+    /// Whether this node may serve: it has heard its peer, or is alone for the whole grace.
+    pub fn done(&self, now: Duration) -> bool {
+        self.heard || now >= self.alone_at
+    }
+
+    /// When the grace ends, if still waiting.
+    pub fn deadline(&self, now: Duration) -> Option<Duration> {
+        (!self.done(now)).then_some(self.alone_at)
+    }
+}

@@ -1,0 +1,94 @@
+//! How far each direction is, in the words of R-SY-5.
+
+use std::time::Duration;
+
+use super::{Direction, Session, SyncState};
+
+/// Failures in a row after which a direction is stalled.
+const FAILURES: u32 = 3;
+/// Time without progress after which a direction is stalled.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+impl Session {
+    /// From this node to its peer.
+    pub fn outgoing(&self, now: Duration) -> Direction {
+        let pending = self.pending_out();
+        let stuck = self.trouble(now).or_else(|| {
+            let since = self.progress_out;
+            let late = pending > 0 && now >= since.saturating_add(PATIENCE);
+            late.then(|| (since, format!("{} takes no operations", self.peer_name())))
+        });
+        self.direction(pending, stuck)
+    }
+
+    /// From the peer to this node, as far as the peer has told.
+    pub fn incoming(&self, now: Duration) -> Direction {
+        let pending = self.pending_in();
+        let stuck = self.silence(now).or_else(|| {
+            let since = self.progress_in;
+            let late = pending > 0 && now >= since.saturating_add(PATIENCE);
+            late.then(|| (since, format!("{} sends no operations", self.peer_name())))
+        });
+        self.direction(pending, stuck)
+    }
+
+    /// Operations held here that the peer is not known to hold.
+    pub fn pending_out(&self) -> u64 {
+        let theirs = self.peer.as_ref().map(|p| &p.have);
+        theirs.map_or(0, |theirs| self.local.have.ahead_of(theirs))
+    }
+
+    /// Operations the peer has said to hold that are lacking here.
+    pub fn pending_in(&self) -> u64 {
+        let theirs = self.peer.as_ref().map(|p| &p.have);
+        theirs.map_or(0, |theirs| theirs.ahead_of(&self.local.have))
+    }
+
+    fn direction(&self, pending: u64, stalled: Option<(Duration, String)>) -> Direction {
+        let state = if stalled.is_some() {
+            SyncState::Stalled
+        } else if self.started.is_none() {
+            SyncState::Idle
+        } else if pending > 0 {
+            SyncState::Syncing
+        } else if self.finished() {
+            SyncState::Finished
+        } else {
+            SyncState::Started
+        };
+        Direction {
+            state,
+            pending,
+            stalled,
+        }
+    }
+
+    /// Our mails don't get through, or the peer is silent.
+    fn trouble(&self, now: Duration) -> Option<(Duration, String)> {
+        let failing = self.trouble.as_ref().filter(|t| {
+            t.permanent || self.failures() >= FAILURES || now >= t.since.saturating_add(PATIENCE)
+        });
+        let failing = failing.map(|t| (t.since, t.why.clone()));
+        failing.or_else(|| self.silence(now))
+    }
+
+    /// The peer was spoken with and is gone, or is there and does not answer.
+    fn silence(&self, now: Duration) -> Option<(Duration, String)> {
+        let since = self.begun;
+        if !self.visible {
+            // Not spoken with since start is idle, not stalled.
+            let known = self.peer_node.is_some();
+            return known.then(|| (since, format!("{} is not visible", self.peer_name())));
+        }
+        let late = self.started.is_none() && now >= since.saturating_add(PATIENCE);
+        late.then(|| {
+            let peer = self.peer_name();
+            (since, format!("{peer} does not answer over SMTP"))
+        })
+    }
+
+    fn peer_name(&self) -> &str {
+        let node = self.peer_node.as_ref();
+        node.map_or("the peer", |node| node.as_str())
+    }
+}
