@@ -149,10 +149,7 @@ fn names_postmaster(line: &[u8]) -> bool {
 
 /// Commands are printable ASCII; a tab passes for a blank.
 fn check_bytes(line: &[u8], verb: &[u8]) -> Result<(), Refusal> {
-    if line
-        .iter()
-        .any(|&b| (b < b' ' && b != b'\t') || b == 0x7f)
-    {
+    if line.iter().any(|&b| (b < b' ' && b != b'\t') || b == 0x7f) {
         return Err(Refusal::new(
             500,
             "5.5.2",
@@ -179,9 +176,7 @@ fn syntax(error: &Error) -> Refusal {
         Error::InvalidParameter { param } => {
             Refusal::new(501, "5.5.4", format!("bad value of {param}"))
         }
-        Error::SyntaxError { syntax } => {
-            Refusal::new(501, "5.5.4", format!("expected: {syntax}"))
-        }
+        Error::SyntaxError { syntax } => Refusal::new(501, "5.5.4", format!("expected: {syntax}")),
         Error::NeedsMoreData { .. } | Error::ResponseTooLong | Error::InvalidResponse { .. } => {
             Refusal::new(501, "5.5.4", "malformed command")
         }

@@ -183,7 +183,10 @@ impl fmt::Display for SmtpEvent {
                 )
             }
             Self::TimedOut { phase, .. } => {
-                write!(f, "waited too long for {phase} with {peer}; connection closed")
+                write!(
+                    f,
+                    "waited too long for {phase} with {peer}; connection closed"
+                )
             }
             Self::TooManyConnections { per_peer: true, .. } => {
                 write!(f, "{peer} has too many connections already; turned away")

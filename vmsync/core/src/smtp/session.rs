@@ -175,6 +175,11 @@ impl Session {
         )
     }
 
+    /// Whether [`Session::stop`] was called.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+
     /// Bytes of memory the mail being received needs: what is held, or what was announced where
     /// that is more. 0 outside data and once a mail is being discarded.
     pub fn holding(&self) -> usize {
@@ -272,6 +277,18 @@ impl Session {
         self.stopping = true;
         if matches!(self.state, State::Command) {
             self.close_with(421, "4.3.2", "shutting down, try again later");
+        }
+    }
+
+    /// Ends a session that has been idle longest, to make room for another client; does nothing
+    /// while a mail is in progress.
+    pub fn make_room(&mut self) {
+        if matches!(self.state, State::Command) {
+            self.close_with(
+                421,
+                "4.7.0",
+                "too many connections, closing the longest idle",
+            );
         }
     }
 

@@ -1,0 +1,128 @@
+//! The SMTP receiver: accepts connections and keeps each within its limits.
+//!
+//! Bounded are: connections (`gate`), memory of mails in progress (`room`), every wait (the
+//! session's deadlines; handshake, answers and the handler have their own), and how long stopping
+//! takes. A connection that panics ends alone. Running out of file descriptors delays newcomers.
+
+use std::{io, net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures_util::FutureExt;
+use rustls::ServerConfig;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use vmsync_config::Limits;
+use vmsync_core::smtp::{Policy, SmtpEvent};
+
+use super::{
+    MailHandler,
+    connection::{self, Common},
+    gate::Gate,
+    room::Room,
+};
+use crate::clock;
+
+/// How long mails in progress may take to end once the program stops; what isn't done then is
+/// dropped unacknowledged, and its sender keeps it.
+const STOP_GRACE: Duration = Duration::from_secs(15);
+/// Pause after a failed accept: it is mostly a lack of file descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// All mails being received together may take this many times the largest one.
+const MAILS_AT_ONCE: usize = 4;
+
+/// Serves `listener` until `stop` is cancelled; then finishes the mails in progress and returns.
+///
+/// STARTTLS is offered where `tls` is given. Of `limits`, `smtp_connections` counts here and
+/// `message_bytes` for the memory of all mails; sizes and time-outs of one session are `policy`'s.
+pub async fn serve(
+    listener: TcpListener,
+    policy: Policy,
+    tls: Option<Arc<ServerConfig>>,
+    handler: Arc<dyn MailHandler>,
+    limits: &Limits,
+    stop: CancellationToken,
+) {
+    let largest = usize::try_from(limits.message_bytes).unwrap_or(usize::MAX);
+    let common = Arc::new(Common {
+        policy: Arc::new(policy),
+        tls: tls.map(TlsAcceptor::from),
+        handler,
+        room: Room::new(largest.saturating_mul(MAILS_AT_ONCE)),
+        stop: stop.clone(),
+    });
+    let gate = Gate::new(limits.smtp_connections);
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => admit(&common, &gate, &mut connections, stream, peer),
+                Err(e) => pause(&e).await,
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+    drop(listener);
+    let all_ended = async { while connections.join_next().await.is_some() {} };
+    if timeout(STOP_GRACE, all_ended).await.is_err() {
+        tracing::warn!(
+            connections = connections.len(),
+            "mails still being received were dropped; their senders keep them"
+        );
+    }
+}
+
+/// One failed accept: a client that left at once is nothing; anything else takes a breath.
+async fn pause(error: &io::Error) {
+    if matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+    ) {
+        return;
+    }
+    tracing::warn!(%error, "SMTP connection could not be accepted (file descriptors or memory may be short); going on");
+    sleep(ACCEPT_PAUSE).await;
+}
+
+fn admit(
+    common: &Arc<Common>,
+    gate: &Arc<Gate>,
+    connections: &mut JoinSet<()>,
+    stream: TcpStream,
+    peer: SocketAddr,
+) {
+    let pass = match gate.enter(peer.ip(), clock::now().mono) {
+        Ok(pass) => pass,
+        Err(full) => {
+            // One try without waiting: a client that is turned away may cost nothing.
+            let _ = stream.try_write(b"421 4.7.0 too many connections, try again later\r\n");
+            common.handler.event(SmtpEvent::TooManyConnections {
+                peer: peer.ip(),
+                per_peer: full.per_peer,
+            });
+            return;
+        }
+    };
+    // Answers are small and each is waited for (Nagle's algorithm would hold them for 40 ms).
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%peer, %error, "TCP_NODELAY could not be set");
+    }
+    let common = Arc::clone(common);
+    connections.spawn(async move {
+        tracing::debug!(%peer, "SMTP client connected");
+        let place = Arc::clone(&pass.place);
+        let run = connection::run(Arc::clone(&common), stream, peer, place);
+        match AssertUnwindSafe(run).catch_unwind().await {
+            Ok(ended) => tracing::debug!(%peer, ended, "SMTP connection ended"),
+            Err(_) => {
+                tracing::error!(%peer, "internal error while serving an SMTP client; its connection was closed");
+                common.handler.event(SmtpEvent::Panicked { peer: peer.ip() });
+            }
+        }
+        drop(pass);
+    });
+}
