@@ -5,6 +5,20 @@
 //! (RFC 4239) that any mail program can play. The machine part is signed with the pair's key and
 //! names the SHA-256 of every attachment, so that the signature covers all of it.
 
+//!
+//! Reading order: [`encode()`] writes a mail, [`decode()`] reads one back, [`Keys`] signs. The
+//! format is told byte for byte in docs/wire-format.md, so that another program can speak it.
+//! What is guaranteed: nothing of a mail is interpreted before its signature holds; equal input
+//! gives equal bytes; and whatever `encode` returns, a peer with the same key takes.
+
+mod decode;
+mod encode;
+mod keys;
+mod manifest;
+pub(crate) mod mime;
+mod prose;
+mod write;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -12,10 +26,18 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use vmsync_config::words::{NodeId, Origin, UnixMillis, Vector};
 
+pub use self::{decode::decode, encode::encode, keys::Keys};
+
 /// The version this program writes; it reads any `1.x`.
 pub const VERSION: &str = "1.0";
 /// Local part of the address node mails go to (`vmsync@<peer fqdn>`).
 pub const NODE_MAILBOX: &str = "vmsync";
+/// Most operations in one mail.
+pub const MAX_OPERATIONS: usize = 10_000;
+/// Most attachments in one mail.
+pub const MAX_ATTACHMENTS: usize = 256;
+/// Deepest nesting of objects and arrays in the manifest; an operation's field value begins at depth 7.
+pub const MAX_JSON_DEPTH: usize = 64;
 
 /// What the sender says of itself, at the top of the machine part.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -92,10 +114,6 @@ pub struct Addresses {
     pub to: String,
 }
 
-/// The pair's keys: the first signs, each verifies (so that a key can be rotated).
-#[derive(Clone)]
-pub struct Keys(Vec<Vec<u8>>);
-
 /// Why a mail that claims to be of the pair is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
@@ -103,12 +121,14 @@ pub enum WireError {
     #[error("the mail is not signed with the pair's key")]
     Unsigned,
     /// Signature of no key of ours: 550, alarm.
-    #[error("the mail's signature fits none of the pair's keys; the same key file must be on both nodes")]
+    #[error(
+        "the mail's signature fits none of the pair's keys; the same key file must be on both nodes"
+    )]
     BadSignature,
     /// Written by a newer major version: 451, alarm.
     #[error("the mail has wire version {0}; this node reads 1.x; upgrade this node")]
     UnknownVersion(String),
-    /// For another node or from one that is not the peer: 550.
+    /// For another node: 550.
     #[error("the mail is for {to}, not for {me}")]
     WrongNode {
         /// Named in the mail.
@@ -123,5 +143,24 @@ pub enum WireError {
     #[error("attachment {0} is missing or damaged")]
     Attachment(String),
 }
-// To be written: impl Keys { parse(text), sign(purpose, bytes), verify(purpose, bytes, tag) } ;
-// encode(&Mail, Option<&Voice>, &Addresses, &Keys) -> Vec<u8> ; decode(&[u8], &Keys, me: &NodeId) -> Result<Mail, WireError>
+
+impl WireError {
+    /// The SMTP reply's code and enhanced code (RFC 5321 section 4.2, RFC 3463) for this refusal.
+    pub fn reply(&self) -> (u16, &'static str) {
+        match self {
+            Self::Unsigned | Self::BadSignature => (550, "5.7.1"),
+            Self::WrongNode { .. } => (550, "5.1.1"),
+            // The sender keeps the mail until this node is upgraded.
+            Self::UnknownVersion(_) => (451, "4.5.0"),
+            Self::Malformed(_) | Self::Attachment(_) => (554, "5.6.0"),
+        }
+    }
+
+    /// Whether an alarm is due: somebody forges, or the pair's keys or versions differ.
+    pub fn alarms(&self) -> bool {
+        matches!(
+            self,
+            Self::Unsigned | Self::BadSignature | Self::UnknownVersion(_)
+        )
+    }
+}

@@ -1,1 +1,0 @@
-//! E-mail of a PBX (R-IN-2), read into a message. To be written.

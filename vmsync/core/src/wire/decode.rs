@@ -1,0 +1,89 @@
+//! Reads a mail between the nodes.
+//!
+//! Order: structure (bounded), signature over the decoded machine part, version, addressee,
+//! then each attachment against its SHA-256. A part the manifest does not name is not read.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+use vmsync_config::words::NodeId;
+
+use super::{
+    CarriedAudio, Keys, Mail, WireError,
+    manifest::{Attachment, CONTENT_TYPE, Manifest},
+    mime::{self, Leaf},
+};
+
+/// Reads `mail` if it is signed with one of `keys` and meant for `me`.
+pub fn decode(mail: &[u8], keys: &Keys, me: &NodeId) -> Result<Mail, WireError> {
+    let split = mime::split(mail).map_err(WireError::Malformed)?;
+    let signatures = split.head.raw("Vmsync-Signature");
+    // Two signatures or two machine parts: no telling which one would have been meant.
+    let [signature] = signatures.as_slice() else {
+        return Err(WireError::Unsigned);
+    };
+    let json = machine_part(&split.leaves)?;
+    let signature = std::str::from_utf8(signature).unwrap_or_default();
+    if !keys.verify("mail", &json, signature) {
+        return Err(WireError::BadSignature);
+    }
+    // From here on the content is the peer's, or what a holder of the key wrote.
+    let manifest = Manifest::read(&json)?;
+    if manifest.head.to != *me {
+        return Err(WireError::WrongNode {
+            to: manifest.head.to.to_string(),
+            me: me.to_string(),
+        });
+    }
+    if manifest.head.from.node == *me {
+        return Err(WireError::Malformed(format!(
+            "it claims to come from {me}, which is this node; the two nodes need different ids"
+        )));
+    }
+    let audio = attachments(&manifest.attachments, &split.leaves)?;
+    Ok(Mail {
+        head: manifest.head,
+        operations: manifest.operations,
+        audio,
+    })
+}
+
+/// The decoded bytes of the one machine part.
+fn machine_part(leaves: &[Leaf<'_>]) -> Result<Vec<u8>, WireError> {
+    let mut found = leaves
+        .iter()
+        .filter(|leaf| leaf.head().content_type() == CONTENT_TYPE);
+    match (found.next(), found.next()) {
+        (Some(leaf), None) => leaf
+            .decode()
+            .map_err(|why| WireError::Malformed(format!("the machine part: {why}"))),
+        _ => Err(WireError::Unsigned),
+    }
+}
+
+/// The attachments the manifest names, each proved.
+fn attachments(named: &[Attachment], leaves: &[Leaf<'_>]) -> Result<Vec<CarriedAudio>, WireError> {
+    let by_id: BTreeMap<String, &Leaf<'_>> = leaves
+        .iter()
+        .filter_map(|leaf| Some((leaf.head().content_id()?, leaf)))
+        .collect();
+    named
+        .iter()
+        .map(|attachment| {
+            let wanted = attachment.essentials()?;
+            let damaged = || WireError::Attachment(wanted.blob.to_string());
+            let leaf = by_id.get(&attachment.content_id).ok_or_else(damaged)?;
+            let bytes = leaf.decode().map_err(|_| damaged())?;
+            if bytes.len() as u64 != wanted.bytes
+                || hex::encode(Sha256::digest(&bytes)) != wanted.sha256
+            {
+                return Err(damaged());
+            }
+            Ok(CarriedAudio {
+                about: attachment.about.clone(),
+                bytes: Bytes::from(bytes),
+            })
+        })
+        .collect()
+}
