@@ -11,7 +11,9 @@ use serde_json::Value;
 use vmsync_config::words::{Extension, InvalidWord, Origin, UnixMillis};
 
 /// A hybrid logical clock reading: wall milliseconds and a counter for what shares one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 pub struct Hlc {
     /// Wall clock part.
     pub wall: UnixMillis,
@@ -174,9 +176,7 @@ impl TryFrom<String> for EntityKey {
             .ok_or_else(|| invalid("a kind, a slash and an id"))?;
         Ok(match kind {
             "mailbox" => Self::Mailbox(Extension::new(rest)?),
-            "message" => {
-                Self::Message(rest.parse().map_err(|_| invalid("a UUID as message id"))?)
-            }
+            "message" => Self::Message(rest.parse().map_err(|_| invalid("a UUID as message id"))?),
             "greeting" => {
                 let (ext, kind) = rest
                     .split_once('/')

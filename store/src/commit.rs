@@ -1,0 +1,510 @@
+//! The group committer: many writers, one thread that writes the index and fsyncs.
+//!
+//! A writer holds the state's lock while it works out its changes, lays them over those already
+//! pending, lets go and waits. The committer takes everything pending as one *group*, writes it as
+//! one atomic batch, flushes and fsyncs, and only then: what is held durably moves on
+//! ([`Committer::durable`]), listeners are told in order, waiters get their answer. While it does
+//! so the next group gathers, so one fsync serves as many writers as there are.
+//!
+//! Writers read through three layers: what is pending, what is being written, the index. Readers
+//! read the index alone: they see a change once its group is written, its writer returns only
+//! after that, and nothing that leaves for the peer is read beyond the durable vector.
+//!
+//! # When a flush fails
+//! Everybody in the failed group, and in the one gathering, gets the error; memory is thrown away
+//! and nothing more is taken. The next write opens the index again and starts from what is on
+//! disk. What of the failed group turns out to be there was never acknowledged, yet is as good as
+//! any operation: listeners are told of it with the next group. What is not there is gone, and its
+//! sequence numbers are free again, because nobody was ever shown them.
+
+use std::{
+    io,
+    path::PathBuf,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock},
+};
+
+use vmsync_config::words::{NodeId, Origin, UnixMillis, Vector};
+
+use crate::{
+    blobs::Blobs,
+    digest::Buckets,
+    disk::{Disk, Failure, Purpose},
+    error::StoreError,
+    index::{Index, Overlay},
+    keys,
+    model::Totals,
+    operation::{Hlc, Operation},
+    transaction::{Finished, Transaction},
+};
+
+/// Tells listeners what a commit changed; sent after it is durable.
+#[derive(Debug, Clone)]
+pub struct Committed {
+    /// The operations, in order.
+    pub operations: Arc<[Operation]>,
+    /// Whether they came from the peer.
+    pub remote: bool,
+}
+
+pub(crate) type Listener = Box<dyn Fn(&Committed) + Send + Sync>;
+
+/// What is held in memory of the index: small, and needed by every write.
+#[derive(Debug, Clone)]
+pub(crate) struct Memory {
+    pub(crate) origin: Origin,
+    pub(crate) vector: Vector,
+    pub(crate) clock: Hlc,
+    pub(crate) buckets: Buckets,
+    pub(crate) totals: Totals,
+}
+
+/// The writers whose changes are made durable together.
+#[derive(Default)]
+struct Group {
+    outcome: Mutex<Option<Result<(), Failure>>>,
+    done: Condvar,
+}
+
+impl Group {
+    fn finish(&self, outcome: Result<(), Failure>) {
+        *lock(&self.outcome) = Some(outcome);
+        self.done.notify_all();
+    }
+
+    fn wait(&self) -> Result<(), Failure> {
+        let mut outcome = lock(&self.outcome);
+        loop {
+            if let Some(outcome) = &*outcome {
+                return outcome.clone();
+            }
+            outcome = self
+                .done
+                .wait(outcome)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// The group that gathers.
+#[derive(Default)]
+struct Pending {
+    overlay: Overlay,
+    events: Vec<Committed>,
+    group: Arc<Group>,
+    /// Somebody waits for it. (Cleaning up behind a commit can wait for the next group.)
+    awaited: bool,
+}
+
+struct Writing {
+    overlay: Arc<Overlay>,
+    group: Arc<Group>,
+}
+
+struct State {
+    memory: Memory,
+    pending: Pending,
+    writing: Option<Writing>,
+    /// Why nothing more is taken until the index was opened again.
+    broken: Option<Failure>,
+    stopping: bool,
+}
+
+/// See the head of this module.
+pub(crate) struct Committer {
+    state: Mutex<State>,
+    wake: Condvar,
+    /// `None` only after opening again failed.
+    index: RwLock<Option<Index>>,
+    index_dir: PathBuf,
+    durable: Mutex<(Vector, Buckets)>,
+    listeners: RwLock<Vec<Listener>>,
+    disk: Disk,
+    #[cfg(test)]
+    pub(crate) fail_next: std::sync::atomic::AtomicBool,
+}
+
+/// What is left to do with files once a transaction is durable.
+#[derive(Debug, Default)]
+pub(crate) struct Aftermath {
+    pub(crate) settle: Vec<uuid::Uuid>,
+    pub(crate) doomed: Vec<uuid::Uuid>,
+    pub(crate) strays: Vec<uuid::Uuid>,
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // State changes only by whole assignments, so a panicking holder leaves it sound.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Committer {
+    /// Opens the index of the data folder; a new one gets an origin of `node`.
+    pub(crate) fn open(disk: Disk, node: &NodeId) -> Result<Self, StoreError> {
+        let index_dir = disk.dir.join("db");
+        let doing = || format!("opening the index {}", index_dir.display());
+        let index = Index::open(&index_dir).map_err(|e| disk.error(doing(), e))?;
+        crate::durable::sync_dir(&disk.dir).map_err(|e| disk.error(doing(), e))?;
+        let memory = match load(&index).map_err(|e| disk.error(doing(), e))? {
+            Some(memory) => memory,
+            None => create(&index, node).map_err(|e| disk.error(doing(), e))?,
+        };
+        let durable = (memory.vector.clone(), memory.buckets.clone());
+        Ok(Self {
+            state: Mutex::new(State {
+                memory,
+                pending: Pending::default(),
+                writing: None,
+                broken: None,
+                stopping: false,
+            }),
+            wake: Condvar::new(),
+            index: RwLock::new(Some(index)),
+            index_dir,
+            durable: Mutex::new(durable),
+            listeners: RwLock::new(Vec::new()),
+            disk,
+            #[cfg(test)]
+            fail_next: false.into(),
+        })
+    }
+
+    pub(crate) fn origin(&self) -> Origin {
+        lock(&self.state).memory.origin.clone()
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        lock(&self.state).memory.totals
+    }
+
+    /// Vector and digest buckets as of the last durable group.
+    pub(crate) fn durable(&self) -> (Vector, Buckets) {
+        lock(&self.durable).clone()
+    }
+
+    pub(crate) fn listen(&self, listener: Listener) {
+        self.listeners
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(listener);
+    }
+
+    /// Reads the index.
+    pub(crate) fn read<T>(
+        &self,
+        read: impl FnOnce(&Index) -> io::Result<T>,
+    ) -> Result<T, StoreError> {
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(index) = &*index else {
+            return Err(StoreError::io(
+                format!("reading the index {}", self.index_dir.display()),
+                io::Error::other("it is closed after a failed write; the next write opens it"),
+            ));
+        };
+        read(index).map_err(|e| {
+            self.disk
+                .error(format!("reading the index {}", index.path().display()), e)
+        })
+    }
+
+    /// Runs one writer: `build` works out the changes; when it fails nothing has happened. Returns
+    /// after the changes, and everything before them, are durable.
+    pub(crate) fn write<T>(
+        &self,
+        blobs: &Blobs,
+        now: UnixMillis,
+        remote: bool,
+        build: impl FnOnce(&mut Transaction<'_>) -> Result<T, StoreError>,
+    ) -> Result<(T, Aftermath), StoreError> {
+        let mut state = lock(&self.state);
+        self.heal(&mut state)?;
+        let (value, finished) = {
+            let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+            let Some(index) = &*index else {
+                return Err(self.closed());
+            };
+            let layers = [
+                Some(&state.pending.overlay),
+                state.writing.as_ref().map(|w| &*w.overlay),
+            ];
+            let mut transaction =
+                Transaction::new(index, layers, state.memory.clone(), now, &self.disk);
+            let value = build(&mut transaction)?;
+            (value, transaction.finish(blobs)?)
+        };
+        let Finished {
+            overlay,
+            memory,
+            operations,
+            aftermath,
+        } = finished;
+        let group = Self::stage(&mut state, overlay, memory);
+        if !operations.is_empty() {
+            state.pending.events.push(Committed {
+                operations: operations.into(),
+                remote,
+            });
+        }
+        drop(state);
+        self.wake.notify_one();
+        self.wait(group)?;
+        Ok((value, aftermath))
+    }
+
+    /// Waits until everything written so far is durable.
+    pub(crate) fn barrier(&self) -> Result<(), StoreError> {
+        let group = Self::last_group(&lock(&self.state));
+        self.wait(group)
+    }
+
+    /// Lays changes over what is pending without waiting: they go with the next group.
+    pub(crate) fn add_unawaited(&self, overlay: Overlay) {
+        let mut state = lock(&self.state);
+        if state.broken.is_none() {
+            state.pending.overlay.extend(overlay);
+        }
+    }
+
+    fn closed(&self) -> StoreError {
+        StoreError::io(
+            format!("writing the index {}", self.index_dir.display()),
+            io::Error::other("it is closed"),
+        )
+    }
+
+    /// Adds changes to the gathering group; returns the group that will make them durable.
+    fn stage(state: &mut State, overlay: Overlay, memory: Memory) -> Option<Arc<Group>> {
+        if overlay.is_empty() {
+            return Self::last_group(state);
+        }
+        state.memory = memory;
+        state.pending.overlay.extend(overlay);
+        state.pending.awaited = true;
+        Some(state.pending.group.clone())
+    }
+
+    fn last_group(state: &State) -> Option<Arc<Group>> {
+        if state.pending.awaited {
+            Some(state.pending.group.clone())
+        } else {
+            state.writing.as_ref().map(|w| w.group.clone())
+        }
+    }
+
+    fn wait(&self, group: Option<Arc<Group>>) -> Result<(), StoreError> {
+        group.map_or(Ok(()), |g| {
+            g.wait().map_err(|failure| failure.to_error(&self.disk))
+        })
+    }
+
+    /// After a failed flush: opens the index again and starts from what is on disk.
+    fn heal(&self, state: &mut State) -> Result<(), StoreError> {
+        if state.broken.is_none() {
+            return Ok(());
+        }
+        self.disk.room_for(0, Purpose::Upkeep)?;
+        let doing = format!("opening the index {} again", self.index_dir.display());
+        let mut slot = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        // sled locks its file: the old one must be gone before.
+        drop(slot.take());
+        let opened = Index::open(&self.index_dir).and_then(|index| {
+            let memory = load(&index)?.ok_or_else(|| io::Error::other("it lost its origin"))?;
+            let events = operations_since(&index, &lock(&self.durable).0, &memory)?;
+            Ok((index, memory, events))
+        });
+        let (index, memory, events) = opened.map_err(|e| self.disk.error(doing, e))?;
+        *slot = Some(index);
+        *lock(&self.durable) = (memory.vector.clone(), memory.buckets.clone());
+        state.memory = memory;
+        state.pending = Pending {
+            events,
+            ..Pending::default()
+        };
+        state.broken = None;
+        tracing::warn!(index = %self.index_dir.display(), "the index was opened again after a failed write; writes are taken again");
+        Ok(())
+    }
+
+    /// The committer thread.
+    pub(crate) fn run(&self) {
+        while let Some((pending, snapshot)) = self.next_group() {
+            let outcome = self.commit(&pending.overlay);
+            let mut state = lock(&self.state);
+            state.writing = None;
+            if let Err(failure) = &outcome {
+                state.broken = Some(failure.clone());
+                let gathering = std::mem::take(&mut state.pending);
+                gathering.group.finish(Err(failure.clone()));
+            } else {
+                *lock(&self.durable) = snapshot;
+            }
+            drop(state);
+            match &outcome {
+                Ok(()) => self.tell(&pending.events),
+                Err(f) => {
+                    tracing::error!(error = %f.to_error(&self.disk), "a write could not be made durable; nothing is taken until one can")
+                }
+            }
+            pending.group.finish(outcome);
+        }
+    }
+
+    /// Waits for changes; `None` when the store closes.
+    fn next_group(&self) -> Option<(TakenGroup, (Vector, Buckets))> {
+        let mut state = lock(&self.state);
+        while !state.pending.awaited {
+            if state.stopping {
+                return None;
+            }
+            state = self
+                .wake
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        let pending = std::mem::take(&mut state.pending);
+        let taken = TakenGroup {
+            overlay: Arc::new(pending.overlay),
+            events: pending.events,
+            group: pending.group,
+        };
+        state.writing = Some(Writing {
+            overlay: taken.overlay.clone(),
+            group: taken.group.clone(),
+        });
+        let memory = &state.memory;
+        let snapshot = (memory.vector.clone(), memory.buckets.clone());
+        Some((taken, snapshot))
+    }
+
+    fn commit(&self, overlay: &Overlay) -> Result<(), Failure> {
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        let write = |index: &Index| {
+            index.write(overlay)?;
+            #[cfg(test)]
+            if self
+                .fail_next
+                .swap(false, std::sync::atomic::Ordering::SeqCst)
+            {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            index.make_durable()
+        };
+        index
+            .as_ref()
+            .ok_or_else(|| io::Error::other("it is closed"))
+            .and_then(write)
+            .map_err(|e| {
+                Failure::new(
+                    format!("writing the index {}", self.index_dir.display()),
+                    &e,
+                )
+            })
+    }
+
+    fn tell(&self, events: &[Committed]) {
+        let listeners = self
+            .listeners
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        for event in events {
+            for listener in &*listeners {
+                listener(event);
+            }
+        }
+    }
+
+    /// Makes [`run`](Self::run) return once nobody waits any more.
+    pub(crate) fn stop(&self) {
+        lock(&self.state).stopping = true;
+        self.wake.notify_all();
+    }
+}
+
+struct TakenGroup {
+    overlay: Arc<Overlay>,
+    events: Vec<Committed>,
+    group: Arc<Group>,
+}
+
+/// Reads what is held in memory; `None` when the index is new.
+fn load(index: &Index) -> io::Result<Option<Memory>> {
+    let Some(origin) = json(index, keys::ORIGIN)? else {
+        return Ok(None);
+    };
+    let mut memory = Memory {
+        origin,
+        vector: Vector::default(),
+        clock: json(index, keys::CLOCK)?.unwrap_or_default(),
+        buckets: Buckets::default(),
+        totals: json(index, keys::TOTALS)?.unwrap_or_default(),
+    };
+    for (key, value) in all(index, keys::VECTOR)? {
+        let origin = std::str::from_utf8(key.get(1..).unwrap_or_default())
+            .map_err(invalid)?
+            .parse()
+            .map_err(invalid)?;
+        let seq = <[u8; 8]>::try_from(value.as_slice()).map_err(invalid)?;
+        memory.vector.raise(&origin, u64::from_be_bytes(seq));
+    }
+    for (key, value) in all(index, keys::DIGEST)? {
+        let bucket = key.get(1).copied().unwrap_or_default();
+        if !memory.buckets.load(bucket, &value) {
+            return Err(invalid("a digest bucket has the wrong length"));
+        }
+    }
+    Ok(Some(memory))
+}
+
+/// Gives a new index its origin, durably.
+fn create(index: &Index, node: &NodeId) -> io::Result<Memory> {
+    let memory = Memory {
+        origin: Origin {
+            node: node.clone(),
+            incarnation: rand::random(),
+        },
+        vector: Vector::default(),
+        clock: Hlc::default(),
+        buckets: Buckets::default(),
+        totals: Totals::default(),
+    };
+    let origin = serde_json::to_vec(&memory.origin)?;
+    index.write(&[(keys::ORIGIN.to_vec(), Some(origin))].into())?;
+    index.make_durable()?;
+    Ok(memory)
+}
+
+/// What a failed group left on disk all the same, as events: one per origin.
+fn operations_since(index: &Index, told: &Vector, memory: &Memory) -> io::Result<Vec<Committed>> {
+    let mut events = Vec::new();
+    for (origin, last) in memory.vector.iter() {
+        let from = keys::log(origin, told.get(origin).saturating_add(1));
+        let to = keys::log(origin, last.saturating_add(1));
+        let mut operations = Vec::new();
+        for (_, bytes) in index.range(&from, &to, usize::MAX)? {
+            operations.push(serde_json::from_slice::<Operation>(&bytes)?);
+        }
+        if !operations.is_empty() {
+            events.push(Committed {
+                operations: operations.into(),
+                remote: *origin != memory.origin,
+            });
+        }
+    }
+    Ok(events)
+}
+
+fn all(index: &Index, kind: u8) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    index.range(&[kind], &keys::end_of(&[kind]), usize::MAX)
+}
+
+fn json<T: serde::de::DeserializeOwned>(index: &Index, key: &[u8]) -> io::Result<Option<T>> {
+    index
+        .get(key)?
+        .map(|bytes| serde_json::from_slice(&bytes).map_err(io::Error::from))
+        .transpose()
+}
+
+fn invalid(why: impl ToString) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why.to_string())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,149 @@
+//! The only place of the program that renames and fsyncs.
+//!
+//! A file is durable when its bytes are (fsync of the file) *and* its name is (fsync of the
+//! folder): `fsync(2)` says that the second does not follow from the first. A file that must be
+//! there whole or not at all is therefore written under a temporary name, fsynced, renamed over
+//! its own name (`rename(2)` is atomic), and the folder is fsynced.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+/// Ends the name of a file being written; whatever bears it after a crash is rubbish.
+pub(crate) const TEMPORARY: &str = ".tmp";
+
+/// Writes a file so that it is there whole or not at all, and durable when this returns:
+/// temporary name, fsync, rename, fsync of the folder. The only place for it in the program.
+pub fn write_file_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_parts(path, &[bytes], 0o666)
+}
+
+/// As [`write_file_durably`], from several parts, with permissions `mode` (less the umask).
+pub(crate) fn write_parts(path: &Path, parts: &[&[u8]], mode: u32) -> io::Result<()> {
+    let temporary = temporary_name(path)?;
+    let result = write_temporary(&temporary, parts, mode)
+        .and_then(|()| rename(&temporary, path))
+        .and_then(|()| sync_dir(parent(path)));
+    if result.is_err() {
+        // Best effort: what stays is swept at the next start. The rename may have happened.
+        let _ = fs::remove_file(&temporary);
+    }
+    result
+}
+
+fn write_temporary(path: &Path, parts: &[&[u8]], mode: u32) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)?;
+    for part in parts {
+        file.write_all(part)?;
+    }
+    sync(&file)
+}
+
+/// `.NAME.RANDOM.tmp` in the same folder, so that two writers of one file do not meet.
+fn temporary_name(path: &Path) -> io::Result<PathBuf> {
+    let name = path.file_name().ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{} has no file name", path.display()),
+        )
+    })?;
+    let unique = format!(
+        ".{}.{:016x}{TEMPORARY}",
+        name.to_string_lossy(),
+        rand::random::<u64>()
+    );
+    Ok(path.with_file_name(unique))
+}
+
+/// Makes an existing file and its folder entry durable.
+pub fn sync_file(path: &Path) -> io::Result<()> {
+    sync(&File::open(path)?)?;
+    sync_dir(parent(path))
+}
+
+/// Removes a file durably. That it is gone already is no error, so that it can be repeated.
+pub fn remove_file_durably(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Ok(()) => sync_dir(parent(path)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+/// Bytes free to this process on the disk of `path`.
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let disk = rustix::fs::statvfs(path)?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+/// Makes the bytes of an open file durable.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "this module is where durability is decided"
+)]
+pub(crate) fn sync(file: &File) -> io::Result<()> {
+    file.sync_all()
+}
+
+/// Makes the names in a folder durable.
+pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
+    sync(&File::open(dir)?)
+}
+
+/// Moves a file to another name at once; not yet durable.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "this module is where durability is decided"
+)]
+pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole_and_leaves_no_temporary() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tokens");
+        write_file_durably(&path, b"first").unwrap();
+        write_file_durably(&path, b"second").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"second");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        sync_file(&path).unwrap();
+        remove_file_durably(&path).unwrap();
+        remove_file_durably(&path).unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_failed_write_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        // A folder cannot be replaced by a file: the rename fails after the temporary was written.
+        let path = dir.path().join("taken");
+        fs::create_dir(&path).unwrap();
+        assert!(write_file_durably(&path, b"x").is_err());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn the_disk_under_a_folder_has_room() {
+        assert!(free_bytes(Path::new(".")).unwrap() > 0);
+        assert!(free_bytes(Path::new("/no/such/folder")).is_err());
+    }
+}

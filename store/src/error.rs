@@ -1,0 +1,92 @@
+//! Why the store could not do what was asked.
+
+use std::{io, path::PathBuf};
+
+use uuid::Uuid;
+use vmsync_config::words::{Extension, Origin};
+
+/// Why an operation of the store failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No such mailbox, message, greeting…; `what` names it (`mailbox 2009`).
+    #[error("{what} does not exist")]
+    NotFound {
+        /// e.g. `mailbox 2009`
+        what: String,
+    },
+    /// It exists already, or the state forbids it; in words.
+    #[error("{0}")]
+    Conflict(String),
+    /// A value is out of its range; in words.
+    #[error("{0}")]
+    Invalid(String),
+    /// The mailbox takes nothing new (R-MB-2).
+    #[error("mailbox {0} is disabled")]
+    Disabled(Extension),
+    /// The mailbox has reached its limit of messages.
+    #[error("mailbox {0} is full")]
+    MailboxFull(Extension),
+    /// The disk is full (ENOSPC) or under its reserve.
+    #[error(
+        "the disk of {path} is full: {free} bytes free, {reserve} kept in reserve; free some space, then try again"
+    )]
+    Full {
+        /// Data folder.
+        path: PathBuf,
+        /// Bytes free.
+        free: u64,
+        /// Bytes kept in reserve.
+        reserve: u64,
+    },
+    /// Remote operations do not join what is held: `expected` is the next sequence number wanted.
+    #[error("operation {got} of {origin} came where {expected} was expected")]
+    Gap {
+        /// Whose.
+        origin: Origin,
+        /// Next wanted.
+        expected: u64,
+        /// Given.
+        got: u64,
+    },
+    /// A remote operation names an audio file that is not in the store.
+    #[error("audio {0} is not in the store")]
+    MissingAudio(Uuid),
+    /// Disk or index failed.
+    #[error("{doing}: {source}")]
+    Io {
+        /// What was being done, with the path.
+        doing: String,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl StoreError {
+    pub(crate) fn io(doing: impl Into<String>, source: io::Error) -> Self {
+        Self::Io {
+            doing: doing.into(),
+            source,
+        }
+    }
+
+    /// Something on disk is not what this program writes.
+    pub(crate) fn damaged(what: impl Into<String>, why: impl ToString) -> Self {
+        Self::io(
+            what,
+            io::Error::new(io::ErrorKind::InvalidData, why.to_string()),
+        )
+    }
+
+    pub(crate) fn no_mailbox(ext: &Extension) -> Self {
+        Self::NotFound {
+            what: format!("mailbox {ext}"),
+        }
+    }
+
+    pub(crate) fn no_message(id: Uuid) -> Self {
+        Self::NotFound {
+            what: format!("message {id}"),
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! The data folder: who may use it, and what wrote it.
+//!
+//! ```text
+//! <data>/LOCK            held while a process uses the folder
+//! <data>/FORMAT          "vmsync-store", version, node: three lines
+//! <data>/db/             sled index (see `index`)
+//! <data>/audio/          audio files (see `blobs`)
+//! ```
+
+use std::{
+    fs::{DirBuilder, File, OpenOptions, TryLockError},
+    io,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::Path,
+};
+
+use vmsync_config::words::NodeId;
+
+use crate::{durable, error::StoreError};
+
+const MAGIC: &str = "vmsync-store";
+/// The layout this program writes and reads. Raise it when an older program could not use the
+/// folder any more, and teach [`check`] to bring the old one up.
+const VERSION: u32 = 1;
+
+/// Creates a folder that only this user may enter, and makes it durable.
+pub(crate) fn create_dir(dir: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Ok(()) => durable::sync_dir(dir.parent().unwrap_or(dir)),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+/// Takes the folder for this process; the lock falls with the file, also when the process dies.
+pub(crate) fn lock(dir: &Path) -> Result<File, StoreError> {
+    let path = dir.join("LOCK");
+    let doing = || format!("locking {}", path.display());
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|e| StoreError::io(doing(), e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::Conflict(format!(
+            "the data folder {} is in use by another vmsync process; stop that one, or give this node a data_dir of its own",
+            dir.display()
+        ))),
+        Err(TryLockError::Error(e)) => Err(StoreError::io(doing(), e)),
+    }
+}
+
+/// Checks that the folder is this node's and of a version this program knows; a new folder
+/// becomes both.
+pub(crate) fn check(dir: &Path, node: &NodeId) -> Result<(), StoreError> {
+    let path = dir.join("FORMAT");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => read(dir, &text, node),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            if dir.join("db").exists() || dir.join("audio").exists() {
+                return Err(StoreError::Conflict(format!(
+                    "{} holds data but no FORMAT file, so it is not known what wrote it; restore the FORMAT file, or set the folder aside: the node then fills a new one from its peer",
+                    dir.display()
+                )));
+            }
+            let text = format!("{MAGIC}\nversion {VERSION}\nnode {node}\n");
+            durable::write_file_durably(&path, text.as_bytes())
+                .map_err(|e| StoreError::io(format!("writing {}", path.display()), e))
+        }
+        Err(e) => Err(StoreError::io(format!("reading {}", path.display()), e)),
+    }
+}
+
+fn read(dir: &Path, text: &str, node: &NodeId) -> Result<(), StoreError> {
+    let mut lines = text.lines();
+    let magic = lines.next() == Some(MAGIC);
+    let version = lines
+        .next()
+        .and_then(|l| l.strip_prefix("version "))
+        .and_then(|v| v.parse::<u32>().ok());
+    let (true, Some(version)) = (magic, version) else {
+        return Err(StoreError::damaged(
+            format!("reading {}", dir.join("FORMAT").display()),
+            format!("it does not begin with {MAGIC:?} and a version"),
+        ));
+    };
+    if version > VERSION {
+        return Err(StoreError::Conflict(format!(
+            "the data folder {} has format version {version}; this program reads up to version {VERSION}: install the vmsync release that wrote it, or a later one",
+            dir.display()
+        )));
+    }
+    let owner = lines.next().and_then(|l| l.strip_prefix("node "));
+    if owner != Some(node.as_str()) {
+        return Err(StoreError::Conflict(format!(
+            "the data folder {} belongs to node {}, not to {node}; give this node a data_dir of its own",
+            dir.display(),
+            owner.unwrap_or("(unnamed)")
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(id: &str) -> NodeId {
+        id.parse().unwrap()
+    }
+
+    #[test]
+    fn a_folder_stays_with_its_node_and_version() {
+        let dir = tempfile::tempdir().unwrap();
+        check(dir.path(), &node("vmpro1")).unwrap();
+        check(dir.path(), &node("vmpro1")).unwrap();
+        let error = check(dir.path(), &node("vmpro2")).unwrap_err().to_string();
+        assert!(error.contains("node vmpro1, not to vmpro2"), "{error}");
+
+        let newer = "vmsync-store\nversion 7\nowner vmpro1\n";
+        std::fs::write(dir.path().join("FORMAT"), newer).unwrap();
+        let error = check(dir.path(), &node("vmpro1")).unwrap_err().to_string();
+        assert!(error.contains("version 7"), "{error}");
+        assert!(error.contains("up to version 1"), "{error}");
+        assert!(error.contains("install the vmsync release"), "{error}");
+
+        std::fs::write(dir.path().join("FORMAT"), "SQLite format 3").unwrap();
+        assert!(check(dir.path(), &node("vmpro1")).is_err());
+    }
+
+    #[test]
+    fn data_without_a_format_file_is_not_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("db")).unwrap();
+        let error = check(dir.path(), &node("vmpro1")).unwrap_err().to_string();
+        assert!(error.contains("no FORMAT file"), "{error}");
+    }
+
+    #[test]
+    fn a_second_user_of_the_folder_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = lock(dir.path()).unwrap();
+        let error = lock(dir.path()).unwrap_err().to_string();
+        assert!(
+            error.contains("in use by another vmsync process"),
+            "{error}"
+        );
+        drop(held);
+        lock(dir.path()).unwrap();
+    }
+}

@@ -1,0 +1,43 @@
+//! Node-local durable records, never replicated: ownership of groups, the journal of recordings,
+//! phones seen. By space and key; what is in them is the caller's.
+
+use crate::{disk::Purpose, error::StoreError, keys, limits, mailboxes::SMALL, store::Store};
+
+impl Store {
+    /// Reads record `key` of `space`.
+    pub fn local(&self, space: &str, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let key = keys::local(space, key);
+        self.inner.committer.read(|index| index.get(&key))
+    }
+
+    /// All records of `space` in order of key.
+    pub fn locals(&self, space: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        let prefix = keys::locals(space);
+        let found = self
+            .inner
+            .committer
+            .read(|index| index.range(&prefix, &keys::end_of(&prefix), usize::MAX))?;
+        Ok(found
+            .into_iter()
+            .map(|(key, value)| {
+                let name = key.get(prefix.len()..).unwrap_or_default();
+                (String::from_utf8_lossy(name).into_owned(), value)
+            })
+            .collect())
+    }
+
+    /// Writes (or with `None` removes) a record; durable when it returns. At most 1 MiB.
+    pub fn put_local(
+        &self,
+        space: &str,
+        key: &str,
+        value: Option<&[u8]>,
+    ) -> Result<(), StoreError> {
+        limits::local(space, key, value)?;
+        let size = SMALL + value.map_or(0, <[u8]>::len) as u64;
+        self.write(size, Purpose::Upkeep, |t| {
+            t.put(keys::local(space, key), value.map(<[u8]>::to_vec));
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,195 @@
+//! The laws of the rule (any order, any duplication, same record) and its examples.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use serde_json::json;
+use vmsync_config::words::{Origin, UnixMillis, Vector};
+
+use super::*;
+use crate::operation::Hlc;
+
+const KEYS: [&str; 6] = [
+    "message/01920000-0000-7000-8000-000000000001",
+    "mailbox/2001",
+    "greeting/2001/busy",
+    "flow/main",
+    "setting/failback.policy",
+    "fax/7",
+];
+
+fn origin(n: usize) -> Origin {
+    ["vmpro1.00000001", "vmpro2.00000002", "vmpro1.00000003"][n]
+        .parse()
+        .unwrap()
+}
+
+fn stamp(at: u64, by: usize, seq: u64) -> Stamp {
+    Stamp {
+        at: Hlc {
+            wall: UnixMillis(at),
+            count: 0,
+        },
+        origin: origin(by),
+        seq,
+    }
+}
+
+fn set(key: &str, stamp: Stamp, fields: &[(&str, serde_json::Value)]) -> Operation {
+    let fields = fields.iter().map(|(n, v)| ((*n).into(), v.clone()));
+    Operation {
+        stamp,
+        entity: EntityKey::try_from(key.to_owned()).unwrap(),
+        effect: Effect::Set(fields.collect()),
+        extra: BTreeMap::new(),
+    }
+}
+
+fn delete(key: &str, stamp: Stamp) -> Operation {
+    Operation {
+        effect: Effect::Delete,
+        ..set(key, stamp, &[])
+    }
+}
+
+fn merged<'a>(operations: impl IntoIterator<Item = &'a Operation>) -> BTreeMap<String, Record> {
+    let mut records: BTreeMap<String, Record> = BTreeMap::new();
+    for op in operations {
+        merge(records.entry(op.entity.to_string()).or_default(), op);
+    }
+    records.retain(|_, r| !r.is_empty());
+    records
+}
+
+/// A history of up to three origins: any entity, any field, clocks that disagree, any `based_on`.
+fn history() -> impl Strategy<Value = Vec<Operation>> {
+    let one = (
+        0..3usize,
+        0..KEYS.len(),
+        0..20u64,
+        0..4u8,
+        proptest::collection::vec(0..12u64, 3),
+        any::<u8>(),
+    );
+    proptest::collection::vec(one, 1..24).prop_map(|rows| {
+        let mut next = [0u64; 3];
+        rows.into_iter()
+            .map(|(by, key, at, what, seen, value)| {
+                next[by] += 1;
+                let stamp = stamp(at, by, next[by]);
+                let based_on: Vector = (0..3)
+                    .filter(|o| *o != by)
+                    .map(|o| (origin(o), seen[o]))
+                    .collect();
+                match what {
+                    0 => delete(KEYS[key], stamp),
+                    1 => set(KEYS[key], stamp, &[("name", json!(value))]),
+                    _ => set(
+                        KEYS[key],
+                        stamp,
+                        &[
+                            ("state", json!(value)),
+                            ("audio", json!({"blob": value})),
+                            ("based_on", json!(based_on)),
+                        ],
+                    ),
+                }
+            })
+            .collect()
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_order_and_any_duplication_give_the_same_records(
+        (ops, shuffled, again) in history().prop_flat_map(|ops| {
+            let again = proptest::sample::subsequence(ops.clone(), 0..=ops.len());
+            (Just(ops.clone()), Just(ops).prop_shuffle(), again)
+        })
+    ) {
+        let once = merged(&ops);
+        prop_assert_eq!(&once, &merged(&shuffled));
+        prop_assert_eq!(&once, &merged(shuffled.iter().chain(&again).chain(&ops)));
+    }
+
+    #[test]
+    fn two_replicas_that_took_different_parts_meet_in_the_same_records(
+        (ops, split) in history().prop_flat_map(|ops| {
+            let n = ops.len();
+            (Just(ops), proptest::collection::vec(any::<bool>(), n))
+        })
+    ) {
+        let side = |want: bool| ops.iter().zip(&split).filter(move |(_, s)| **s == want).map(|(o, _)| o);
+        let left = merged(side(true).chain(side(false)));
+        let right = merged(side(false).chain(side(true)));
+        prop_assert_eq!(left, right);
+    }
+
+    #[test]
+    fn at_most_one_version_per_origin_stands(ops in history()) {
+        for record in merged(&ops).values() {
+            prop_assert!(record.versions.len() <= 3);
+        }
+    }
+}
+
+#[test]
+fn a_deleted_message_stays_deleted_whatever_comes_later() {
+    let key = KEYS[0];
+    let saved = set(key, stamp(99, 1, 1), &[("state", json!("saved"))]);
+    let gone = delete(key, stamp(5, 0, 2));
+    let records = merged([&saved, &gone]);
+    assert_eq!(records[key].deleted, Some(stamp(5, 0, 2)));
+    assert!(records[key].fields.is_empty());
+}
+
+#[test]
+fn a_deleted_mailbox_comes_back_by_creation_only() {
+    let key = "mailbox/2001";
+    let created = |at, seq| {
+        set(
+            key,
+            stamp(at, 0, seq),
+            &[("created", json!(true)), ("name", json!("Ann"))],
+        )
+    };
+    let gone = delete(key, stamp(20, 0, 2));
+    let renamed_unaware = set(key, stamp(25, 1, 1), &[("name", json!("Anna"))]);
+    let (first, second) = (created(10, 1), created(30, 3));
+    let ops = [&first, &gone, &renamed_unaware];
+    assert!(merged(ops)[key].get("created").is_none());
+    let again = merged(ops.into_iter().chain([&second]));
+    assert_eq!(again[key].get("name"), Some(&json!("Ann")));
+    assert!(again[key].get("created").is_some());
+}
+
+#[test]
+fn greetings_set_apart_conflict_and_the_next_one_settles_it() {
+    let key = "greeting/2001/busy";
+    let version = |s: Stamp, text: &str, seen: &[(usize, u64)]| {
+        let seen: Vector = seen.iter().map(|(o, n)| (origin(*o), *n)).collect();
+        set(key, s, &[("audio", json!(text)), ("based_on", json!(seen))])
+    };
+    let first = version(stamp(1, 0, 1), "first", &[]);
+    let left = version(stamp(2, 0, 2), "left", &[(0, 1)]);
+    let right = version(stamp(3, 1, 1), "right", &[(0, 1)]);
+    let texts = |ops: &[&Operation]| -> Vec<String> {
+        merged(ops.iter().copied())[key]
+            .versions
+            .iter()
+            .filter_map(|v| v.get("audio")?.as_str().map(str::to_owned))
+            .collect()
+    };
+    assert_eq!(texts(&[&first, &left, &right]), ["right", "left"]);
+    assert_eq!(texts(&[&right, &left, &first]), ["right", "left"]);
+
+    let settled = version(stamp(4, 0, 3), "settled", &[(0, 2), (1, 1)]);
+    assert_eq!(texts(&[&settled, &right, &first, &left]), ["settled"]);
+
+    // A removal that had not seen `right` does not take it, although it is later.
+    let mut removed = version(stamp(9, 0, 3), "", &[(0, 2)]);
+    if let Effect::Set(fields) = &mut removed.effect {
+        fields.insert("audio".into(), json!(null));
+    }
+    assert_eq!(texts(&[&first, &left, &right, &removed]), ["right"]);
+}

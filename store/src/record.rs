@@ -1,0 +1,248 @@
+//! What is held of one entity: the result of merging every operation about it.
+//!
+//! A record is stored as canonical JSON: keys sorted, no spaces, stamps in their short form
+//! (`1790000000000.0@vmpro1.5f3a9c01#42`). The same bytes are what the digest is taken of, so
+//! two nodes that hold the same record hold the same bytes.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+use vmsync_config::words::Vector;
+
+use crate::operation::{AudioRef, Stamp};
+
+/// Field of messages and greetings that names their audio file.
+pub(crate) const AUDIO: &str = "audio";
+
+/// All that is known of one entity.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub(crate) struct Record {
+    /// Last value of each field and who wrote it (entities merged by field).
+    #[serde(rename = "f", default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) fields: BTreeMap<String, Field>,
+    /// The latest deletion.
+    #[serde(
+        rename = "d",
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "short_stamp::option"
+    )]
+    pub(crate) deleted: Option<Stamp>,
+    /// Versions nobody has replaced, newest first (entities merged by version).
+    #[serde(rename = "v", default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) versions: Vec<Version>,
+    /// Up to which operation of each origin versions count as replaced.
+    #[serde(rename = "c", default, skip_serializing_if = "Vector::is_empty")]
+    pub(crate) replaced: Vector,
+}
+
+/// A field's value and the stamp of the operation that set it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Field(
+    pub(crate) Value,
+    #[serde(with = "short_stamp")] pub(crate) Stamp,
+);
+
+/// One whole value of a greeting or call flow.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Version {
+    #[serde(rename = "s", with = "short_stamp")]
+    pub(crate) stamp: Stamp,
+    #[serde(rename = "f")]
+    pub(crate) fields: BTreeMap<String, Value>,
+}
+
+impl Version {
+    /// The field's value, `None` also where it was set to null (removed).
+    pub(crate) fn get(&self, name: &str) -> Option<&Value> {
+        self.fields.get(name).filter(|v| !v.is_null())
+    }
+}
+
+impl Record {
+    /// Whether nothing at all is known: such a record is not stored and adds nothing to the digest.
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The field's value, `None` also where it was set to null (removed).
+    pub(crate) fn get(&self, name: &str) -> Option<&Value> {
+        self.fields.get(name).map(|f| &f.0).filter(|v| !v.is_null())
+    }
+
+    /// Stamp of the operation that last set the field.
+    pub(crate) fn stamp(&self, name: &str) -> Option<&Stamp> {
+        self.fields.get(name).map(|f| &f.1)
+    }
+
+    /// The latest stamp in it; a change made here must bear a later one to win.
+    pub(crate) fn newest(&self) -> Option<&Stamp> {
+        let fields = self.fields.values().map(|f| &f.1);
+        let versions = self.versions.iter().map(|v| &v.stamp);
+        fields.chain(versions).chain(&self.deleted).max()
+    }
+
+    /// Everything a new version written here replaces: what was replaced, and what is live.
+    pub(crate) fn context(&self) -> Vector {
+        let mut context = self.replaced.clone();
+        for v in &self.versions {
+            context.raise(&v.stamp.origin, v.stamp.seq);
+        }
+        context
+    }
+
+    /// The audio files it refers to.
+    pub(crate) fn audio(&self) -> Vec<Uuid> {
+        let fields = self.get(AUDIO).into_iter();
+        let versions = self.versions.iter().filter_map(|v| v.get(AUDIO));
+        fields.chain(versions).filter_map(blob_of).collect()
+    }
+
+    /// Canonical JSON.
+    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
+        let mut out = Vec::with_capacity(512);
+        canonical(&serde_json::to_value(self)?, &mut out)?;
+        Ok(out)
+    }
+
+    /// Reads what [`to_bytes`](Self::to_bytes) wrote.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(bytes)
+    }
+}
+
+/// The file an `audio` field names.
+pub(crate) fn blob_of(audio: &Value) -> Option<Uuid> {
+    audio.get("blob")?.as_str()?.parse().ok()
+}
+
+/// The `audio` field read as what it should be; `None` when it is something else.
+pub(crate) fn audio_of(audio: &Value) -> Option<AudioRef> {
+    AudioRef::deserialize(audio).ok()
+}
+
+/// JSON with sorted keys, whatever map type `serde_json` was built with.
+fn canonical(value: &Value, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+    match value {
+        Value::Object(map) => {
+            let sorted: BTreeMap<&String, &Value> = map.iter().collect();
+            out.push(b'{');
+            for (i, (key, value)) in sorted.into_iter().enumerate() {
+                if i > 0 {
+                    out.push(b',');
+                }
+                serde_json::to_writer(&mut *out, key)?;
+                out.push(b':');
+                canonical(value, out)?;
+            }
+            out.push(b'}');
+        }
+        Value::Array(items) => {
+            out.push(b'[');
+            for (i, value) in items.iter().enumerate() {
+                if i > 0 {
+                    out.push(b',');
+                }
+                canonical(value, out)?;
+            }
+            out.push(b']');
+        }
+        plain => serde_json::to_writer(&mut *out, plain)?,
+    }
+    Ok(())
+}
+
+/// Stamps in records: `WALL_MS.COUNT@ORIGIN#SEQ`, a third of the length of their JSON.
+mod short_stamp {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use vmsync_config::words::UnixMillis;
+
+    use crate::operation::{Hlc, Stamp};
+
+    fn format(s: &Stamp) -> String {
+        format!("{}.{}@{}#{}", s.at.wall.0, s.at.count, s.origin, s.seq)
+    }
+
+    fn parse(text: &str) -> Option<Stamp> {
+        let (at, by) = text.split_once('@')?;
+        let (wall, count) = at.split_once('.')?;
+        let (origin, seq) = by.split_once('#')?;
+        Some(Stamp {
+            at: Hlc {
+                wall: UnixMillis(wall.parse().ok()?),
+                count: count.parse().ok()?,
+            },
+            origin: origin.parse().ok()?,
+            seq: seq.parse().ok()?,
+        })
+    }
+
+    pub(super) fn serialize<S: Serializer>(stamp: &Stamp, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&format(stamp))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Stamp, D::Error> {
+        let text = String::deserialize(d)?;
+        parse(&text).ok_or_else(|| D::Error::custom(format!("{text:?} is not a stamp")))
+    }
+
+    pub(super) mod option {
+        use super::{Deserializer, Serializer, Stamp};
+
+        #[allow(clippy::ref_option, reason = "the signature serde calls")]
+        pub(in super::super) fn serialize<S: Serializer>(
+            stamp: &Option<Stamp>,
+            s: S,
+        ) -> Result<S::Ok, S::Error> {
+            match stamp {
+                Some(stamp) => super::serialize(stamp, s),
+                None => s.serialize_none(),
+            }
+        }
+
+        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+            d: D,
+        ) -> Result<Option<Stamp>, D::Error> {
+            super::deserialize(d).map(Some)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use vmsync_config::words::UnixMillis;
+
+    use super::*;
+    use crate::operation::Hlc;
+
+    #[test]
+    fn a_record_reads_back_from_its_canonical_bytes() {
+        let stamp = Stamp {
+            at: Hlc {
+                wall: UnixMillis(1_790_000_000_000),
+                count: 3,
+            },
+            origin: "vmpro1.5f3a9c01".parse().unwrap(),
+            seq: 42,
+        };
+        let mut record = Record {
+            deleted: Some(stamp.clone()),
+            ..Record::default()
+        };
+        record.fields.insert(
+            "facts".into(),
+            Field(json!({"z": 1.5, "a": [true, null]}), stamp.clone()),
+        );
+        record.replaced.raise(&stamp.origin, 41);
+        let bytes = record.to_bytes().unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&bytes),
+            r##"{"c":{"vmpro1.5f3a9c01":41},"d":"1790000000000.3@vmpro1.5f3a9c01#42","f":{"facts":[{"a":[true,null],"z":1.5},"1790000000000.3@vmpro1.5f3a9c01#42"]}}"##
+        );
+        assert_eq!(Record::from_bytes(&bytes).unwrap(), record);
+        assert!(Record::from_bytes(br#"{"d":"yesterday"}"#).is_err());
+    }
+}

@@ -1,0 +1,238 @@
+//! What the pair needs: what is held, operations out, operations and audio in.
+//!
+//! Nothing here shows the peer anything that is not durable.
+
+use std::sync::atomic::Ordering;
+
+use uuid::Uuid;
+use vmsync_config::words::{Origin, Vector};
+
+use crate::{
+    blobs::{Blobs, NewAudio},
+    clock,
+    digest::Digest,
+    disk::Purpose,
+    error::StoreError,
+    keys, limits,
+    mailboxes::SMALL,
+    merge::{self, Rule},
+    messages::check_audio,
+    operation::{Effect, EntityKey, Operation},
+    record::{AUDIO, blob_of},
+    store::Store,
+};
+
+/// One answer of [`Store::operations`] ends after this many bytes, whatever was asked for.
+const ANSWER: usize = 8 * 1024 * 1024;
+/// Entries of the log read at once.
+const STRIDE: usize = 256;
+
+impl Store {
+    /// What is held *durably*: operations not yet flushed are not in it.
+    pub fn have(&self) -> Vector {
+        self.inner.committer.durable().0
+    }
+
+    /// Digest of the state at the vector returned with it, read together.
+    pub fn digest(&self) -> (Vector, Digest) {
+        let (vector, buckets) = self.inner.committer.durable();
+        (vector, buckets.digest())
+    }
+
+    /// Durable operations of `origin` with sequence above `after`, in order, at most `max`; fewer
+    /// (but at least one) when they are large.
+    ///
+    /// An operation that names an audio file nothing refers to any more, because the message was
+    /// deleted or the greeting replaced since, is given without it: the file is gone, and the
+    /// operation that made it so follows. A caller that finds the audio of an operation missing
+    /// all the same (it went between the two reads) asks again.
+    pub fn operations(
+        &self,
+        origin: &Origin,
+        after: u64,
+        max: usize,
+    ) -> Result<Vec<Operation>, StoreError> {
+        let last = self.have().get(origin);
+        let mut operations = Vec::new();
+        let (mut next, mut size, mut stripped) = (after.saturating_add(1), 0, false);
+        while next <= last && operations.len() < max && size < ANSWER {
+            let from = keys::log(origin, next);
+            let to = keys::log(origin, last.saturating_add(1));
+            let stride = STRIDE.min(max - operations.len());
+            let found = self
+                .inner
+                .committer
+                .read(|index| index.range(&from, &to, stride))?;
+            if found.is_empty() {
+                return Err(StoreError::damaged(
+                    format!("reading operation {next} of {origin}"),
+                    "it is missing in the log",
+                ));
+            }
+            for (_, bytes) in found {
+                let mut operation: Operation = serde_json::from_slice(&bytes).map_err(|e| {
+                    StoreError::damaged(format!("reading operation {next} of {origin}"), e)
+                })?;
+                stripped |= self.strip_gone_audio(&mut operation)?;
+                next = operation.stamp.seq.saturating_add(1);
+                size += bytes.len();
+                operations.push(operation);
+                if size >= ANSWER {
+                    break;
+                }
+            }
+        }
+        if stripped {
+            // What took the audio away may not be durable yet; without it the peer would lose
+            // the audio to a change that never was.
+            self.inner.committer.barrier()?;
+        }
+        Ok(operations)
+    }
+
+    /// Takes the audio from an operation where nothing refers to it any more.
+    fn strip_gone_audio(&self, operation: &mut Operation) -> Result<bool, StoreError> {
+        let Effect::Set(fields) = &mut operation.effect else {
+            return Ok(false);
+        };
+        let Some(blob) = fields.get(AUDIO).and_then(blob_of) else {
+            return Ok(false);
+        };
+        if self.record(&operation.entity)?.audio().contains(&blob) {
+            return Ok(false);
+        }
+        if merge::rule(&operation.entity) == Rule::Final {
+            // Deleted for good: nobody needs to know who called.
+            fields.clear();
+        } else {
+            fields.insert(AUDIO.to_owned(), serde_json::Value::Null);
+        }
+        Ok(true)
+    }
+
+    /// Writes a replica's audio file durably; does nothing when it is there with the same SHA-256,
+    /// or when it is for a message deleted here already.
+    pub fn put_audio(&self, new: NewAudio<'_>, bytes: &[u8]) -> Result<(), StoreError> {
+        check_audio(new.audio, bytes)?;
+        let blob = new.audio.blob;
+        if let Ok((_, held)) = self.inner.blobs.open_file(blob) {
+            if held.audio.sha256 == new.audio.sha256 {
+                return Ok(());
+            }
+            return Err(StoreError::Conflict(format!(
+                "audio {blob} is in the store with other content"
+            )));
+        }
+        if let EntityKey::Message(_) = new.entity
+            && self.record(&new.entity)?.deleted.is_some()
+        {
+            return Ok(());
+        }
+        let size = new.audio.bytes.saturating_add(Blobs::OVERHEAD);
+        self.inner
+            .disk
+            .room_for(size.saturating_add(SMALL), Purpose::Content)?;
+        self.inner.blobs.write(&new, bytes).map_err(|e| {
+            let doing = format!("writing audio {blob} for {}", new.entity);
+            self.inner.disk.error(doing, e)
+        })
+    }
+
+    /// Applies operations of the peer, in order, durably; those held already are skipped. Returns
+    /// how many were new. All or nothing: on an error none was applied.
+    ///
+    /// # Errors
+    /// [`StoreError::Gap`] when an operation is not the next of its origin;
+    /// [`StoreError::MissingAudio`] when a message or greeting would refer to a file that is not
+    /// there; [`StoreError::Conflict`] when the peer knows more of this very incarnation than it
+    /// does itself: this store lost its memory and needs [`new_incarnation`](Self::new_incarnation)
+    /// first; [`StoreError::Invalid`] for what no node writes.
+    pub fn apply(&self, operations: &[Operation]) -> Result<usize, StoreError> {
+        operations.iter().try_for_each(sound)?;
+        let removing = operations.iter().all(|o| o.effect == Effect::Delete);
+        let purpose = if removing {
+            Purpose::Upkeep
+        } else {
+            Purpose::Content
+        };
+        let size = SMALL + 4096 * operations.len() as u64;
+        self.inner.disk.room_for(size, purpose)?;
+        let ahead = self.ahead(operations);
+        let new = self.run(true, |t| {
+            let mut new = 0;
+            for operation in operations {
+                let origin = &operation.stamp.origin;
+                let held = t.held(origin);
+                if operation.stamp.seq <= held {
+                    t.note(operation)?;
+                    continue;
+                }
+                if origin == t.origin() {
+                    return Err(StoreError::Conflict(format!(
+                        "the peer holds operation {} of this store's own {origin}, which itself holds up to {held}: this store was restored from a backup; take a new incarnation first",
+                        operation.stamp.seq
+                    )));
+                }
+                if operation.stamp.seq != held + 1 {
+                    return Err(StoreError::Gap {
+                        origin: origin.clone(),
+                        expected: held + 1,
+                        got: operation.stamp.seq,
+                    });
+                }
+                t.remote(operation.clone())?;
+                new += 1;
+            }
+            Ok(new)
+        })?;
+        self.inner.clock_ahead_ms.store(ahead, Ordering::Relaxed);
+        Ok(new)
+    }
+
+    fn ahead(&self, operations: &[Operation]) -> u64 {
+        let now = self.now();
+        let ahead = operations.iter().map(|o| clock::ahead_ms(now, o.stamp.at));
+        ahead.max().unwrap_or(0)
+    }
+
+    /// Takes a new incarnation (the peer knows more of us than we do). Its sequence begins at 1;
+    /// the operations of the old one can then be fetched from the peer.
+    pub fn new_incarnation(&self) -> Result<Origin, StoreError> {
+        self.write(SMALL, Purpose::Upkeep, |t| {
+            let mut origin = t.origin().clone();
+            // Random, so that it need not be remembered to be new; but never one known here.
+            while origin == *t.origin() || t.held(&origin) > 0 {
+                origin.incarnation = rand::random();
+            }
+            t.take_origin(origin.clone())?;
+            Ok(origin)
+        })
+    }
+
+    /// Whether an audio file is in the store (durable, header not checked).
+    pub fn has_audio(&self, blob: Uuid) -> bool {
+        self.inner.blobs.find(blob).is_some()
+    }
+}
+
+/// Refuses what no node writes, before anything is touched.
+fn sound(operation: &Operation) -> Result<(), StoreError> {
+    let wrong = |why: &str| {
+        Err(StoreError::Invalid(format!(
+            "operation {} of {}: {why}",
+            operation.stamp.seq, operation.stamp.origin
+        )))
+    };
+    if operation.stamp.seq == 0 || operation.stamp.seq == u64::MAX {
+        return wrong("sequence numbers begin at 1");
+    }
+    if operation.stamp.at.wall.0 > clock::LAST_MILLISECOND {
+        return wrong("its time is after the year 9999");
+    }
+    if let Effect::Set(fields) = &operation.effect
+        && fields.keys().any(|name| name.len() > limits::FIELD)
+    {
+        return wrong("a field's name is too long");
+    }
+    Ok(())
+}

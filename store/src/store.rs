@@ -1,0 +1,262 @@
+//! The store itself: opening, closing, and what its parts have in common.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    fs::File,
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+};
+
+use uuid::Uuid;
+use vmsync_config::words::{NodeId, Origin, UnixMillis};
+
+use crate::{
+    blobs::Blobs,
+    commit::{Aftermath, Committed, Committer, lock},
+    disk::{Disk, Purpose},
+    error::StoreError,
+    format,
+    index::Overlay,
+    keys,
+    model::Totals,
+    operation::EntityKey,
+    record::Record,
+    transaction::Transaction,
+};
+
+/// A file in `incoming` that nothing refers to is kept this long, in ms, for operations that
+/// are still to come.
+const ORPHAN_MS: u64 = 60 * 60 * 1000;
+
+/// How to open a store.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The node it belongs to; a store of another node is refused.
+    pub node: NodeId,
+    /// Free bytes below which writes answer [`StoreError::Full`]. What makes room or keeps the
+    /// node working (states, removals, local records) may use three quarters of it.
+    pub min_free_bytes: u64,
+    /// The wall clock; the store reads no other. The shell hands in its own, a test a fake one.
+    pub clock: fn() -> UnixMillis,
+}
+
+/// A node's store. Cheap to clone; the last clone to go closes it. Every method blocks: call it
+/// from a blocking thread.
+#[derive(Clone)]
+pub struct Store {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) committer: Arc<Committer>,
+    pub(crate) blobs: Blobs,
+    pub(crate) disk: Disk,
+    clock: fn() -> UnixMillis,
+    pub(crate) clock_ahead_ms: AtomicU64,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    /// Last, so that the folder is free only when all else is closed.
+    _lock: File,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store")
+            .field("dir", &self.inner.disk.dir)
+            .field("origin", &self.origin())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.committer.stop();
+        let Some(thread) = lock(&self.thread).take() else {
+            return;
+        };
+        // A listener may have held the last clone: then this is the committer's own thread.
+        if thread.thread().id() != thread::current().id() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Store {
+    /// Opens or creates the store in `dir`. Refuses ([`StoreError::Conflict`]) a folder in use by
+    /// another process, of a newer version or of another node.
+    pub fn open(dir: &Path, options: Options) -> Result<Self, StoreError> {
+        let opening = |e| StoreError::io(format!("opening the data folder {}", dir.display()), e);
+        format::create_dir(dir).map_err(opening)?;
+        let lock = format::lock(dir)?;
+        format::check(dir, &options.node)?;
+        let disk = Disk {
+            dir: dir.to_owned(),
+            reserve: options.min_free_bytes,
+        };
+        let blobs = Blobs::open(dir).map_err(|e| disk.error("creating the audio folders", e))?;
+        let committer = Arc::new(Committer::open(disk.clone(), &options.node)?);
+        let thread = thread::Builder::new()
+            .name("store-commit".into())
+            .spawn({
+                let committer = committer.clone();
+                move || committer.run()
+            })
+            .map_err(opening)?;
+        let store = Self {
+            inner: Arc::new(Inner {
+                committer,
+                blobs,
+                disk,
+                clock: options.clock,
+                clock_ahead_ms: AtomicU64::new(0),
+                thread: Mutex::new(Some(thread)),
+                _lock: lock,
+            }),
+        };
+        store.sweep()?;
+        Ok(store)
+    }
+
+    /// This store's origin (node and incarnation).
+    pub fn origin(&self) -> Origin {
+        self.inner.committer.origin()
+    }
+
+    /// The data folder.
+    pub fn dir(&self) -> PathBuf {
+        self.inner.disk.dir.clone()
+    }
+
+    /// Registers a listener called after each durable commit, in commit order, from the committing
+    /// thread, before the writer gets its answer; it must not block (push into a channel) and must
+    /// not call the store.
+    pub fn on_commit(&self, listener: Box<dyn Fn(&Committed) + Send + Sync>) {
+        // A panicking listener must not take the committer with it.
+        self.inner.committer.listen(Box::new(move |event| {
+            if catch_unwind(AssertUnwindSafe(|| listener(event))).is_err() {
+                tracing::error!("a listener of the store panicked");
+            }
+        }));
+    }
+
+    /// Totals.
+    #[allow(clippy::unnecessary_wraps, reason = "reads answer with a result alike")]
+    pub fn totals(&self) -> Result<Totals, StoreError> {
+        Ok(self.inner.committer.totals())
+    }
+
+    /// How far, in ms, the clock of the peer was ahead of ours when its last operations came; 0
+    /// when it was not. Above [`MAX_CLOCK_AHEAD_MS`](crate::MAX_CLOCK_AHEAD_MS) it is not
+    /// followed, and one of the two clocks needs setting: an alarm.
+    pub fn clock_ahead_ms(&self) -> u64 {
+        self.inner.clock_ahead_ms.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn now(&self) -> UnixMillis {
+        (self.inner.clock)()
+    }
+
+    /// Reads the record of an entity from the index.
+    pub(crate) fn record(&self, entity: &EntityKey) -> Result<Record, StoreError> {
+        self.inner
+            .committer
+            .read(|index| match index.get(&keys::record(entity))? {
+                Some(bytes) => Record::from_bytes(&bytes).map_err(io::Error::from),
+                None => Ok(Record::default()),
+            })
+    }
+
+    /// Runs a transaction of this node; durable when it returns.
+    pub(crate) fn write<T>(
+        &self,
+        size: u64,
+        purpose: Purpose,
+        build: impl FnOnce(&mut Transaction<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.inner.disk.room_for(size, purpose)?;
+        self.run(false, build)
+    }
+
+    /// Runs a transaction and then puts the audio files in their places.
+    pub(crate) fn run<T>(
+        &self,
+        remote: bool,
+        build: impl FnOnce(&mut Transaction<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let Inner {
+            committer, blobs, ..
+        } = &*self.inner;
+        let (value, aftermath) = committer.write(blobs, self.now(), remote, build)?;
+        self.settle(aftermath);
+        Ok(value)
+    }
+
+    /// After the commit. Whatever fails here is done again at the next start.
+    fn settle(&self, aftermath: Aftermath) {
+        let blobs = &self.inner.blobs;
+        for blob in aftermath.settle {
+            if let Err(error) = blobs.settle(blob) {
+                tracing::warn!(%blob, %error, "an audio file could not be moved to its place; tried again at the next start");
+            }
+        }
+        for blob in aftermath.strays {
+            blobs.discard(blob);
+        }
+        self.remove_doomed(&aftermath.doomed);
+    }
+
+    fn remove_doomed(&self, doomed: &[Uuid]) {
+        let mut done = Overlay::new();
+        for blob in doomed {
+            match self.inner.blobs.remove(*blob) {
+                Ok(()) => {
+                    done.insert(keys::doomed(*blob), None);
+                }
+                Err(error) => {
+                    tracing::warn!(%blob, %error, "an audio file could not be removed; tried again at the next start");
+                }
+            }
+        }
+        if !done.is_empty() {
+            self.inner.committer.add_unawaited(done);
+        }
+    }
+
+    /// At start: removes audio files whose removal was decided, and clears `incoming` of what a
+    /// crash left there. The work is bounded by what was under way, not by what is held.
+    fn sweep(&self) -> Result<(), StoreError> {
+        let prefix = [keys::DOOMED];
+        let doomed: BTreeSet<Uuid> = self
+            .inner
+            .committer
+            .read(|index| index.range(&prefix, &keys::end_of(&prefix), usize::MAX))?
+            .iter()
+            .filter_map(|(key, _)| keys::id_at_end(key))
+            .collect();
+        self.remove_doomed(&doomed.into_iter().collect::<Vec<_>>());
+
+        let sweeping = |e| self.inner.disk.error("sweeping the audio folder", e);
+        let now = self.now();
+        for (blob, written) in self.inner.blobs.left_over().map_err(sweeping)? {
+            if self.is_referred_to(blob)? {
+                self.inner.blobs.settle(blob).map_err(sweeping)?;
+            } else if now.0.saturating_sub(written) > ORPHAN_MS {
+                self.inner.blobs.discard(blob);
+            }
+        }
+        Ok(())
+    }
+
+    fn is_referred_to(&self, blob: Uuid) -> Result<bool, StoreError> {
+        match self.inner.blobs.open_file(blob) {
+            Ok((_, header)) => Ok(self.record(&header.entity)?.audio().contains(&blob)),
+            Err(_) => Ok(false),
+        }
+    }
+}

@@ -1,0 +1,460 @@
+//! One writer's changes: operations merged into records, and all that follows from the records.
+//!
+//! Operations, local or the peer's, go the same way: into the log, and by `merge` into the record
+//! of their entity. What is derived (the digest, the mailbox's messages in order of arrival, its
+//! counts, the totals, the source ids, the audio files in use) is worked out once per entity at
+//! the end, from the record before and the record after; so it cannot depend on the way the record
+//! came about.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
+
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use uuid::Uuid;
+use vmsync_config::words::{Extension, Origin, UnixMillis};
+
+use crate::{
+    blobs::Blobs,
+    clock,
+    commit::{Aftermath, Memory},
+    disk::Disk,
+    error::StoreError,
+    index::{Index, Overlay},
+    keys, limits,
+    merge::{self, BASED_ON, Rule},
+    model::Message,
+    operation::{Effect, EntityKey, GreetingKind, Operation, Stamp},
+    record::{AUDIO, Record, blob_of},
+    view::{self, Summary},
+};
+
+/// Changes being worked out under the writers' lock.
+pub(crate) struct Transaction<'a> {
+    index: &'a Index,
+    /// Not yet in the index: newest first.
+    layers: [Option<&'a Overlay>; 2],
+    disk: &'a Disk,
+    writes: Overlay,
+    memory: Memory,
+    now: UnixMillis,
+    entries: BTreeMap<EntityKey, Entry>,
+    operations: Vec<Operation>,
+    /// Audio files named by operations seen here, also by those skipped.
+    named: BTreeSet<Uuid>,
+    /// As stored, and as it becomes.
+    summaries: BTreeMap<Extension, (Summary, Summary)>,
+}
+
+struct Entry {
+    stored: Option<Vec<u8>>,
+    before: Record,
+    now: Record,
+}
+
+/// What a transaction comes to.
+pub(crate) struct Finished {
+    pub(crate) overlay: Overlay,
+    pub(crate) memory: Memory,
+    pub(crate) operations: Vec<Operation>,
+    pub(crate) aftermath: Aftermath,
+}
+
+impl<'a> Transaction<'a> {
+    pub(crate) fn new(
+        index: &'a Index,
+        layers: [Option<&'a Overlay>; 2],
+        memory: Memory,
+        now: UnixMillis,
+        disk: &'a Disk,
+    ) -> Self {
+        Self {
+            index,
+            layers,
+            disk,
+            writes: Overlay::new(),
+            memory,
+            now,
+            entries: BTreeMap::new(),
+            operations: Vec::new(),
+            named: BTreeSet::new(),
+            summaries: BTreeMap::new(),
+        }
+    }
+
+    // ---- reading ----
+
+    fn failed(&self, source: io::Error) -> StoreError {
+        let doing = format!("reading the index {}", self.index.path().display());
+        self.disk.error(doing, source)
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let layers = self.layers.iter().flatten().copied();
+        for layer in std::iter::once(&self.writes).chain(layers) {
+            if let Some(value) = layer.get(key) {
+                return Ok(value.clone());
+            }
+        }
+        self.index.get(key).map_err(|e| self.failed(e))
+    }
+
+    /// All keys that begin with `prefix`, in order.
+    pub(crate) fn keys(&self, prefix: &[u8]) -> Result<BTreeSet<Vec<u8>>, StoreError> {
+        let end = keys::end_of(prefix);
+        let stored = self
+            .index
+            .range(prefix, &end, usize::MAX)
+            .map_err(|e| self.failed(e))?;
+        let mut found: BTreeSet<Vec<u8>> = stored.into_iter().map(|(key, _)| key).collect();
+        let layers = self.layers.iter().rev().flatten().copied();
+        for layer in layers.chain(std::iter::once(&self.writes)) {
+            for (key, value) in layer.range(prefix.to_vec()..end.clone()) {
+                if value.is_some() {
+                    found.insert(key.clone());
+                } else {
+                    found.remove(key);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn json<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {
+        self.get(key)?
+            .map(|bytes| serde_json::from_slice(&bytes).map_err(|e| self.failed(e.into())))
+            .transpose()
+    }
+
+    fn entry(&mut self, entity: &EntityKey) -> Result<&mut Entry, StoreError> {
+        if !self.entries.contains_key(entity) {
+            let stored = self.get(&keys::record(entity))?;
+            let before = match &stored {
+                Some(bytes) => Record::from_bytes(bytes).map_err(|e| self.failed(e.into()))?,
+                None => Record::default(),
+            };
+            let now = before.clone();
+            let entry = Entry {
+                stored,
+                before,
+                now,
+            };
+            self.entries.insert(entity.clone(), entry);
+        }
+        self.entries.get_mut(entity).ok_or_else(|| {
+            StoreError::Conflict(format!("the record of {entity} was lost while in use"))
+        })
+    }
+
+    /// The record of an entity as it is now, this transaction's changes included.
+    pub(crate) fn record(&mut self, entity: &EntityKey) -> Result<&Record, StoreError> {
+        Ok(&self.entry(entity)?.now)
+    }
+
+    /// Counts and greetings of a mailbox as they were before this transaction.
+    pub(crate) fn summary(&mut self, ext: &Extension) -> Result<&mut Summary, StoreError> {
+        if !self.summaries.contains_key(ext) {
+            let stored: Summary = self.json(&keys::summary(ext))?.unwrap_or_default();
+            self.summaries.insert(ext.clone(), (stored.clone(), stored));
+        }
+        Ok(&mut self.summaries.entry(ext.clone()).or_default().1)
+    }
+
+    /// Last sequence number held of `origin`, this transaction included.
+    pub(crate) fn held(&self, origin: &Origin) -> u64 {
+        self.memory.vector.get(origin)
+    }
+
+    pub(crate) fn origin(&self) -> &Origin {
+        &self.memory.origin
+    }
+
+    // ---- changing ----
+
+    /// Records a local change of `fields`.
+    pub(crate) fn set<'n>(
+        &mut self,
+        entity: &EntityKey,
+        fields: impl IntoIterator<Item = (&'n str, Value)>,
+    ) -> Result<Stamp, StoreError> {
+        let mut fields: BTreeMap<String, Value> = fields
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect();
+        if merge::rule(entity) == Rule::Versions {
+            let context = serde_json::to_value(self.record(entity)?.context())
+                .map_err(|e| self.failed(e.into()))?;
+            fields.insert(BASED_ON.to_owned(), context);
+        }
+        self.local(entity, Effect::Set(fields))
+    }
+
+    /// Records a local deletion.
+    pub(crate) fn delete(&mut self, entity: &EntityKey) -> Result<Stamp, StoreError> {
+        self.local(entity, Effect::Delete)
+    }
+
+    fn local(&mut self, entity: &EntityKey, effect: Effect) -> Result<Stamp, StoreError> {
+        self.memory.clock = clock::tick(self.memory.clock, self.now);
+        // A change made here wins over what it was made upon, also where that bears the stamp of
+        // a clock too far ahead to be followed.
+        let newest = self.record(entity)?.newest().map(|stamp| stamp.at);
+        let at = match newest {
+            Some(newest) if newest >= self.memory.clock => clock::successor(newest),
+            _ => self.memory.clock,
+        };
+        let origin = self.memory.origin.clone();
+        let stamp = Stamp {
+            at,
+            seq: self.held(&origin).saturating_add(1),
+            origin,
+        };
+        self.take(Operation {
+            stamp: stamp.clone(),
+            entity: entity.clone(),
+            effect,
+            extra: BTreeMap::new(),
+        })?;
+        Ok(stamp)
+    }
+
+    /// Takes an operation of the peer that is the next of its origin.
+    pub(crate) fn remote(&mut self, operation: Operation) -> Result<(), StoreError> {
+        self.memory.clock = clock::observe(self.memory.clock, self.now, operation.stamp.at);
+        self.take(operation)
+    }
+
+    fn take(&mut self, operation: Operation) -> Result<(), StoreError> {
+        let bytes = serde_json::to_vec(&operation).map_err(|e| self.failed(e.into()))?;
+        if bytes.len() > limits::OPERATION {
+            return Err(StoreError::Invalid(format!(
+                "operation {} of {} has {} bytes; at most {} are taken",
+                operation.stamp.seq,
+                operation.stamp.origin,
+                bytes.len(),
+                limits::OPERATION
+            )));
+        }
+        self.note(&operation)?;
+        merge::merge(&mut self.entry(&operation.entity)?.now, &operation);
+        let Stamp { origin, seq, .. } = &operation.stamp;
+        self.memory.vector.raise(origin, *seq);
+        self.writes.insert(keys::log(origin, *seq), Some(bytes));
+        self.operations.push(operation);
+        Ok(())
+    }
+
+    /// Notes the audio file an operation names, so that it does not stay when nothing refers to it.
+    pub(crate) fn note(&mut self, operation: &Operation) -> Result<(), StoreError> {
+        if let Effect::Set(fields) = &operation.effect
+            && let Some(blob) = fields.get(AUDIO).and_then(blob_of)
+        {
+            self.named.insert(blob);
+            self.entry(&operation.entity)?;
+        }
+        Ok(())
+    }
+
+    /// Sets or removes a key of its own (node-local records).
+    pub(crate) fn put(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
+        self.writes.insert(key, value);
+    }
+
+    /// Takes another origin; its sequence numbers begin at 1.
+    pub(crate) fn take_origin(&mut self, origin: Origin) -> Result<(), StoreError> {
+        self.put_json(keys::ORIGIN.to_vec(), &origin)?;
+        self.memory.origin = origin;
+        Ok(())
+    }
+
+    fn put_json(&mut self, key: Vec<u8>, value: &impl Serialize) -> Result<(), StoreError> {
+        let bytes = serde_json::to_vec(value).map_err(|e| self.failed(e.into()))?;
+        self.writes.insert(key, Some(bytes));
+        Ok(())
+    }
+
+    // ---- what follows ----
+
+    /// Works out all that follows from the changed records. Refuses with
+    /// [`StoreError::MissingAudio`] when a record refers to a file that is not there.
+    pub(crate) fn finish(mut self, blobs: &Blobs) -> Result<Finished, StoreError> {
+        let mut aftermath = Aftermath::default();
+        let mut used: BTreeSet<Uuid> = BTreeSet::new();
+        let mut buckets = BTreeSet::new();
+        for (entity, entry) in std::mem::take(&mut self.entries) {
+            let (before, after) = (entry.before.audio(), entry.now.audio());
+            for blob in &after {
+                if !before.contains(blob) {
+                    if blobs.find(*blob).is_none() {
+                        return Err(StoreError::MissingAudio(*blob));
+                    }
+                    aftermath.settle.push(*blob);
+                }
+            }
+            for blob in &before {
+                if !after.contains(blob) {
+                    self.put(keys::doomed(*blob), Some(Vec::new()));
+                    aftermath.doomed.push(*blob);
+                }
+            }
+            used.extend(before.into_iter().chain(after));
+            if entry.before != entry.now {
+                self.store_record(&entity, &entry, &mut buckets)?;
+                self.derive(&entity, &entry.before, &entry.now)?;
+            }
+        }
+        let named = std::mem::take(&mut self.named);
+        aftermath.strays = named.difference(&used).copied().collect();
+        self.store_memory(&buckets)?;
+        Ok(Finished {
+            overlay: self.writes,
+            memory: self.memory,
+            operations: self.operations,
+            aftermath,
+        })
+    }
+
+    fn store_record(
+        &mut self,
+        entity: &EntityKey,
+        entry: &Entry,
+        buckets: &mut BTreeSet<u8>,
+    ) -> Result<(), StoreError> {
+        let name = entity.to_string();
+        if let Some(stored) = &entry.stored {
+            buckets.insert(self.memory.buckets.subtract(&name, stored));
+        }
+        let bytes = if entry.now.is_empty() {
+            None
+        } else {
+            let bytes = entry.now.to_bytes().map_err(|e| self.failed(e.into()))?;
+            buckets.insert(self.memory.buckets.add(&name, &bytes));
+            Some(bytes)
+        };
+        self.put(keys::record(entity), bytes);
+        Ok(())
+    }
+
+    fn derive(
+        &mut self,
+        entity: &EntityKey,
+        before: &Record,
+        after: &Record,
+    ) -> Result<(), StoreError> {
+        match entity {
+            EntityKey::Message(id) => {
+                if let Some(message) = view::message(*id, before) {
+                    self.unlist(&message)?;
+                }
+                if let Some(message) = view::message(*id, after) {
+                    self.list(&message)?;
+                }
+                Ok(())
+            }
+            EntityKey::Mailbox(ext) => self.derive_mailbox(ext, before, after),
+            EntityKey::Greeting(ext, kind) => {
+                let set = view::greeting(*kind, after).is_some();
+                self.derive_greeting(ext, *kind, set)
+            }
+            EntityKey::Flow(_) | EntityKey::Setting(_) | EntityKey::Other(_) => Ok(()),
+        }
+    }
+
+    fn list(&mut self, m: &Message) -> Result<(), StoreError> {
+        let state = serde_json::to_vec(&m.state).map_err(|e| self.failed(e.into()))?;
+        let place = keys::place(m.stamp.at, m.id);
+        self.put(keys::arrival(&m.mailbox, &place), Some(state));
+        if let Some(source) = &m.facts.source_id {
+            self.put(keys::source(&m.mailbox, source, m.id), Some(Vec::new()));
+        }
+        let counts = &mut self.summary(&m.mailbox)?.counts;
+        *counts.of(m.state) += 1;
+        counts.bytes = counts.bytes.saturating_add(m.audio.bytes);
+        let totals = &mut self.memory.totals;
+        totals.messages += 1;
+        totals.bytes = totals.bytes.saturating_add(m.audio.bytes);
+        Ok(())
+    }
+
+    fn unlist(&mut self, m: &Message) -> Result<(), StoreError> {
+        let place = keys::place(m.stamp.at, m.id);
+        self.put(keys::arrival(&m.mailbox, &place), None);
+        if let Some(source) = &m.facts.source_id {
+            self.put(keys::source(&m.mailbox, source, m.id), None);
+        }
+        let counts = &mut self.summary(&m.mailbox)?.counts;
+        let of_state = counts.of(m.state);
+        *of_state = of_state.saturating_sub(1);
+        counts.bytes = counts.bytes.saturating_sub(m.audio.bytes);
+        let totals = &mut self.memory.totals;
+        totals.messages = totals.messages.saturating_sub(1);
+        totals.bytes = totals.bytes.saturating_sub(m.audio.bytes);
+        Ok(())
+    }
+
+    fn derive_mailbox(
+        &mut self,
+        ext: &Extension,
+        before: &Record,
+        after: &Record,
+    ) -> Result<(), StoreError> {
+        let (was, is) = (view::mailbox_exists(before), view::mailbox_exists(after));
+        self.summary(ext)?.alive = is;
+        let mailboxes = &mut self.memory.totals.mailboxes;
+        match (was, is) {
+            (false, true) => *mailboxes += 1,
+            (true, false) => *mailboxes = mailboxes.saturating_sub(1),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn derive_greeting(
+        &mut self,
+        ext: &Extension,
+        kind: GreetingKind,
+        set: bool,
+    ) -> Result<(), StoreError> {
+        let greetings = &mut self.summary(ext)?.greetings;
+        greetings.retain(|k| *k != kind);
+        if set {
+            greetings.push(kind);
+            greetings.sort_unstable();
+        }
+        Ok(())
+    }
+
+    fn store_memory(&mut self, buckets: &BTreeSet<u8>) -> Result<(), StoreError> {
+        for (ext, (stored, summary)) in std::mem::take(&mut self.summaries) {
+            if summary == stored {
+                continue;
+            }
+            if summary.is_empty() {
+                self.put(keys::summary(&ext), None);
+            } else {
+                self.put_json(keys::summary(&ext), &summary)?;
+            }
+        }
+        if self.operations.is_empty() {
+            return Ok(());
+        }
+        let origins: BTreeSet<Origin> = self
+            .operations
+            .iter()
+            .map(|o| o.stamp.origin.clone())
+            .collect();
+        for origin in origins {
+            let seq = self.held(&origin).to_be_bytes().to_vec();
+            self.put(keys::vector(&origin), Some(seq));
+        }
+        for bucket in buckets {
+            let bytes = self.memory.buckets.bytes(*bucket);
+            self.put(keys::digest(*bucket), Some(bytes));
+        }
+        let (clock, totals) = (self.memory.clock, self.memory.totals);
+        self.put_json(keys::CLOCK.to_vec(), &clock)?;
+        self.put_json(keys::TOTALS.to_vec(), &totals)
+    }
+}

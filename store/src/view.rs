@@ -1,0 +1,144 @@
+//! Records read as what they are: mailboxes, messages, greetings, call flows. Pure.
+//!
+//! A record may come from a newer version of the program or be incomplete, because an operation
+//! that changes an entity can arrive before the one that created it. What cannot be read as
+//! expected is left out or takes its default; nothing here fails.
+
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
+use uuid::Uuid;
+use vmsync_config::words::{Extension, UnixMillis};
+
+use crate::{
+    model::{Counts, Flow, Greeting, Mailbox, Message, MessageFacts, MessageState},
+    operation::{GreetingKind, Stamp},
+    record::{AUDIO, Record, Version, audio_of},
+};
+
+/// Versions that lost a conflict are shown up to this many, newest first.
+const CONFLICTS_SHOWN: usize = 10;
+
+/// What is kept per mailbox beside its record, so that listing reads one key: key `c/<ext>`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, Deserialize)]
+pub(crate) struct Summary {
+    /// The mailbox exists (is not deleted).
+    pub(crate) alive: bool,
+    /// Messages by state.
+    pub(crate) counts: Counts,
+    /// Greetings set.
+    pub(crate) greetings: Vec<GreetingKind>,
+}
+
+impl Summary {
+    /// Whether there is anything to remember.
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+    /// Whether the mailbox is shown: it exists, or messages its deletion had not seen remain.
+    pub(crate) fn is_visible(&self) -> bool {
+        self.alive || self.counts.total() > 0
+    }
+}
+
+impl Counts {
+    /// Messages in any state.
+    pub fn total(&self) -> u64 {
+        self.live() + self.deleted
+    }
+    /// Messages that count against the mailbox's limit: all but the deleted.
+    pub fn live(&self) -> u64 {
+        self.new + self.unopened + self.old + self.saved
+    }
+    /// The count of one state.
+    pub(crate) fn of(&mut self, state: MessageState) -> &mut u64 {
+        match state {
+            MessageState::New => &mut self.new,
+            MessageState::Unopened => &mut self.unopened,
+            MessageState::Old => &mut self.old,
+            MessageState::Saved => &mut self.saved,
+            MessageState::Deleted => &mut self.deleted,
+        }
+    }
+}
+
+fn read<T: DeserializeOwned>(value: Option<&Value>) -> Option<T> {
+    value.and_then(|v| T::deserialize(v).ok())
+}
+
+/// Whether the mailbox exists: see rule 2 in `merge`.
+pub(crate) fn mailbox_exists(record: &Record) -> bool {
+    record.get("created").is_some()
+}
+
+/// The mailbox of a record; the caller checks that it is shown.
+pub(crate) fn mailbox(extension: &Extension, record: &Record, summary: &Summary) -> Mailbox {
+    let deleted = !mailbox_exists(record);
+    // What changes that did not know of the deletion left behind is not shown.
+    let empty = Record::default();
+    let record = if deleted { &empty } else { record };
+    Mailbox {
+        extension: extension.clone(),
+        name: read(record.get("name")).unwrap_or_default(),
+        home_system: read(record.get("home_system")),
+        email: read(record.get("email")),
+        enabled: !deleted && read(record.get("enabled")).unwrap_or(true),
+        max_messages: read(record.get("max_messages")),
+        has_pin: pin_hash(record).is_some(),
+        deleted,
+        counts: summary.counts,
+        greetings: if deleted {
+            Vec::new()
+        } else {
+            summary.greetings.clone()
+        },
+    }
+}
+
+/// The Argon2id hash of the mailbox's PIN.
+pub(crate) fn pin_hash(mailbox: &Record) -> Option<&str> {
+    mailbox.get("pin_hash")?.as_str()
+}
+
+/// The message of a record; `None` while its creation has not arrived, and once it is deleted.
+pub(crate) fn message(id: Uuid, record: &Record) -> Option<Message> {
+    Some(Message {
+        id,
+        mailbox: read(record.get("mailbox"))?,
+        audio: audio_of(record.get(AUDIO)?)?,
+        // A state of a newer version: rather shown as new than lost from sight.
+        state: read(record.get("state")).unwrap_or(MessageState::New),
+        facts: read(record.get("facts")).unwrap_or_else(MessageFacts::default),
+        stamp: record.stamp(AUDIO)?.clone(),
+    })
+}
+
+/// The greeting of a record; `None` when there is none.
+pub(crate) fn greeting(kind: GreetingKind, record: &Record) -> Option<Greeting> {
+    let mut standing = record
+        .versions
+        .iter()
+        .filter_map(|v| Some((v, audio_of(v.get(AUDIO)?)?)));
+    let (live, audio) = standing.next()?;
+    Some(Greeting {
+        kind,
+        audio,
+        until: read::<UnixMillis>(live.get("until")),
+        stamp: live.stamp.clone(),
+        conflicts: standing.take(CONFLICTS_SHOWN).map(|(_, a)| a).collect(),
+    })
+}
+
+/// The call flow of a record; `None` when there is none.
+pub(crate) fn flow(name: &str, record: &Record) -> Option<Flow> {
+    fn source(v: &Version) -> Option<(&Stamp, String)> {
+        Some((&v.stamp, v.get("source")?.as_str()?.to_owned()))
+    }
+    let mut standing = record.versions.iter().filter_map(source);
+    let (stamp, live) = standing.next()?;
+    Some(Flow {
+        name: name.to_owned(),
+        source: live,
+        stamp: stamp.clone(),
+        conflicts: standing.take(CONFLICTS_SHOWN).map(|(_, s)| s).collect(),
+    })
+}
