@@ -50,12 +50,23 @@ pub fn check(source: &[u8], file: &str) -> Result<Flow, Vec<FlowError>> {
 /// The source as text, or what of it is text and why the rest is not.
 fn as_text(source: &[u8]) -> Result<&str, (&str, String)> {
     if source.len() > MAX_SOURCE {
-        return Err(("", format!("a call flow has at most {MAX_SOURCE} bytes, this has {}; split it into modules", source.len())));
+        return Err((
+            "",
+            format!(
+                "a call flow has at most {MAX_SOURCE} bytes, this has {}; split it into modules",
+                source.len()
+            ),
+        ));
     }
     std::str::from_utf8(source).map_err(|error| {
-        let (valid, _) = source.split_at_checked(error.valid_up_to()).unwrap_or((&[], &[]));
+        let (valid, _) = source
+            .split_at_checked(error.valid_up_to())
+            .unwrap_or((&[], &[]));
         let valid = std::str::from_utf8(valid).unwrap_or("");
-        (valid, "not UTF-8 text from here on; save the file as UTF-8".to_owned())
+        (
+            valid,
+            "not UTF-8 text from here on; save the file as UTF-8".to_owned(),
+        )
     })
 }
 
@@ -67,21 +78,40 @@ fn read(name: &str, document: &DeTable<'_>, errors: &mut Errors<'_>, whole: bool
     let variables = top.table("variables", errors);
     let nodes = top.table("nodes", errors);
     if whole {
-        let given = [("start", top.get("start").is_some()), ("nodes", top.get("nodes").is_some())];
+        let given = [
+            ("start", top.get("start").is_some()),
+            ("nodes", top.get("nodes").is_some()),
+        ];
         for (key, _) in given.iter().filter(|(_, given)| !given) {
-            top.missing(key, if *key == "start" { "the name of the first node" } else { "its nodes, as in [nodes.welcome]" }, errors);
+            top.missing(
+                key,
+                if *key == "start" {
+                    "the name of the first node"
+                } else {
+                    "its nodes, as in [nodes.welcome]"
+                },
+                errors,
+            );
         }
+        top.finish(errors);
     }
-    top.finish(errors);
     let (nodes, nodes_at) = nodes?;
     let entries = in_order(nodes);
     if entries.len() > MAX_NODES {
-        errors.at(&nodes_at, format!("a call flow has at most {MAX_NODES} nodes, this has {}; split it into modules", entries.len()));
+        errors.at(
+            &nodes_at,
+            format!(
+                "a call flow has at most {MAX_NODES} nodes, this has {}; split it into modules",
+                entries.len()
+            ),
+        );
         return None;
     }
     let names = entries.iter().enumerate();
     let mut reader = Reader {
-        nodes: names.map(|(id, ((name, _), _))| ((*name).to_owned(), id)).collect(),
+        nodes: names
+            .map(|(id, ((name, _), _))| ((*name).to_owned(), id))
+            .collect(),
         set: BTreeSet::new(),
         read: Vec::new(),
         errors,
@@ -92,7 +122,10 @@ fn read(name: &str, document: &DeTable<'_>, errors: &mut Errors<'_>, whole: bool
         acts.push(match value.get_ref() {
             DeValue::Table(table) => reader.act(name, table, at.clone()),
             other => {
-                reader.errors.at(&value.span(), wrong_type(name, "a table, the node's action and where it leads", other));
+                reader.errors.at(
+                    &value.span(),
+                    wrong_type(name, "a table, the node's action and where it leads", other),
+                );
                 None
             }
         });
@@ -100,22 +133,37 @@ fn read(name: &str, document: &DeTable<'_>, errors: &mut Errors<'_>, whole: bool
     let start = start.map(|(name, at)| reader.resolve(name, &at));
     unset_variables(&mut reader);
     let errors = reader.errors;
-    let named = entries.iter().map(|((name, at), _)| ((*name).to_owned(), at.clone()));
+    let headers = entries
+        .iter()
+        .map(|((name, at), _)| ((*name).to_owned(), at.clone()));
     // A node that could not be read leads nowhere one could know of, so the graph is judged whole or not at all.
     let acts: Option<Vec<Act>> = acts.into_iter().collect();
-    let nodes = placed(named, acts?, errors);
+    let nodes = placed(headers, acts?, errors);
     let start = start?;
     if errors.is_empty() {
         unreachable_nodes(&nodes, start, errors);
         loops_without_input(&nodes, errors);
     }
-    Some(Flow { name: name.to_owned(), nodes, start, variables: variables.into_iter().collect() })
+    Some(Flow {
+        name: name.to_owned(),
+        nodes,
+        start,
+        variables: variables.into_iter().collect(),
+    })
 }
 
-fn placed(named: impl Iterator<Item = (String, Range<usize>)>, acts: Vec<Act>, errors: &Errors<'_>) -> Vec<Node> {
+fn placed(
+    named: impl Iterator<Item = (String, Range<usize>)>,
+    acts: Vec<Act>,
+    errors: &Errors<'_>,
+) -> Vec<Node> {
     named
         .zip(acts)
-        .map(|((name, at), act)| Node { name, place: errors.place(at.start), act })
+        .map(|((name, at), act)| Node {
+            name,
+            place: errors.place(at.start),
+            act,
+        })
         .collect()
 }
 
@@ -126,7 +174,10 @@ fn initial(reader: &mut Reader<'_, '_>, table: &DeTable<'_>) -> Vec<(String, Str
         let name = reader.sets(name, &at);
         match value.get_ref().as_str() {
             Some(text) => values.push((name, text.chars().take(crate::text::MAX_TEXT).collect())),
-            None => reader.errors.at(&value.span(), wrong_type(&name, "a text in quotes", value.get_ref())),
+            None => reader.errors.at(
+                &value.span(),
+                wrong_type(&name, "a text in quotes", value.get_ref()),
+            ),
         }
     }
     values
@@ -144,7 +195,13 @@ fn unreachable_nodes(nodes: &[Node], start: NodeId, errors: &mut Errors<'_>) {
     let reached = reachable(&ways(nodes, |_| true), start);
     for (id, node) in nodes.iter().enumerate() {
         if id != start && !reached.contains(&id) {
-            errors.at_place(node.place, format!("node `{}` can't be reached from the start", short(&node.name)));
+            errors.at_place(
+                node.place,
+                format!(
+                    "node `{}` can't be reached from the start",
+                    short(&node.name)
+                ),
+            );
         }
     }
 }
@@ -155,7 +212,9 @@ fn loops_without_input(nodes: &[Node], errors: &mut Errors<'_>) {
     let mut back = vec![Vec::new(); nodes.len()];
     for (from, targets) in onward.iter().enumerate() {
         for to in targets {
-            back.get_mut(*to).into_iter().for_each(|list| list.push(from));
+            back.get_mut(*to)
+                .into_iter()
+                .for_each(|list| list.push(from));
         }
     }
     let mut told = BTreeSet::new();
@@ -165,7 +224,8 @@ fn loops_without_input(nodes: &[Node], errors: &mut Errors<'_>) {
         }
         let ahead = reachable(&onward, id);
         if ahead.contains(&id) {
-            let ring: BTreeSet<NodeId> = ahead.intersection(&reachable(&back, id)).copied().collect();
+            let ring: BTreeSet<NodeId> =
+                ahead.intersection(&reachable(&back, id)).copied().collect();
             let members = ring.iter().filter_map(|id| nodes.get(*id)).take(8);
             let names: Vec<String> = members.map(|node| short(&node.name)).collect();
             errors.at_place(node.place, format!("loop without the caller's input: {}; put a menu, or a `loop` with `times`, into it", names.join(", ")));

@@ -46,7 +46,10 @@ impl<'s> Errors<'s> {
 
     /// Where byte `offset` is; the end of the source for an offset beyond it.
     pub(crate) fn place(&self, offset: usize) -> Place {
-        let line = self.line_starts.partition_point(|start| *start <= offset).max(1);
+        let line = self
+            .line_starts
+            .partition_point(|start| *start <= offset)
+            .max(1);
         let start = self.line_starts.get(line - 1).copied().unwrap_or(0);
         let before = self.source.get(start..offset).unwrap_or("");
         Place {

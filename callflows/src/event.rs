@@ -159,7 +159,9 @@ impl Digits {
     /// Takes 1 to 32 keys of `0123456789*#ABCD`.
     pub fn new(keys: &str) -> Result<Self, String> {
         let keys = keys.to_ascii_uppercase();
-        let valid = keys.bytes().all(|b| matches!(b, b'0'..=b'9' | b'*' | b'#' | b'A'..=b'D'));
+        let valid = keys
+            .bytes()
+            .all(|b| matches!(b, b'0'..=b'9' | b'*' | b'#' | b'A'..=b'D'));
         if valid && (1..=MAX_DIGITS).contains(&keys.len()) {
             Ok(Self(keys))
         } else {
@@ -198,7 +200,11 @@ impl fmt::Display for Question {
         match self {
             Self::CheckPin(pin) => write!(f, "check a PIN of {} digits", pin.len()),
             Self::ListMessages => f.write_str("list the messages"),
-            Self::KeepRecording { recording, urgent, private } => {
+            Self::KeepRecording {
+                recording,
+                urgent,
+                private,
+            } => {
                 write!(f, "keep recording {recording}")?;
                 if *urgent {
                     f.write_str(", urgent")?;
@@ -241,11 +247,22 @@ impl fmt::Display for Action {
                 Ok(())
             }
             Self::AwaitPlayed => f.write_str("wait until it is heard"),
-            Self::Gather { max_digits, timeout_seconds } => {
+            Self::Gather {
+                max_digits,
+                timeout_seconds,
+            } => {
                 write!(f, "gather up to {max_digits} for {timeout_seconds} s")
             }
-            Self::Record { recording, max_seconds, silence_seconds, end_keys } => {
-                write!(f, "record {recording} for up to {max_seconds} s, ended by {silence_seconds} s of silence or {end_keys}")
+            Self::Record {
+                recording,
+                max_seconds,
+                silence_seconds,
+                end_keys,
+            } => {
+                write!(
+                    f,
+                    "record {recording} for up to {max_seconds} s, ended by {silence_seconds} s of silence or {end_keys}"
+                )
             }
             Self::Transfer { to } => write!(f, "transfer to {to}"),
             Self::Disconnect { reason } => write!(f, "disconnect: {reason}"),

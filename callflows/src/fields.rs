@@ -23,7 +23,12 @@ pub(crate) struct Fields<'t> {
 
 impl<'t> Fields<'t> {
     pub(crate) fn new(table: &'t DeTable<'t>, what: impl Into<String>, span: Range<usize>) -> Self {
-        Self { table, what: what.into(), span, asked: BTreeSet::new() }
+        Self {
+            table,
+            what: what.into(),
+            span,
+            asked: BTreeSet::new(),
+        }
     }
 
     pub(crate) fn span(&self) -> &Range<usize> {
@@ -33,7 +38,9 @@ impl<'t> Fields<'t> {
     /// The value of `key`, if it is there.
     pub(crate) fn get(&mut self, key: &'static str) -> Option<At<&'t DeValue<'t>>> {
         self.asked.insert(key);
-        self.table.get(key).map(|value| (value.get_ref(), value.span()))
+        self.table
+            .get(key)
+            .map(|value| (value.get_ref(), value.span()))
     }
 
     /// Notes that `key` is missing.
@@ -41,7 +48,11 @@ impl<'t> Fields<'t> {
         errors.at(&self.span, format!("{} lacks `{key}`: {why}", self.what));
     }
 
-    pub(crate) fn text(&mut self, key: &'static str, errors: &mut Errors<'_>) -> Option<At<&'t str>> {
+    pub(crate) fn text(
+        &mut self,
+        key: &'static str,
+        errors: &mut Errors<'_>,
+    ) -> Option<At<&'t str>> {
         let (value, span) = self.get(key)?;
         let text = value.as_str();
         if text.is_none() {
@@ -51,7 +62,9 @@ impl<'t> Fields<'t> {
     }
 
     pub(crate) fn flag(&mut self, key: &'static str, errors: &mut Errors<'_>) -> bool {
-        let Some((value, span)) = self.get(key) else { return false };
+        let Some((value, span)) = self.get(key) else {
+            return false;
+        };
         value.as_bool().unwrap_or_else(|| {
             errors.at(&span, wrong_type(key, "`true` or `false`", value));
             false
@@ -66,7 +79,9 @@ impl<'t> Fields<'t> {
         default: u32,
         errors: &mut Errors<'_>,
     ) -> u32 {
-        let Some((value, span)) = self.get(key) else { return default };
+        let Some((value, span)) = self.get(key) else {
+            return default;
+        };
         let number = value
             .as_integer()
             .and_then(|n| u32::from_str_radix(&n.as_str().replace('_', ""), n.radix()).ok())
@@ -78,7 +93,11 @@ impl<'t> Fields<'t> {
         })
     }
 
-    pub(crate) fn table(&mut self, key: &'static str, errors: &mut Errors<'_>) -> Option<At<&'t DeTable<'t>>> {
+    pub(crate) fn table(
+        &mut self,
+        key: &'static str,
+        errors: &mut Errors<'_>,
+    ) -> Option<At<&'t DeTable<'t>>> {
         let (value, span) = self.get(key)?;
         let table = value.as_table();
         if table.is_none() {
@@ -93,7 +112,15 @@ impl<'t> Fields<'t> {
             let name = key.get_ref().as_ref();
             if !self.asked.contains(name) {
                 let known: Vec<&str> = self.asked.iter().copied().collect();
-                errors.at(&key.span(), format!("{} has no `{}`{}", self.what, short(name), one_of(name, &known)));
+                errors.at(
+                    &key.span(),
+                    format!(
+                        "{} has no `{}`{}",
+                        self.what,
+                        short(name),
+                        one_of(name, &known)
+                    ),
+                );
             }
         }
     }
@@ -143,7 +170,9 @@ fn distance(a: &str, b: &str) -> usize {
         let mut left = i + 1;
         let mut next = vec![left];
         for (to, above) in b.bytes().zip(row.iter().skip(1)) {
-            left = (diagonal + usize::from(from != to)).min(above + 1).min(left + 1);
+            left = (diagonal + usize::from(from != to))
+                .min(above + 1)
+                .min(left + 1);
             diagonal = *above;
             next.push(left);
         }
@@ -160,7 +189,13 @@ mod tests {
     fn the_nearest_word_is_offered() {
         assert_eq!(distance("kitten", "sitting"), 3);
         assert_eq!(distance("", "abc"), 3);
-        assert_eq!(one_of("tiemout", &["timeout", "failed"]), "; did you mean `timeout`?");
-        assert_eq!(one_of("x", &["timeout", "failed"]), "; there are timeout, failed");
+        assert_eq!(
+            one_of("tiemout", &["timeout", "failed"]),
+            "; did you mean `timeout`?"
+        );
+        assert_eq!(
+            one_of("x", &["timeout", "failed"]),
+            "; there are timeout, failed"
+        );
     }
 }

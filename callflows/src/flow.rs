@@ -45,20 +45,54 @@ pub struct Node {
 /// What a node does, and which node follows.
 #[derive(Debug, Clone)]
 pub(crate) enum Act {
-    Play { say: Vec<Say>, next: NodeId },
+    Play {
+        say: Vec<Say>,
+        next: NodeId,
+    },
     Menu(Menu),
     Gather(Gather),
     Pin(Pin),
     Leave(Leave),
-    Messages { newest_first: bool, some: NodeId, none: NodeId, failed: NodeId },
-    Message { step: Step, next: NodeId, none: NodeId },
-    Mark { state: State, next: NodeId, failed: NodeId },
-    Transfer { to: Template, failed: NodeId },
-    Condition { tests: Vec<Test>, then: NodeId, otherwise: NodeId },
-    Set { values: Vec<(String, Template)>, next: NodeId },
-    Loop { times: u32, next: NodeId, done: NodeId },
-    Goto { to: NodeId },
-    Disconnect { say: Vec<Say> },
+    Messages {
+        newest_first: bool,
+        some: NodeId,
+        none: NodeId,
+        failed: NodeId,
+    },
+    Message {
+        step: Step,
+        next: NodeId,
+        none: NodeId,
+    },
+    Mark {
+        state: State,
+        next: NodeId,
+        failed: NodeId,
+    },
+    Transfer {
+        to: Template,
+        failed: NodeId,
+    },
+    Condition {
+        tests: Vec<Test>,
+        then: NodeId,
+        otherwise: NodeId,
+    },
+    Set {
+        values: Vec<(String, Template)>,
+        next: NodeId,
+    },
+    Loop {
+        times: u32,
+        next: NodeId,
+        done: NodeId,
+    },
+    Goto {
+        to: NodeId,
+    },
+    Disconnect {
+        say: Vec<Say>,
+    },
 }
 
 /// Waits for one of its keys.
@@ -162,7 +196,9 @@ pub(crate) struct Edge {
 /// Whether `name` can name a flow: 1 to 63 lower-case letters, digits, underscores, inner hyphens.
 pub fn is_flow_name(name: &str) -> bool {
     (1..=63).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_'))
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_'))
         && !name.starts_with('-')
         && !name.ends_with('-')
 }
@@ -189,8 +225,14 @@ impl Flow {
 impl Act {
     /// Every way out of the node.
     pub(crate) fn edges(&self) -> Vec<Edge> {
-        let free = |to: &NodeId| Edge { to: *to, bounded: false };
-        let bounded = |to: &NodeId| Edge { to: *to, bounded: true };
+        let free = |to: &NodeId| Edge {
+            to: *to,
+            bounded: false,
+        };
+        let bounded = |to: &NodeId| Edge {
+            to: *to,
+            bounded: true,
+        };
         match self {
             Self::Play { next, .. } | Self::Set { next, .. } => vec![free(next)],
             Self::Menu(menu) => {
@@ -201,12 +243,18 @@ impl Act {
             }
             Self::Gather(gather) => vec![bounded(&gather.next), free(&gather.failed)],
             Self::Pin(pin) => vec![bounded(&pin.ok), free(&pin.failed), bounded(&pin.locked)],
-            Self::Leave(leave) => [&leave.next, &leave.empty, &leave.failed].map(free).to_vec(),
-            Self::Messages { some, none, failed, .. } => [some, none, failed].map(free).to_vec(),
+            Self::Leave(leave) => [&leave.next, &leave.empty, &leave.failed]
+                .map(free)
+                .to_vec(),
+            Self::Messages {
+                some, none, failed, ..
+            } => [some, none, failed].map(free).to_vec(),
             Self::Message { next, none, .. } => [next, none].map(free).to_vec(),
             Self::Mark { next, failed, .. } => [next, failed].map(free).to_vec(),
             Self::Transfer { failed, .. } => vec![free(failed)],
-            Self::Condition { then, otherwise, .. } => [then, otherwise].map(free).to_vec(),
+            Self::Condition {
+                then, otherwise, ..
+            } => [then, otherwise].map(free).to_vec(),
             Self::Loop { next, done, .. } => vec![bounded(next), free(done)],
             Self::Goto { to } => vec![free(to)],
             Self::Disconnect { .. } => Vec::new(),

@@ -39,7 +39,10 @@ pub const BUILT_IN: [(&str, &str); 2] = [
 
 /// The source of the built-in flow `name`.
 pub fn built_in(name: &str) -> Option<&'static str> {
-    BUILT_IN.iter().find(|(n, _)| *n == name).map(|(_, source)| *source)
+    BUILT_IN
+        .iter()
+        .find(|(n, _)| *n == name)
+        .map(|(_, source)| *source)
 }
 
 /// Outside text as it is quoted in a message: at most 40 characters.

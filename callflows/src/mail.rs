@@ -69,7 +69,10 @@ impl State {
 
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = Self::NAMES.iter().find(|(_, state)| state == self).map_or("", |(name, _)| name);
+        let name = Self::NAMES
+            .iter()
+            .find(|(_, state)| state == self)
+            .map_or("", |(name, _)| name);
         f.write_str(name)
     }
 }
@@ -96,7 +99,11 @@ impl List {
 
     /// Moves to a message that is not deleted; false, and where it was, when there is none.
     pub(crate) fn go(&mut self, step: Step) -> bool {
-        let live = |at: &usize| self.headings.get(*at).is_some_and(|h| h.state != State::Deleted);
+        let live = |at: &usize| {
+            self.headings
+                .get(*at)
+                .is_some_and(|h| h.state != State::Deleted)
+        };
         let after = |at: usize| (at..self.headings.len()).find(live);
         let found = match (step, self.at) {
             (Step::First, _) | (Step::Next, None) => after(0),
@@ -130,7 +137,12 @@ impl List {
 
     /// Sets the variables that tell of the list and the current message.
     pub(crate) fn describe(&self, variables: &mut Variables) {
-        let count = |rank| self.headings.iter().filter(|h| h.state.rank() == rank).count();
+        let count = |rank| {
+            self.headings
+                .iter()
+                .filter(|h| h.state.rank() == rank)
+                .count()
+        };
         let total = self.headings.len() - count(State::Deleted.rank());
         let mut set = |name: &str, value: String| variables.insert(name.to_owned(), value);
         set("new", count(State::New.rank()).to_string());
@@ -143,7 +155,10 @@ impl List {
             set("message_received", h.received.clone());
             set("message_state", h.state.to_string());
             set("message_seconds", (h.duration_ms / 1000).to_string());
-            set("message_urgent", if h.urgent { "yes" } else { "no" }.to_owned());
+            set(
+                "message_urgent",
+                if h.urgent { "yes" } else { "no" }.to_owned(),
+            );
         }
     }
 }
@@ -174,7 +189,13 @@ mod tests {
 
     #[test]
     fn new_comes_before_saved_before_old() {
-        let states = [State::Old, State::New, State::Saved, State::Deleted, State::Unopened];
+        let states = [
+            State::Old,
+            State::New,
+            State::Saved,
+            State::Deleted,
+            State::Unopened,
+        ];
         assert_eq!(walk(list(&states, false), Step::Next), ["1", "4", "2", "0"]);
         assert_eq!(walk(list(&states, true), Step::Next), ["4", "1", "2", "0"]);
     }

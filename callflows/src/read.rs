@@ -1,19 +1,25 @@
 //! A node's table read into its action.
 
-use std::{collections::{BTreeMap, BTreeSet}, ops::Range, str::FromStr};
+mod say;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    str::FromStr,
+};
 
 use toml::de::{DeTable, DeValue};
 
 use crate::{
     error::Errors,
     fields::{Fields, in_order, one_of, wrong_type},
-    flow::{Act, Gather, Leave, Menu, NodeId, Patience, Pin, Say, Step, Test},
+    flow::{Act, Gather, Leave, Menu, NodeId, Patience, Pin, Step, Test},
     mail::State,
     short,
     text::{BUILT_IN, Template, is_variable_name},
 };
 
-/// Most things said in one go.
+/// Most parts of a list: things said in one go, values compared with.
 const MAX_SAY: usize = 50;
 /// Longest recording in seconds (R-MB-8).
 const MAX_RECORDING: u32 = 3_600;
@@ -21,8 +27,20 @@ const MAX_RECORDING: u32 = 3_600;
 const KEYS: &str = "0123456789*#ABCD";
 
 const ACTIONS: [&str; 14] = [
-    "play", "menu", "gather", "pin", "leave", "messages", "message", "mark", "transfer",
-    "condition", "set", "loop", "goto", "disconnect",
+    "play",
+    "menu",
+    "gather",
+    "pin",
+    "leave",
+    "messages",
+    "message",
+    "mark",
+    "transfer",
+    "condition",
+    "set",
+    "loop",
+    "goto",
+    "disconnect",
 ];
 
 /// Reads nodes; knows every node's name, and remembers which variables are set and read.
@@ -36,12 +54,21 @@ pub(crate) struct Reader<'e, 's> {
 impl Reader<'_, '_> {
     /// The action of one node; `None` where its kind can't be told. Errors are noted, and the
     /// rest of the node is read all the same, so that one check shows them all.
-    pub(crate) fn act(&mut self, name: &str, table: &DeTable<'_>, span: Range<usize>) -> Option<Act> {
+    pub(crate) fn act(
+        &mut self,
+        name: &str,
+        table: &DeTable<'_>,
+        span: Range<usize>,
+    ) -> Option<Act> {
         let mut fields = Fields::new(table, format!("node `{}`", short(name)), span);
         let f = &mut fields;
         let Some((action, at)) = f.text("do", self.errors) else {
             if f.get("do").is_none() {
-                f.missing("do", &format!("its action, one of {}", ACTIONS.join(", ")), self.errors);
+                f.missing(
+                    "do",
+                    &format!("its action, one of {}", ACTIONS.join(", ")),
+                    self.errors,
+                );
             }
             return None;
         };
@@ -62,11 +89,16 @@ impl Reader<'_, '_> {
                 next: self.target(f, "next"),
                 done: self.target(f, "done"),
             }),
-            "goto" => Some(Act::Goto { to: self.target(f, "to") }),
-            "disconnect" => Some(Act::Disconnect { say: self.say(f, "say") }),
+            "goto" => Some(Act::Goto {
+                to: self.target(f, "to"),
+            }),
+            "disconnect" => Some(Act::Disconnect {
+                say: self.say(f, "say"),
+            }),
             other => {
                 let near = one_of(other, &ACTIONS);
-                self.errors.at(&at, format!("`{}` is not an action{near}", short(other)));
+                self.errors
+                    .at(&at, format!("`{}` is not an action{near}", short(other)));
                 None
             }
         };
@@ -81,7 +113,10 @@ impl Reader<'_, '_> {
         if say.is_empty() && f.get("say").is_none() {
             f.missing("say", "what is to be heard", self.errors);
         }
-        Act::Play { say, next: self.target(f, "next") }
+        Act::Play {
+            say,
+            next: self.target(f, "next"),
+        }
     }
 
     fn menu(&mut self, f: &mut Fields<'_>) -> Menu {
@@ -96,7 +131,11 @@ impl Reader<'_, '_> {
         };
         let covered = f.get("timeout").is_some() && f.get("invalid").is_some();
         if !covered && f.get("failed").is_none() {
-            f.missing("failed", "the node after the last try (or give both `timeout` and `invalid`)", self.errors);
+            f.missing(
+                "failed",
+                "the node after the last try (or give both `timeout` and `invalid`)",
+                self.errors,
+            );
         }
         menu
     }
@@ -104,31 +143,38 @@ impl Reader<'_, '_> {
     fn keys(&mut self, f: &mut Fields<'_>) -> Vec<(String, NodeId)> {
         let Some((table, span)) = f.table("keys", self.errors) else {
             if f.get("keys").is_none() {
-                f.missing("keys", "which key leads to which node, as in `keys = { 1 = \"sales\" }`", self.errors);
+                f.missing(
+                    "keys",
+                    "which key leads to which node, as in `keys = { 1 = \"sales\" }`",
+                    self.errors,
+                );
             }
             return Vec::new();
         };
         let mut keys: Vec<(String, NodeId)> = Vec::new();
         for ((key, at), value) in in_order(table) {
             if !(1..=15).contains(&key.len()) || !key.chars().all(|c| KEYS.contains(c)) {
-                self.errors.at(&at, format!("`{}` is not a key: write 1 to 15 of {KEYS}", short(key)));
+                self.errors.at(
+                    &at,
+                    format!("`{}` is not a key: write 1 to 15 of {KEYS}", short(key)),
+                );
                 continue;
             }
             let begins = |k: &str| k.starts_with(key) || key.starts_with(k);
             if let Some((other, _)) = keys.iter().find(|(k, _)| begins(k)) {
                 self.errors.at(&at, format!("key `{key}` and key `{other}` begin alike, so the shorter always wins; change one"));
             }
-            let to = match value.get_ref().as_str() {
-                Some(name) => self.resolve(name, &value.span()),
-                None => {
-                    self.errors.at(&value.span(), wrong_type(key, "the name of a node", value.get_ref()));
-                    0
-                }
+            let Some(name) = value.get_ref().as_str() else {
+                let message = wrong_type(key, "the name of a node", value.get_ref());
+                self.errors.at(&value.span(), message);
+                continue;
             };
+            let to = self.resolve(name, &value.span());
             keys.push((key.to_owned(), to));
         }
         if table.is_empty() {
-            self.errors.at(&span, "`keys` is empty: a menu needs at least one key");
+            self.errors
+                .at(&span, "`keys` is empty: a menu needs at least one key");
         }
         keys
     }
@@ -137,7 +183,10 @@ impl Reader<'_, '_> {
         let min_digits = f.number("min_digits", 1..=32, 1, self.errors);
         let max_digits = f.number("max_digits", 1..=32, 15, self.errors);
         if min_digits > max_digits {
-            self.errors.at(f.span(), format!("`min_digits` ({min_digits}) is more than `max_digits` ({max_digits})"));
+            self.errors.at(
+                f.span(),
+                format!("`min_digits` ({min_digits}) is more than `max_digits` ({max_digits})"),
+            );
         }
         let into = f.text("into", self.errors);
         if f.get("into").is_none() {
@@ -172,13 +221,20 @@ impl Reader<'_, '_> {
         if let Some((keys, at)) = &end_keys
             && !keys.chars().all(|c| KEYS.contains(c))
         {
-            self.errors.at(at, format!("`end_keys` must be keys of {KEYS}, not \"{}\"", short(keys)));
+            self.errors.at(
+                at,
+                format!("`end_keys` must be keys of {KEYS}, not \"{}\"", short(keys)),
+            );
         }
         Leave {
             say: self.say(f, "say"),
             max_seconds: f.number("max_seconds", 1..=MAX_RECORDING, MAX_RECORDING, self.errors),
             silence_seconds: f.number("silence_seconds", 0..=60, 5, self.errors),
-            end_keys: end_keys.map_or("#", |(keys, _)| keys).chars().take(16).collect(),
+            end_keys: end_keys
+                .map_or("#", |(keys, _)| keys)
+                .chars()
+                .take(16)
+                .collect(),
             urgent: f.flag("urgent", self.errors),
             private: f.flag("private", self.errors),
             next,
@@ -198,7 +254,11 @@ impl Reader<'_, '_> {
     }
 
     fn message(&mut self, f: &mut Fields<'_>) -> Act {
-        let steps = [("first", Step::First), ("next", Step::Next), ("previous", Step::Previous)];
+        let steps = [
+            ("first", Step::First),
+            ("next", Step::Next),
+            ("previous", Step::Previous),
+        ];
         Act::Message {
             step: self.choice(f, "step", &steps).unwrap_or(Step::Next),
             next: self.target(f, "next"),
@@ -208,7 +268,11 @@ impl Reader<'_, '_> {
 
     fn mark(&mut self, f: &mut Fields<'_>) -> Act {
         if f.get("state").is_none() {
-            f.missing("state", "one of new, unopened, old, saved, deleted", self.errors);
+            f.missing(
+                "state",
+                "one of new, unopened, old, saved, deleted",
+                self.errors,
+            );
         }
         Act::Mark {
             state: self.choice(f, "state", &State::NAMES).unwrap_or(State::Old),
@@ -234,8 +298,15 @@ impl Reader<'_, '_> {
         tests.extend(self.parsed(f, "days").map(Test::Days));
         tests.extend(self.parsed(f, "dates").map(Test::Dates));
         tests.extend(self.equal(f));
-        if ["time", "days", "dates", "value"].iter().all(|key| f.get(key).is_none()) {
-            f.missing("time", "a condition tests `time`, `days`, `dates` or a `value`; those given must all hold", self.errors);
+        if ["time", "days", "dates", "value"]
+            .iter()
+            .all(|key| f.get(key).is_none())
+        {
+            f.missing(
+                "time",
+                "a condition tests `time`, `days`, `dates` or a `value`; those given must all hold",
+                self.errors,
+            );
         }
         Act::Condition {
             tests,
@@ -256,10 +327,16 @@ impl Reader<'_, '_> {
                     single => single.as_str().map(|text| vec![text]),
                 };
                 let Some(texts) = texts.filter(|t| (1..=MAX_SAY).contains(&t.len())) else {
-                    self.errors.at(&is_at, wrong_type("is", "a text in quotes or a list of them", is));
+                    self.errors.at(
+                        &is_at,
+                        wrong_type("is", "a text in quotes or a list of them", is),
+                    );
                     return None;
                 };
-                let templates = texts.into_iter().map(|text| self.template(text, &is_at)).collect();
+                let templates = texts
+                    .into_iter()
+                    .map(|text| self.template(text, &is_at))
+                    .collect();
                 Some(Test::Equal(value, templates))
             }
             (Some(_), None) => {
@@ -281,13 +358,19 @@ impl Reader<'_, '_> {
                 let name = self.sets(name, &at);
                 match value.get_ref().as_str() {
                     Some(text) => values.push((name, self.template(text, &value.span()))),
-                    None => self.errors.at(&value.span(), wrong_type(&name, "a text in quotes", value.get_ref())),
+                    None => self.errors.at(
+                        &value.span(),
+                        wrong_type(&name, "a text in quotes", value.get_ref()),
+                    ),
                 }
             }
         } else if f.get("values").is_none() {
             f.missing("values", "which variables get which values", self.errors);
         }
-        Act::Set { values, next: self.target(f, "next") }
+        Act::Set {
+            values,
+            next: self.target(f, "next"),
+        }
     }
 
     fn times(&mut self, f: &mut Fields<'_>) -> u32 {
@@ -302,59 +385,6 @@ impl Reader<'_, '_> {
             timeout_seconds: f.number("timeout_seconds", 1..=60, 5, self.errors),
             tries: f.number("tries", 1..=10, 3, self.errors),
         }
-    }
-
-    fn say(&mut self, f: &mut Fields<'_>, key: &'static str) -> Vec<Say> {
-        let Some((value, at)) = f.get(key) else { return Vec::new() };
-        let Some(list) = value.as_array() else {
-            return self.said(value, &at).into_iter().collect();
-        };
-        if list.len() > MAX_SAY {
-            self.errors.at(&at, format!("`{key}` has more than {MAX_SAY} parts; split the node"));
-        }
-        let items = list.iter().take(MAX_SAY);
-        items.filter_map(|item| self.said(item.get_ref(), &item.span())).collect()
-    }
-
-    /// One part of `say`: a prompt's name, or a table with one spoken value.
-    fn said(&mut self, item: &DeValue<'_>, at: &Range<usize>) -> Option<Say> {
-        if let Some(name) = item.as_str() {
-            if !is_prompt_name(name) {
-                self.errors.at(at, format!("`{}` can't name a prompt: 1 to 100 letters, digits, `-`, `_` and `/`; for words to be spoken write {{ text = \"…\" }}", short(name)));
-            }
-            return Some(Say::Prompt(name.to_owned()));
-        }
-        let single = item.as_table().filter(|t| t.len() == 1).and_then(|t| t.iter().next());
-        let Some((kind, value)) = single else {
-            self.errors.at(at, "a part of `say` is a prompt's name or a table with one value, as in { number = \"${new}\" }");
-            return None;
-        };
-        let kind_at = kind.span();
-        let Some(text) = value.get_ref().as_str() else {
-            self.errors.at(&value.span(), wrong_type(kind.get_ref(), "a text in quotes", value.get_ref()));
-            return None;
-        };
-        if kind.get_ref() == "message" {
-            if text != "audio" {
-                self.errors.at(&value.span(), "`message` must be \"audio\"; caller and time are variables, `${message_caller}` and `${message_received}`");
-            }
-            return Some(Say::Message);
-        }
-        let make: fn(Template) -> Say = match kind.get_ref().as_ref() {
-            "text" => Say::Text,
-            "number" => Say::Number,
-            "digits" => Say::Digits,
-            "time" => Say::Time,
-            "date" => Say::Date,
-            "greeting" => Say::Greeting,
-            "name" => Say::Name,
-            other => {
-                let known = ["text", "number", "digits", "time", "date", "greeting", "name", "message"];
-                self.errors.at(&kind_at, format!("`{}` can't be said{}", short(other), one_of(other, &known)));
-                return None;
-            }
-        };
-        Some(make(self.template(text, &value.span())))
     }
 
     fn target(&mut self, f: &mut Fields<'_>, key: &'static str) -> NodeId {
@@ -373,7 +403,10 @@ impl Reader<'_, '_> {
     pub(crate) fn resolve(&mut self, name: &str, at: &Range<usize>) -> NodeId {
         self.nodes.get(name).copied().unwrap_or_else(|| {
             let known: Vec<&str> = self.nodes.keys().map(String::as_str).collect();
-            self.errors.at(at, format!("there is no node `{}`{}", short(name), one_of(name, &known)));
+            self.errors.at(
+                at,
+                format!("there is no node `{}`{}", short(name), one_of(name, &known)),
+            );
             0
         })
     }
@@ -381,7 +414,10 @@ impl Reader<'_, '_> {
     /// Notes that the flow sets variable `name`.
     pub(crate) fn sets(&mut self, name: &str, at: &Range<usize>) -> String {
         if BUILT_IN.contains(&name) {
-            self.errors.at(at, format!("`{name}` is set by the system and can't be set by a flow"));
+            self.errors.at(
+                at,
+                format!("`{name}` is set by the system and can't be set by a flow"),
+            );
         } else if !is_variable_name(name) {
             self.errors.at(at, format!("`{}` can't name a variable: lower-case letters, digits and underscores, a letter first, at most 40", short(name)));
         }
@@ -389,39 +425,33 @@ impl Reader<'_, '_> {
         name.to_owned()
     }
 
-    fn template(&mut self, text: &str, at: &Range<usize>) -> Template {
-        match Template::parse(text) {
-            Ok(template) => {
-                let read = template.variables().map(|name| (name.to_owned(), at.clone()));
-                self.read.extend(read);
-                template
-            }
-            Err(message) => {
-                self.errors.at(at, message);
-                Template::default()
-            }
-        }
-    }
-
     /// The text of `key` as one of `choices`; `None` where it is missing or none of them.
-    fn choice<T: Copy>(&mut self, f: &mut Fields<'_>, key: &'static str, choices: &[(&str, T)]) -> Option<T> {
+    fn choice<T: Copy>(
+        &mut self,
+        f: &mut Fields<'_>,
+        key: &'static str,
+        choices: &[(&str, T)],
+    ) -> Option<T> {
         let (text, at) = f.text(key, self.errors)?;
         let chosen = choices.iter().find(|(name, _)| *name == text);
         if chosen.is_none() {
             let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-            self.errors.at(&at, format!("`{key}` can't be `{}`{}", short(text), one_of(text, &names)));
+            self.errors.at(
+                &at,
+                format!("`{key}` can't be `{}`{}", short(text), one_of(text, &names)),
+            );
         }
         chosen.map(|(_, value)| *value)
     }
 
-    fn parsed<T: FromStr<Err = String>>(&mut self, f: &mut Fields<'_>, key: &'static str) -> Option<T> {
+    fn parsed<T: FromStr<Err = String>>(
+        &mut self,
+        f: &mut Fields<'_>,
+        key: &'static str,
+    ) -> Option<T> {
         let (text, at) = f.text(key, self.errors)?;
-        text.parse().map_err(|message: String| self.errors.at(&at, message)).ok()
+        text.parse()
+            .map_err(|message: String| self.errors.at(&at, message))
+            .ok()
     }
-}
-
-fn is_prompt_name(name: &str) -> bool {
-    (1..=100).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'/'))
-        && name.split('/').all(|part| !part.is_empty())
 }

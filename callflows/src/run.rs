@@ -11,21 +11,25 @@
 //! and is kept. A step enters at most [`STEPS`] nodes; then the call is
 //! disconnected with the reason.
 
+mod keys;
+
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use jiff::Zoned;
+use jiff::{Zoned, tz::TimeZone};
 
 use crate::{
-    event::{Action, Event, Item, Kept, PinAnswer, Question},
-    flow::{Act, Flow, Leave, Menu, NodeId, Patience, Say, Test},
+    event::{Action, Event, Kept, PinAnswer, Question},
+    flow::{Act, Flow, Leave, NodeId, Test},
     mail::{List, State},
-    text::{Template, Variables},
+    text::Variables,
 };
 
 /// Most nodes entered in one step. A checked flow can't spin; this holds if a check is ever wrong.
 const STEPS: usize = 1_000;
 /// Most things to be heard in one step.
 const HEARD: usize = 500;
+/// Most digits of a PIN.
+const PIN_DIGITS: usize = 15;
 /// Most keys pressed ahead that are kept.
 const TYPE_AHEAD: usize = 64;
 
@@ -56,6 +60,8 @@ pub struct Run {
     at: NodeId,
     waiting: Waiting,
     variables: Variables,
+    /// The caller's time zone, as of the last step.
+    zone: TimeZone,
     /// Keys pressed and not yet used; never shown.
     keys: String,
     /// Tries used up at the node where it is.
@@ -80,7 +86,13 @@ enum Way {
 
 impl fmt::Debug for Run {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} at {}, waiting for {:?}", self.flow.name, self.node(), self.waiting)
+        write!(
+            f,
+            "{} at {}, waiting for {:?}",
+            self.flow.name,
+            self.node(),
+            self.waiting
+        )
     }
 }
 
@@ -94,6 +106,7 @@ impl Run {
             at: flow.start,
             waiting: Waiting::Answer,
             variables,
+            zone: TimeZone::UTC,
             keys: String::new(),
             tries: 0,
             loops: BTreeMap::new(),
@@ -153,7 +166,9 @@ impl Run {
         if !self.takes(&event) {
             return Vec::new();
         }
-        self.variables.insert("now".to_owned(), now.timestamp().to_string());
+        self.zone = now.time_zone().clone();
+        self.variables
+            .insert("now".to_owned(), now.timestamp().to_string());
         let mut out = Vec::new();
         match event {
             Event::HungUp => self.hang_up(),
@@ -188,7 +203,7 @@ impl Run {
         match (act, event) {
             (_, Event::Digits(digits)) => {
                 self.unheard = false;
-                self.keys.extend(digits.as_str().chars());
+                self.keys.push_str(digits.as_str());
                 self.keys = self.keys.chars().take(TYPE_AHEAD).collect();
                 match act {
                     Act::Menu(_) | Act::Gather(_) | Act::Pin(_) => self.keyed(act, false, out),
@@ -207,10 +222,27 @@ impl Run {
             (Act::Pin(pin), Event::PinChecked(answer)) => match answer {
                 PinAnswer::Right => Way::To(pin.ok),
                 PinAnswer::Locked => Way::To(pin.locked),
-                PinAnswer::Wrong => self.again(&pin.say_wrong, &pin.say, pin.patience, PIN_DIGITS, pin.failed, out),
+                PinAnswer::Wrong => self.again(
+                    &pin.say_wrong,
+                    &pin.say,
+                    pin.patience,
+                    PIN_DIGITS,
+                    pin.failed,
+                    out,
+                ),
             },
-            (Act::Messages { newest_first, some, none, failed }, Event::Messages(headings)) => {
-                let Some(headings) = headings else { return Way::To(*failed) };
+            (
+                Act::Messages {
+                    newest_first,
+                    some,
+                    none,
+                    failed,
+                },
+                Event::Messages(headings),
+            ) => {
+                let Some(headings) = headings else {
+                    return Way::To(*failed);
+                };
                 self.list = List::new(headings, *newest_first);
                 self.list.describe(&mut self.variables);
                 Way::To(if self.list.is_empty() { *none } else { *some })
@@ -221,7 +253,14 @@ impl Run {
                 Kept::Durable => Way::To(leave.next),
                 Kept::Refused => Way::To(leave.failed),
             },
-            (Act::Mark { state, next, failed }, Event::StateSet(done)) => {
+            (
+                Act::Mark {
+                    state,
+                    next,
+                    failed,
+                },
+                Event::StateSet(done),
+            ) => {
                 if done {
                     self.list.changed(*state);
                     self.list.describe(&mut self.variables);
@@ -245,12 +284,16 @@ impl Run {
                 }
                 Way::To(to) => to,
             };
-            let Some(node) = flow.nodes.get(to) else { break };
+            let Some(node) = flow.nodes.get(to) else {
+                break;
+            };
             self.at = to;
             self.tries = 0;
             way = self.enter(to, &node.act, out, now);
         }
-        out.push(Action::Disconnect { reason: "the call flow went in a circle" });
+        out.push(Action::Disconnect {
+            reason: "the call flow went in a circle",
+        });
         self.waiting = Waiting::Ended;
     }
 
@@ -265,7 +308,9 @@ impl Run {
                 Way::To(*next)
             }
             Act::Menu(menu) => self.ask(act, &menu.say, menu.patience, menu.longest(), out),
-            Act::Gather(gather) => self.ask(act, &gather.say, gather.patience, gather.max_digits, out),
+            Act::Gather(gather) => {
+                self.ask(act, &gather.say, gather.patience, gather.max_digits, out)
+            }
             Act::Pin(pin) => self.ask(act, &pin.say, pin.patience, PIN_DIGITS, out),
             Act::Leave(leave) => self.record(leave, out),
             Act::Messages { .. } => ask_host(Question::ListMessages, out),
@@ -276,10 +321,16 @@ impl Run {
             }
             Act::Mark { state, next, .. } => self.mark(*state, *next, out),
             Act::Transfer { to, .. } => {
-                out.push(Action::Transfer { to: to.fill(&self.variables) });
+                out.push(Action::Transfer {
+                    to: to.fill(&self.variables),
+                });
                 Way::Wait(Waiting::Transfer)
             }
-            Act::Condition { tests, then, otherwise } => {
+            Act::Condition {
+                tests,
+                then,
+                otherwise,
+            } => {
                 let holds = tests.iter().all(|test| self.holds(test, now));
                 Way::To(if holds { *then } else { *otherwise })
             }
@@ -359,146 +410,6 @@ impl Run {
             }
         }
     }
-}
-
-/// Most digits of a PIN.
-const PIN_DIGITS: usize = 15;
-
-// Questions to the caller: menu, gather, pin.
-impl Run {
-    /// Asks for keys, unless those pressed ahead are the answer already.
-    fn ask(&mut self, act: &Act, say: &[Say], patience: Patience, most: usize, out: &mut Vec<Action>) -> Way {
-        if !self.keys.is_empty() {
-            return self.keyed(act, false, out);
-        }
-        self.say(say, out);
-        gather(patience, most, out)
-    }
-
-    /// Looks at the keys pressed so far; `silence`: no more will come.
-    fn keyed(&mut self, act: &Act, silence: bool, out: &mut Vec<Action>) -> Way {
-        match act {
-            Act::Menu(menu) => self.menu_keyed(menu, silence, out),
-            Act::Gather(g) => match self.take_number(g.min_digits, g.max_digits, silence) {
-                Taken::Wait => gather(g.patience, g.max_digits - self.keys.len(), out),
-                Taken::Digits(digits) => {
-                    self.variables.insert(g.into.clone(), digits);
-                    Way::To(g.next)
-                }
-                Taken::Nothing => self.again(&[], &g.say, g.patience, g.max_digits, g.failed, out),
-            },
-            Act::Pin(pin) => match self.take_number(1, PIN_DIGITS, silence) {
-                Taken::Wait => gather(pin.patience, PIN_DIGITS - self.keys.len(), out),
-                Taken::Digits(digits) => ask_host(Question::CheckPin(digits), out),
-                Taken::Nothing => self.again(&[], &pin.say, pin.patience, PIN_DIGITS, pin.failed, out),
-            },
-            _ => Way::To(self.at),
-        }
-    }
-
-    fn menu_keyed(&mut self, menu: &Menu, silence: bool, out: &mut Vec<Action>) -> Way {
-        let found = menu.keys.iter().find(|(key, _)| self.keys.starts_with(key.as_str()));
-        if let Some((key, to)) = found {
-            self.keys = self.keys.split_off(key.len());
-            return Way::To(*to);
-        }
-        let begun = !self.keys.is_empty() && menu.keys.iter().any(|(key, _)| key.starts_with(&self.keys));
-        if begun && !silence {
-            return gather(menu.patience, menu.longest() - self.keys.len(), out);
-        }
-        let (way, say_first): (_, &[Say]) = if self.keys.is_empty() {
-            (menu.timeout, &[])
-        } else {
-            (menu.invalid, &menu.say_invalid)
-        };
-        self.keys.clear();
-        let Some(failed) = way.or(menu.failed) else { return Way::Wait(Waiting::Ended) };
-        if way.is_some() {
-            self.say(say_first, out);
-            return Way::To(failed);
-        }
-        self.again(say_first, &menu.say, menu.patience, menu.longest(), failed, out)
-    }
-
-    /// Takes a number off the keys: up to `#`, or `most` digits, or what is there at a silence.
-    fn take_number(&mut self, least: usize, most: usize, silence: bool) -> Taken {
-        let end = self.keys.find('#');
-        let length = end.unwrap_or(self.keys.len()).min(most);
-        if end.is_none() && length < most && !silence {
-            return Taken::Wait;
-        }
-        let rest = self.keys.split_off(length);
-        let digits = std::mem::replace(&mut self.keys, rest.strip_prefix('#').map_or(rest.clone(), str::to_owned));
-        if digits.len() < least {
-            self.keys.clear();
-            return Taken::Nothing;
-        }
-        Taken::Digits(digits)
-    }
-
-    /// Asks once more, or goes to `failed` when all tries are used up.
-    fn again(&mut self, first: &[Say], say: &[Say], patience: Patience, most: usize, failed: NodeId, out: &mut Vec<Action>) -> Way {
-        self.keys.clear();
-        self.tries += 1;
-        self.say(first, out);
-        if self.tries >= patience.tries {
-            return Way::To(failed);
-        }
-        self.say(say, out);
-        gather(patience, most, out)
-    }
-
-    /// Plays, joined with what is played right before.
-    fn say(&mut self, say: &[Say], out: &mut Vec<Action>) {
-        let said = |action: &Action| if let Action::Play { items } = action { items.len() } else { 0 };
-        let room = HEARD.saturating_sub(out.iter().map(said).sum());
-        let spoken: Vec<Item> = say.iter().filter_map(|say| self.item(say)).take(room).collect();
-        if spoken.is_empty() {
-            return;
-        }
-        self.unheard = true;
-        if let Some(Action::Play { items }) = out.last_mut() {
-            items.extend(spoken);
-        } else {
-            out.push(Action::Play { items: spoken });
-        }
-    }
-
-    fn item(&self, say: &Say) -> Option<Item> {
-        let fill = |text: &Template| Some(text.fill(&self.variables)).filter(|text| !text.is_empty());
-        Some(match say {
-            Say::Prompt(name) => Item::Prompt(name.clone()),
-            Say::Text(text) => Item::Text(fill(text)?),
-            Say::Number(text) => Item::Number(fill(text)?),
-            Say::Digits(text) => Item::Digits(fill(text)?),
-            Say::Time(text) => Item::Time(fill(text)?),
-            Say::Date(text) => Item::Date(fill(text)?),
-            Say::Greeting(text) => Item::Greeting(fill(text)?),
-            Say::Name(text) => Item::Name(fill(text)?),
-            Say::Message => Item::Message(self.list.current()?.id.clone()),
-        })
-    }
-}
-
-/// What came off the keys.
-enum Taken {
-    /// Not enough yet.
-    Wait,
-    /// A number.
-    Digits(String),
-    /// Too few digits, or none.
-    Nothing,
-}
-
-impl Menu {
-    fn longest(&self) -> usize {
-        self.keys.iter().map(|(key, _)| key.len()).max().unwrap_or(1)
-    }
-}
-
-fn gather(patience: Patience, max_digits: usize, out: &mut Vec<Action>) -> Way {
-    out.push(Action::Gather { max_digits, timeout_seconds: patience.timeout_seconds });
-    Way::Wait(Waiting::Digits)
 }
 
 fn ask_host(question: Question, out: &mut Vec<Action>) -> Way {

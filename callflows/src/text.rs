@@ -8,9 +8,23 @@ pub(crate) const MAX_TEXT: usize = 1_000;
 
 /// Variables the engine sets itself; a flow can read but not set them.
 pub(crate) const BUILT_IN: &[&str] = &[
-    "mailbox", "caller_number", "caller_name", "has_pin", "takes_messages", "mailbox_name", "now",
-    "new", "saved", "old", "total", "message_number", "message_caller", "message_received",
-    "message_state", "message_seconds", "message_urgent",
+    "mailbox",
+    "caller_number",
+    "caller_name",
+    "has_pin",
+    "takes_messages",
+    "mailbox_name",
+    "now",
+    "new",
+    "saved",
+    "old",
+    "total",
+    "message_number",
+    "message_caller",
+    "message_received",
+    "message_state",
+    "message_seconds",
+    "message_urgent",
 ];
 
 /// A call's variables.
@@ -30,7 +44,9 @@ enum Part {
 pub(crate) fn is_variable_name(name: &str) -> bool {
     (1..=40).contains(&name.len())
         && name.starts_with(|c: char| c.is_ascii_lowercase())
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 }
 
 impl Template {
@@ -96,7 +112,10 @@ mod tests {
     fn values_are_put_in() {
         let variables = Variables::from([("mailbox".to_owned(), "2001".to_owned())]);
         let filled = |text| Template::parse(text).map(|t| t.fill(&variables));
-        assert_eq!(filled("box ${mailbox}, $$5, ${unset}."), Ok("box 2001, $5, .".to_owned()));
+        assert_eq!(
+            filled("box ${mailbox}, $$5, ${unset}."),
+            Ok("box 2001, $5, .".to_owned())
+        );
         assert!(filled("${mailbox").is_err());
         assert!(filled("$mailbox").is_err());
         assert!(filled("${Mail Box}").is_err());

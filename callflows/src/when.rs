@@ -39,7 +39,12 @@ impl TimeSpan {
 impl FromStr for TimeSpan {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let expected = || format!("`{}` is not a span of time such as `08:00-17:30`", crate::short(text));
+        let expected = || {
+            format!(
+                "`{}` is not a span of time such as `08:00-17:30`",
+                crate::short(text)
+            )
+        };
         let (from, until) = text.split_once('-').ok_or_else(expected)?;
         let span = Self {
             from: clock_time(from).ok_or_else(expected)?,
@@ -94,9 +99,16 @@ impl FromStr for Days {
 
 fn day(text: &str) -> Result<usize, String> {
     let name = text.trim().to_ascii_lowercase();
-    DAY_NAMES.iter().position(|day| *day == name).ok_or_else(|| {
-        format!("`{}` is not a day: write {}", crate::short(text), DAY_NAMES.join(", "))
-    })
+    DAY_NAMES
+        .iter()
+        .position(|day| *day == name)
+        .ok_or_else(|| {
+            format!(
+                "`{}` is not a day: write {}",
+                crate::short(text),
+                DAY_NAMES.join(", ")
+            )
+        })
 }
 
 impl Dates {
@@ -113,10 +125,16 @@ impl FromStr for Dates {
         let (first, last) = text.split_once("..").unwrap_or((text, text));
         let read = |part: &str| {
             part.trim().parse::<civil::Date>().map_err(|_| {
-                format!("`{}` is not a date such as `2026-12-24` or `2026-12-24..2026-12-26`", crate::short(text))
+                format!(
+                    "`{}` is not a date such as `2026-12-24` or `2026-12-24..2026-12-26`",
+                    crate::short(text)
+                )
             })
         };
-        let dates = Self { first: read(first)?, last: read(last)? };
+        let dates = Self {
+            first: read(first)?,
+            last: read(last)?,
+        };
         if dates.last < dates.first {
             return Err(format!("`{text}` is empty: it ends before it begins"));
         }
@@ -130,7 +148,9 @@ mod tests {
 
     /// 2026-11-22 is a Sunday.
     fn at(time: &str) -> Zoned {
-        format!("2026-11-22T{time}:00+01:00[+01:00]").parse().unwrap()
+        format!("2026-11-22T{time}:00+01:00[+01:00]")
+            .parse()
+            .unwrap()
     }
 
     #[test]
@@ -149,8 +169,20 @@ mod tests {
             assert_eq!(office.holds(&at(time)), in_office, "office at {time}");
             assert_eq!(night.holds(&at(time)), in_night, "night at {time}");
         }
-        assert!("00:00-24:00".parse::<TimeSpan>().unwrap().holds(&at("23:59")));
-        for bad in ["8-17", "08:00", "08:00-08:00", "25:00-26:00", "+8:00-09:00", ""] {
+        assert!(
+            "00:00-24:00"
+                .parse::<TimeSpan>()
+                .unwrap()
+                .holds(&at("23:59"))
+        );
+        for bad in [
+            "8-17",
+            "08:00",
+            "08:00-08:00",
+            "25:00-26:00",
+            "+8:00-09:00",
+            "",
+        ] {
             assert!(bad.parse::<TimeSpan>().is_err(), "{bad}");
         }
     }
@@ -158,7 +190,13 @@ mod tests {
     #[test]
     fn days_run_over_the_end_of_the_week() {
         let sunday = at("12:00");
-        for (days, holds) in [("sun", true), ("mon-fri", false), ("fri-mon", true), ("mon-sun", true), ("mon, Sat-Sun", true)] {
+        for (days, holds) in [
+            ("sun", true),
+            ("mon-fri", false),
+            ("fri-mon", true),
+            ("mon-sun", true),
+            ("mon, Sat-Sun", true),
+        ] {
             assert_eq!(days.parse::<Days>().unwrap().hold(&sunday), holds, "{days}");
         }
         assert!("someday".parse::<Days>().is_err());
@@ -167,7 +205,11 @@ mod tests {
     #[test]
     fn dates_include_both_ends() {
         let now = at("12:00");
-        for (dates, holds) in [("2026-11-22", true), ("2026-11-20..2026-11-22", true), ("2026-11-23..2026-12-01", false)] {
+        for (dates, holds) in [
+            ("2026-11-22", true),
+            ("2026-11-20..2026-11-22", true),
+            ("2026-11-23..2026-12-01", false),
+        ] {
             assert_eq!(dates.parse::<Dates>().unwrap().hold(&now), holds, "{dates}");
         }
         assert!("2026-11-22..2026-11-01".parse::<Dates>().is_err());

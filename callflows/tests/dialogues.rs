@@ -7,12 +7,17 @@
 use std::{fmt::Write as _, fs, path::Path, sync::Arc};
 
 use jiff::Zoned;
-use vmsync_callflows::{Digits, Event, Heading, Kept, PinAnswer, Run, State, Variables, built_in, check};
+use vmsync_callflows::{
+    Digits, Event, Heading, Kept, PinAnswer, Run, State, Variables, built_in, check,
+};
 
 #[test]
 fn every_dialogue_goes_as_written() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dialogues");
-    let mut files: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<_> = fs::read_dir(&dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     files.retain(|path| path.extension().is_some_and(|ext| ext == "txt"));
     files.sort();
     assert!(files.len() >= 8, "the dialogues are in {}", dir.display());
@@ -23,10 +28,20 @@ fn every_dialogue_goes_as_written() {
         if std::env::var_os("UPDATE_DIALOGUES").is_some() {
             fs::write(&path, &played).unwrap();
         } else if played != written {
-            let differs = played.lines().zip(written.lines()).position(|(a, b)| a != b);
-            let line = differs.unwrap_or_else(|| played.lines().count().min(written.lines().count()));
-            let _ = writeln!(wrong, "{}:{}: written {:?}, played {:?}", path.display(), line + 1,
-                written.lines().nth(line).unwrap_or(""), played.lines().nth(line).unwrap_or(""));
+            let differs = played
+                .lines()
+                .zip(written.lines())
+                .position(|(a, b)| a != b);
+            let line =
+                differs.unwrap_or_else(|| played.lines().count().min(written.lines().count()));
+            let _ = writeln!(
+                wrong,
+                "{}:{}: written {:?}, played {:?}",
+                path.display(),
+                line + 1,
+                written.lines().nth(line).unwrap_or(""),
+                played.lines().nth(line).unwrap_or("")
+            );
         }
     }
     assert!(wrong.is_empty(), "\n{wrong}");
@@ -51,7 +66,12 @@ fn play(text: &str, dir: &Path) -> String {
             }
             "at" => now = rest.parse().unwrap_or_else(|e| panic!("{line}: {e}")),
             _ => {
-                let run = run.get_or_insert_with(|| Run::start(flow.clone().expect("a `flow` line comes first"), given.clone()));
+                let run = run.get_or_insert_with(|| {
+                    Run::start(
+                        flow.clone().expect("a `flow` line comes first"),
+                        given.clone(),
+                    )
+                });
                 let event = event(word, rest);
                 if !run.takes(&event) {
                     let _ = writeln!(played, "    (not now: {:?})", run.waiting());
@@ -91,7 +111,12 @@ fn event(word: &str, rest: &str) -> Event {
         "pin-right" => Event::PinChecked(PinAnswer::Right),
         "pin-wrong" => Event::PinChecked(PinAnswer::Wrong),
         "pin-locked" => Event::PinChecked(PinAnswer::Locked),
-        "messages" => Event::Messages(Some(rest.split(',').filter(|s| !s.is_empty()).map(heading).collect())),
+        "messages" => Event::Messages(Some(
+            rest.split(',')
+                .filter(|s| !s.is_empty())
+                .map(heading)
+                .collect(),
+        )),
         "no-answer" => Event::Messages(None),
         "marked" => Event::StateSet(true),
         "not-marked" => Event::StateSet(false),
@@ -104,7 +129,9 @@ fn event(word: &str, rest: &str) -> Event {
 /// `A new 101`: id, state, caller.
 fn heading(text: &str) -> Heading {
     let words: Vec<&str> = text.split_whitespace().collect();
-    let [id, state, caller] = words[..] else { panic!("{text:?}: id, state, caller") };
+    let [id, state, caller] = words[..] else {
+        panic!("{text:?}: id, state, caller")
+    };
     let state = match state {
         "new" => State::New,
         "unopened" => State::Unopened,

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use jiff::Zoned;
 use proptest::prelude::*;
-use vmsync_callflows::{Action, BUILT_IN, Digits, Event, Heading, Kept, PinAnswer, Question, Run, State, Variables, check};
+use vmsync_callflows::{
+    Action, BUILT_IN, Digits, Event, Heading, Kept, PinAnswer, Question, Run, State, Variables,
+    check,
+};
 
 fn now() -> Zoned {
     "2026-11-23T09:00:00+01:00[+01:00]".parse().unwrap()
@@ -31,7 +34,11 @@ fn depth_and_size_are_bounded() {
     let keys = format!("{} = 1", vec!["a"; 50_000].join("."));
     assert!(check(keys.as_bytes(), "x.toml").is_err());
     let long = vec![b' '; vmsync_callflows::MAX_SOURCE + 1];
-    assert!(check(&long, "x.toml").unwrap_err()[0].message.contains("at most"));
+    assert!(
+        check(&long, "x.toml").unwrap_err()[0]
+            .message
+            .contains("at most")
+    );
 }
 
 /// A built-in flow with pieces cut out and put in: near enough to a flow to reach every rule.
@@ -45,19 +52,29 @@ fn mangled() -> impl Strategy<Value = Vec<u8>> {
         Just("time = \"24:00-99:99\"\n".to_owned()),
         "\\PC{0,12}",
     ];
-    (0..BUILT_IN.len(), prop::collection::vec((any::<prop::sample::Index>(), 0..30_usize, piece), 1..6)).prop_map(|(n, cuts)| {
-        let mut chars: Vec<char> = BUILT_IN[n].1.chars().collect();
-        for (at, length, piece) in cuts {
-            let at = at.index(chars.len());
-            let end = (at + length).min(chars.len());
-            chars.splice(at..end, piece.chars());
-        }
-        chars.into_iter().collect::<String>().into_bytes()
-    })
+    (
+        0..BUILT_IN.len(),
+        prop::collection::vec((any::<prop::sample::Index>(), 0..30_usize, piece), 1..6),
+    )
+        .prop_map(|(n, cuts)| {
+            let mut chars: Vec<char> = BUILT_IN[n].1.chars().collect();
+            for (at, length, piece) in cuts {
+                let at = at.index(chars.len());
+                let end = (at + length).min(chars.len());
+                chars.splice(at..end, piece.chars());
+            }
+            chars.into_iter().collect::<String>().into_bytes()
+        })
 }
 
 fn event() -> impl Strategy<Value = Event> {
-    let state = prop_oneof![Just(State::New), Just(State::Unopened), Just(State::Old), Just(State::Saved), Just(State::Deleted)];
+    let state = prop_oneof![
+        Just(State::New),
+        Just(State::Unopened),
+        Just(State::Old),
+        Just(State::Saved),
+        Just(State::Deleted)
+    ];
     let heading = state.prop_map(|state| Heading {
         id: "m".to_owned(),
         state,
