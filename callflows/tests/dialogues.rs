@@ -4,6 +4,13 @@
 //! (`at 2026-11-23T09:00+01:00[+01:00]`), then turns: a line with what happens, indented lines
 //! with what the system does. `UPDATE_DIALOGUES=1 cargo test` writes down what it does now.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking, its helpers too"
+)]
+
 use std::{fmt::Write as _, fs, path::Path, sync::Arc};
 
 use jiff::Zoned;
