@@ -10,7 +10,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use vmsync_core::smtp::{
-    Action, Envelope, Phase, Policy, Recipient, Refusal, Session, SmtpEvent, Verdict,
+    Accepted, Action, Envelope, Phase, Policy, Recipient, Refusal, Session, SmtpEvent, Verdict,
 };
 
 use super::{
@@ -128,29 +128,19 @@ impl Connection {
         }
     }
 
-    async fn deliver(
-        &self,
-        envelope: Envelope,
-        body: Vec<u8>,
-    ) -> Result<vmsync_core::smtp::Accepted, Refusal> {
+    async fn deliver(&self, envelope: Envelope, body: Vec<u8>) -> Result<Accepted, Refusal> {
         let limit = self.common.policy.times.data;
         let bytes = body.len();
         let work = self.common.handler.deliver(envelope, Bytes::from(body));
-        match timeout(limit, work).await {
-            Ok(result) => {
-                match &result {
-                    Ok(_) => tracing::debug!(peer = %self.peer, bytes, "mail taken"),
-                    Err(r) => {
-                        tracing::info!(peer = %self.peer, bytes, code = r.code(), "mail refused");
-                    }
-                }
-                result
-            }
-            Err(_) => {
-                tracing::warn!(peer = %self.peer, bytes, after = ?limit, "a mail could not be stored in time; the client was asked to send it again");
-                Err(Refusal::try_later("not stored in time, try again later"))
-            }
+        let Ok(result) = timeout(limit, work).await else {
+            tracing::warn!(peer = %self.peer, bytes, after = ?limit, "a mail could not be stored in time; the client was asked to send it again");
+            return Err(Refusal::try_later("not stored in time, try again later"));
+        };
+        match &result {
+            Ok(_) => tracing::debug!(peer = %self.peer, bytes, "mail taken"),
+            Err(r) => tracing::info!(peer = %self.peer, bytes, code = r.code(), "mail refused"),
         }
+        result
     }
 
     /// Waits for bytes, a time-out, or a reason to end.
@@ -213,11 +203,10 @@ impl Connection {
     fn keep_to_the_room(&mut self) {
         let holding = self.session.holding();
         // A mail that has just ended is still in memory until it is delivered.
-        if holding > 0 || self.session.wants_input() {
-            if !self.share.resize(holding) {
-                self.session.out_of_room();
-                self.share.resize(0);
-            }
+        let settled = holding > 0 || self.session.wants_input();
+        if settled && !self.share.resize(holding) {
+            self.session.out_of_room();
+            self.share.resize(0);
         }
     }
 

@@ -16,8 +16,9 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-/// A connection is idle enough to be closed for another after this long without a byte.
-const SILENT: Duration = Duration::from_secs(1);
+/// A connection is idle enough to be closed for another after this long without a byte: longer
+/// than an honest client takes between two commands, short enough that newcomers needn't wait.
+const SILENT: Duration = Duration::from_millis(250);
 
 /// Everybody who is inside.
 pub(super) struct Gate {
@@ -135,7 +136,7 @@ fn ask_to_leave<'a>(places: impl Iterator<Item = &'a Arc<Place>>, now: Duration)
 fn neighbourhood(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(a) => IpAddr::V6(Ipv6Addr::from_bits(a.to_bits() >> 64 << 64)),
-        v4 => v4,
+        v4 @ IpAddr::V4(_) => v4,
     }
 }
 
@@ -159,13 +160,13 @@ mod tests {
         let second = gate.enter(a, at(10)).ok().unwrap();
         assert_eq!(gate.enter(a, at(20)).err(), Some(Full { per_peer: true }));
         assert!(gate.enter(b, at(20)).is_ok());
-        // The first is in a mail, so the second goes, once it has been silent for a second.
+        // The first is in a mail, so the second goes, once it has been silent long enough.
         first.place.active(at(30), true);
-        assert!(gate.enter(a, at(1009)).is_err());
-        let third = gate.enter(a, at(1010)).ok().unwrap();
+        assert!(gate.enter(a, at(259)).is_err());
+        let third = gate.enter(a, at(260)).ok().unwrap();
         assert!(second.place.leave.is_cancelled() && !first.place.leave.is_cancelled());
         drop((first, second, third));
-        assert!(gate.enter(a, at(1011)).is_ok());
+        assert!(gate.enter(a, at(261)).is_ok());
     }
 
     #[test]
@@ -176,7 +177,7 @@ mod tests {
             .map(|n| gate.enter(peer(n), at(0)).ok().unwrap())
             .collect();
         assert_eq!(
-            gate.enter(peer(9), at(500)).err(),
+            gate.enter(peer(9), at(249)).err(),
             Some(Full { per_peer: false })
         );
         for pass in &passes {

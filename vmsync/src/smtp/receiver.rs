@@ -116,12 +116,11 @@ fn admit(
         tracing::debug!(%peer, "SMTP client connected");
         let place = Arc::clone(&pass.place);
         let run = connection::run(Arc::clone(&common), stream, peer, place);
-        match AssertUnwindSafe(run).catch_unwind().await {
-            Ok(ended) => tracing::debug!(%peer, ended, "SMTP connection ended"),
-            Err(_) => {
-                tracing::error!(%peer, "internal error while serving an SMTP client; its connection was closed");
-                common.handler.event(SmtpEvent::Panicked { peer: peer.ip() });
-            }
+        if let Ok(ended) = AssertUnwindSafe(run).catch_unwind().await {
+            tracing::debug!(%peer, ended, "SMTP connection ended");
+        } else {
+            tracing::error!(%peer, "internal error while serving an SMTP client; its connection was closed");
+            common.handler.event(SmtpEvent::Panicked { peer: peer.ip() });
         }
         drop(pass);
     });

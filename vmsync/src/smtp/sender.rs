@@ -81,8 +81,8 @@ impl Default for Timeouts {
         Self {
             connect: Duration::from_secs(10),
             tls: Duration::from_secs(10),
-            command: Duration::from_secs(60),
-            data: Duration::from_secs(300),
+            command: Duration::from_mins(1),
+            data: Duration::from_mins(5),
             idle: Duration::from_secs(30),
         }
     }

@@ -1,10 +1,10 @@
 //! The client's side of the conversation: one command, one reply, each with its time-out.
 //!
 //! Commands and replies are `lettre`'s types. Its `AsyncSmtpConnection` isn't used, for reasons
-//! found in its source (0.11.23): STARTTLS takes no rustls configuration of ours (only its own
-//! builder's) and refuses a socket of ours; a reply line without an end is buffered without limit;
-//! a reply that nobody asked for stays in its buffer and is taken for the answer to the next
-//! command, after DATA for a false acknowledgement. Here unasked bytes break the connection.
+//! found in its source (0.11.23): STARTTLS takes only a TLS configuration of its own builder,
+//! not the caller's; a reply line without an end is buffered without limit; a reply that nobody
+//! asked for stays in its buffer and is taken for the answer to the next command, after DATA for
+//! a false acknowledgement. Here unasked bytes break the connection.
 
 use std::{fmt::Display, time::Duration};
 

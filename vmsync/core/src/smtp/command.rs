@@ -54,7 +54,7 @@ const NO_UTF8: &str = "SMTPUTF8 is not supported: addresses must be ASCII";
 /// Reads one line, given without its CRLF.
 pub(super) fn parse(line: &[u8]) -> Result<Command, Refusal> {
     let verb = line
-        .split(|b| b.is_ascii_whitespace())
+        .split(u8::is_ascii_whitespace)
         .next()
         .unwrap_or_default();
     check_bytes(line, verb)?;
@@ -78,7 +78,7 @@ fn command(request: Request<Cow<'_, str>>, line: &[u8]) -> Result<Command, Refus
     Ok(match request {
         Request::Ehlo { host } => Command::Ehlo(host.into_owned()),
         Request::Helo { host } => Command::Helo(host.into_owned()),
-        Request::Mail { from } => mail(from, line)?,
+        Request::Mail { from } => mail(&from, line)?,
         Request::Rcpt { to } => Command::Rcpt(rcpt(&to, line)?),
         Request::Data => Command::Data,
         Request::Rset => Command::Rset,
@@ -99,7 +99,7 @@ fn command(request: Request<Cow<'_, str>>, line: &[u8]) -> Result<Command, Refus
     })
 }
 
-fn mail(from: MailFrom<Cow<'_, str>>, line: &[u8]) -> Result<Command, Refusal> {
+fn mail(from: &MailFrom<Cow<'_, str>>, line: &[u8]) -> Result<Command, Refusal> {
     if from.flags & MAIL_SMTPUTF8 != 0 {
         return Err(Refusal::new(555, "5.6.7", NO_UTF8));
     }

@@ -74,7 +74,7 @@ impl Policy {
                 greeting: command.min(Duration::from_secs(30)),
                 command,
                 data: limits.smtp_data_timeout,
-                idle: Duration::from_secs(600),
+                idle: Duration::from_mins(10),
             },
         }
     }
@@ -98,7 +98,7 @@ impl Policy {
         to: &To,
     ) -> Result<Recipient, (Refusal, Option<SmtpEvent>)> {
         let To::Address { local, domain } = to else {
-            return Err((self.no_postmaster(), None));
+            return Err((no_postmaster(), None));
         };
         if !domain.eq_ignore_ascii_case(self.domain.as_str()) {
             return Err(self.foreign(peer, domain));
@@ -107,7 +107,7 @@ impl Policy {
             return self.node(peer, tls);
         }
         if local.eq_ignore_ascii_case("postmaster") {
-            return Err((self.no_postmaster(), None));
+            return Err((no_postmaster(), None));
         }
         // Before anything is said about the mailbox, so that strangers can't search for numbers.
         if !self.allows(peer) {
@@ -147,13 +147,14 @@ impl Policy {
             Some(SmtpEvent::ForeignDomain { peer, domain }),
         )
     }
+}
 
-    /// RFC 5321 section 4.5.1 wants `postmaster` to be accepted. Nobody reads text here, and a mail taken
-    /// and thrown away would be a lie, so it is refused with a text that says where to turn.
-    fn no_postmaster(&self) -> Refusal {
-        let text = "no postmaster mailbox: this is a voicemail server; ask the administrator of its network";
-        Refusal::new(550, "5.1.1", text)
-    }
+/// RFC 5321 section 4.5.1 wants `postmaster` to be accepted. Nobody reads text here, and a mail
+/// taken and thrown away would be a lie, so it is refused with a text that says where to turn.
+fn no_postmaster() -> Refusal {
+    let text =
+        "no postmaster mailbox: this is a voicemail server; ask the administrator of its network";
+    Refusal::new(550, "5.1.1", text)
 }
 
 /// Where a session stands with TLS.

@@ -97,15 +97,15 @@ pub(super) fn bare(code: u16, text: &str) -> Vec<u8> {
 
 /// EHLO's reply: our name, then one keyword a line.
 pub(super) fn ehlo(domain: &str, keywords: &[String]) -> Vec<u8> {
-    let mut out = String::new();
+    let mut out = Vec::new();
     let mut lines = std::iter::once(domain)
         .chain(keywords.iter().map(String::as_str))
         .peekable();
     while let Some(line) = lines.next() {
         let sep = if lines.peek().is_some() { '-' } else { ' ' };
-        out.push_str(&format!("250{sep}{line}\r\n"));
+        out.extend_from_slice(format!("250{sep}{line}\r\n").as_bytes());
     }
-    out.into_bytes()
+    out
 }
 
 /// `text` on one line of printable ASCII, cut to length.

@@ -1,0 +1,247 @@
+//! A receiver on loopback with a handler that remembers, and certificates made on the spot.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test says what failed by panicking"
+)]
+#![allow(dead_code, reason = "each test file uses its part of this")]
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName},
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::Semaphore,
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use vmsync::smtp::{MailHandler, PeerSender, Timeouts, serve};
+use vmsync_config::{Limits, words::Fqdn};
+use vmsync_core::smtp::{Accepted, Envelope, Policy, Recipient, Refusal, SmtpEvent, Verdict};
+
+pub(crate) const DOMAIN: &str = "vmpro1.example.com";
+pub(crate) const NODE: &str = "vmsync@vmpro1.example.com";
+
+/// Remembers all; holds each mail back until `gate` has a permit.
+pub(crate) struct Desk {
+    pub(crate) mails: Mutex<Vec<(Envelope, Bytes)>>,
+    pub(crate) events: Mutex<Vec<SmtpEvent>>,
+    pub(crate) next: Mutex<Vec<Refusal>>,
+    pub(crate) gate: Semaphore,
+    pub(crate) panics: AtomicBool,
+}
+
+#[async_trait]
+impl MailHandler for Desk {
+    async fn recipient(&self, recipient: &Recipient, _: SocketAddr) -> Verdict {
+        match recipient {
+            Recipient::Mailbox(e) if e.as_str() == "2009" => {
+                Verdict::Refuse(Refusal::no_mailbox("2009"))
+            }
+            _ => Verdict::Accept,
+        }
+    }
+    async fn deliver(&self, envelope: Envelope, body: Bytes) -> Result<Accepted, Refusal> {
+        assert!(
+            !self.panics.swap(false, Ordering::Relaxed),
+            "asked to panic"
+        );
+        let _permit = self.gate.acquire().await.unwrap();
+        if let Some(refusal) = self.next.lock().unwrap().pop() {
+            return Err(refusal);
+        }
+        self.mails.lock().unwrap().push((envelope, body));
+        Ok(Accepted::default())
+    }
+    fn event(&self, event: SmtpEvent) {
+        self.events.lock().unwrap().push(event);
+    }
+}
+
+impl Desk {
+    pub(crate) fn bodies(&self) -> Vec<Bytes> {
+        let mails = self.mails.lock().unwrap();
+        mails.iter().map(|(_, b)| b.clone()).collect()
+    }
+    pub(crate) fn events(&self) -> Vec<&'static str> {
+        self.events
+            .lock()
+            .unwrap()
+            .iter()
+            .map(SmtpEvent::name)
+            .collect()
+    }
+}
+
+pub(crate) struct Receiver {
+    pub(crate) desk: Arc<Desk>,
+    pub(crate) at: SocketAddr,
+    pub(crate) stop: CancellationToken,
+    pub(crate) task: JoinHandle<()>,
+    pub(crate) client: Arc<ClientConfig>,
+}
+
+pub(crate) fn limits() -> Limits {
+    Limits {
+        message_bytes: 1 << 20,
+        smtp_connections: 16,
+        http_connections: 16,
+        smtp_command_timeout: Duration::from_secs(2),
+        smtp_data_timeout: Duration::from_secs(2),
+        min_free_bytes: 0,
+        message_min: Duration::ZERO,
+        message_max: Duration::from_mins(2),
+        recording_max: Duration::from_hours(1),
+        call_idle: Duration::from_mins(5),
+    }
+}
+
+pub(crate) async fn receiver(tls: bool, limits: Limits) -> Receiver {
+    let desk = Arc::new(Desk {
+        mails: Mutex::default(),
+        events: Mutex::default(),
+        next: Mutex::default(),
+        gate: Semaphore::new(1000),
+        panics: AtomicBool::new(false),
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    let (server, client) = certificates(DOMAIN);
+    let allow = vec!["127.0.0.0/8".parse().unwrap()];
+    let policy = Policy::new(Fqdn::new(DOMAIN).unwrap(), allow, tls, &limits);
+    let task = tokio::spawn({
+        let (desk, stop) = (desk.clone(), stop.clone());
+        async move {
+            serve(listener, policy, tls.then_some(server), desk, &limits, stop).await;
+        }
+    });
+    Receiver {
+        desk,
+        at,
+        stop,
+        task,
+        client,
+    }
+}
+
+impl Receiver {
+    pub(crate) fn sender(&self, tls: bool) -> PeerSender {
+        self.sender_as(tls.then_some(DOMAIN))
+    }
+
+    /// A sender that takes the receiver for `name`; in clear text without one.
+    pub(crate) fn sender_as(&self, name: Option<&str>) -> PeerSender {
+        let tls = name.map(|name| {
+            let name = ServerName::try_from(name.to_owned()).unwrap();
+            (self.client.clone(), name)
+        });
+        let required = tls.is_some();
+        sender_to(self.at, tls, required)
+    }
+}
+
+pub(crate) fn sender_to(
+    at: SocketAddr,
+    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    required: bool,
+) -> PeerSender {
+    let timeouts = Timeouts {
+        connect: Duration::from_secs(2),
+        tls: Duration::from_secs(2),
+        command: Duration::from_secs(2),
+        data: Duration::from_secs(5),
+        idle: Duration::from_secs(30),
+    };
+    PeerSender::new(
+        at.ip().to_string(),
+        at.port(),
+        tls,
+        required,
+        "vmpro2.example.com",
+        timeouts,
+    )
+}
+
+/// A CA, a certificate of it for `name`, and a client that trusts only that CA.
+pub(crate) fn certificates(name: &str) -> (Arc<ServerConfig>, Arc<ClientConfig>) {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let ca_key = rcgen::KeyPair::generate().unwrap();
+    let mut ca = rcgen::CertificateParams::new(vec![]).unwrap();
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca_cert = ca.self_signed(&ca_key).unwrap();
+    let issuer = rcgen::Issuer::new(ca, ca_key);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let leaf = rcgen::CertificateParams::new(vec![name.to_owned()])
+        .unwrap()
+        .signed_by(&key, &issuer)
+        .unwrap();
+    let chain: Vec<CertificateDer<'static>> = vec![leaf.der().clone()];
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let server = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(ca_cert.der().clone()).unwrap();
+    let client = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    (Arc::new(server), Arc::new(client))
+}
+
+/// A client that types.
+pub(crate) struct Typist(BufReader<TcpStream>);
+
+impl Typist {
+    /// Connects from `from` (any address of 127/8).
+    pub(crate) async fn connect(from: &str, to: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
+        Self(BufReader::new(socket.connect(to).await.unwrap()))
+    }
+    pub(crate) async fn line(&mut self) -> String {
+        let mut line = String::new();
+        let read = self.0.read_line(&mut line);
+        let _ = timeout(Duration::from_secs(8), read).await.expect("a line");
+        line
+    }
+    pub(crate) async fn say(&mut self, text: &str) {
+        self.0.write_all(text.as_bytes()).await.unwrap();
+    }
+    /// Like `say`, where the other side may have hung up.
+    pub(crate) async fn try_say(&mut self, text: &str) -> bool {
+        self.0.write_all(text.as_bytes()).await.is_ok()
+    }
+    pub(crate) async fn ask(&mut self, text: &str) -> String {
+        self.say(text).await;
+        self.line().await
+    }
+    /// Up to 354 for a mail to mailbox 2001.
+    pub(crate) async fn begin_mail(&mut self) {
+        assert!(self.line().await.starts_with("220 "));
+        self.ask("HELO pbx\r\n").await;
+        self.ask("MAIL FROM:<>\r\n").await;
+        self.ask("RCPT TO:<2001@vmpro1.example.com>\r\n").await;
+        assert!(self.ask("DATA\r\n").await.starts_with("354 "));
+    }
+}
