@@ -29,6 +29,15 @@ fn the_flows_that_come_with_the_program_are_valid() {
 }
 
 #[test]
+fn the_example_in_the_documentation_is_valid() {
+    let page = include_str!("../../docs/callflows.md");
+    let example = page.split("```toml\n").nth(1).unwrap();
+    let example = example.split("```").next().unwrap();
+    let nodes = check(example.as_bytes(), "attendant.toml").map(|flow| flow.nodes().len());
+    assert_eq!(nodes, Ok(6));
+}
+
+#[test]
 fn bytes_that_are_no_text_are_refused_where_they_begin() {
     let errors = check(b"start = \"a\"\n# \xff", "x.toml").unwrap_err();
     assert_eq!((errors[0].line, errors[0].column), (2, 3));
