@@ -1,1 +1,4 @@
+//! What the tests of the pair share: fixtures, real processes, the pair in virtual time.
 
+pub mod mailhog;
+pub mod sim;

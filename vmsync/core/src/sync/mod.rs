@@ -26,6 +26,7 @@
 //! mail would put the living session on it).
 
 mod backoff;
+mod peer;
 mod progress;
 mod session;
 

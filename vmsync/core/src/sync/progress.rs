@@ -32,6 +32,11 @@ impl Session {
         self.direction(pending, stuck)
     }
 
+    /// The digest the peer last told, in this session.
+    pub fn peer_digest(&self) -> Option<&str> {
+        self.peer.as_ref().map(|p| p.said.digest.as_str())
+    }
+
     /// Operations held here that the peer is not known to hold.
     pub fn pending_out(&self) -> u64 {
         let theirs = self.peer.as_ref().map(|p| &p.have);

@@ -5,11 +5,12 @@ use std::{
     time::Duration,
 };
 
-use vmsync_config::words::{NodeId, Now, Origin, UnixMillis, Vector};
+use vmsync_config::words::{NodeId, Now, Origin, Vector};
 
 use super::{
     Certificate, Event, Kind, Plan, Ticket, WINDOW,
     backoff::{Backoff, Jitter, LONGEST},
+    peer::{Held, Peer},
 };
 use crate::wire::Head;
 
@@ -17,32 +18,6 @@ use crate::wire::Head;
 const LINGER: Duration = Duration::from_millis(20);
 /// Events kept for a shell that doesn't drain them; the oldest go first.
 const EVENTS: usize = 64;
-
-/// A vector and the digest of the state at it.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub(super) struct Held {
-    pub(super) have: Vector,
-    pub(super) digest: String,
-}
-
-impl Held {
-    pub(super) fn same_operations(&self, other: &Self) -> bool {
-        self.have.covers(&other.have) && other.have.covers(&self.have)
-    }
-}
-
-/// What is known of the peer in its present session.
-#[derive(Debug, Clone)]
-pub(super) struct Peer {
-    nonce: u64,
-    /// It has answered our session, so it holds our vector.
-    knows_us: bool,
-    /// Best knowledge: its word and our 250s.
-    pub(super) have: Vector,
-    /// Its own last word, vector and digest together.
-    pub(super) said: Held,
-    said_at: UnixMillis,
-}
 
 /// What a mail's head tells: the peer is up to date when this equals what would be told now.
 #[derive(Debug, Clone, PartialEq)]
@@ -329,22 +304,28 @@ impl Session {
         if !self.visible || self.flights.len() >= WINDOW {
             return None;
         }
-        let (at, kind) = if self.started.is_none() {
-            (self.hello_at, Kind::Hello)
-        } else if let ranges @ [_, ..] = self.ranges().as_slice() {
-            let ranges = ranges.to_vec();
-            (Duration::ZERO, Kind::Operations { ranges })
-        } else if self.owes_status() {
-            let at = if self.peer_knows_sessions() {
-                self.owed.saturating_add(LINGER)
-            } else {
-                Duration::ZERO
-            };
-            (at, Kind::Status)
+        let (at, kind) = if self.started.is_some() {
+            self.due_once_started()?
         } else {
-            return None;
+            (self.hello_at, Kind::Hello)
         };
         Some((at.max(self.retry_at), kind))
+    }
+
+    fn due_once_started(&self) -> Option<(Duration, Kind)> {
+        let ranges = self.ranges();
+        if !ranges.is_empty() {
+            return Some((Duration::ZERO, Kind::Operations { ranges }));
+        }
+        if !self.owes_status() {
+            return None;
+        }
+        let at = if self.peer_knows_sessions() {
+            self.owed.saturating_add(LINGER)
+        } else {
+            Duration::ZERO
+        };
+        Some((at, Kind::Status))
     }
 
     fn ranges(&self) -> Vec<(Origin, u64, u64)> {
@@ -372,14 +353,17 @@ impl Session {
 
     fn owes_status(&self) -> bool {
         let in_flight = self.flights.values().map(|f| &f.tells);
-        let tells = self.tells();
-        !self.told.iter().chain(in_flight).any(|told| *told == tells)
+        let mut tells = self.told.iter().chain(in_flight);
+        !tells.any(|t| self.present(t) && t.held == self.local)
     }
 
     fn peer_knows_sessions(&self) -> bool {
-        let tells = self.tells();
-        let told = self.told.as_ref();
-        told.is_some_and(|t| t.session == tells.session && t.answers == tells.answers)
+        self.told.as_ref().is_some_and(|t| self.present(t))
+    }
+
+    fn present(&self, told: &Told) -> bool {
+        let theirs = self.peer.as_ref().map(|p| p.nonce);
+        told.session == self.nonce && told.answers == theirs
     }
 
     /// A session of the peer not known yet: answer it at once.
@@ -460,32 +444,5 @@ impl Session {
 
     pub(super) fn failures(&self) -> u32 {
         self.retry.tries()
-    }
-}
-
-impl Peer {
-    fn new(head: &Head) -> Self {
-        Self {
-            nonce: head.session,
-            knows_us: false,
-            have: Vector::default(),
-            said: Held::default(),
-            said_at: UnixMillis::default(),
-        }
-    }
-
-    /// Takes the peer's word, unless it is older than what it said before in this session.
-    fn hear(&mut self, head: &Head) {
-        self.have.merge(&head.have);
-        let word = Held {
-            have: head.have.clone(),
-            digest: head.digest.clone(),
-        };
-        let newer = word.have.covers(&self.said.have)
-            && (!word.same_operations(&self.said) || head.sent_at >= self.said_at);
-        if newer {
-            self.said = word;
-            self.said_at = head.sent_at;
-        }
     }
 }
