@@ -39,14 +39,14 @@ async fn mails_arrive_byte_for_byte_over_one_connection() {
 }
 
 #[tokio::test]
-async fn many_mails_do_not_wait_for_nagle() {
+async fn no_step_waits_for_a_timer() {
     let r = receiver(true, limits()).await;
     let mut s = r.sender(true);
     let start = Instant::now();
     for _ in 0..50 {
         s.send("", NODE, b"small\r\n").await.unwrap();
     }
-    // With Nagle's algorithm and delayed answers these would take two seconds.
+    // Nagle's algorithm against delayed acknowledgements would cost 40 ms a mail.
     assert!(
         start.elapsed() < Duration::from_secs(1),
         "{:?}",
@@ -247,6 +247,27 @@ async fn only_250_after_the_mail_counts() {
             .unwrap_err();
         assert_eq!(e.kind, kind, "{lines:?}: {e}");
     }
+}
+
+#[tokio::test]
+async fn the_connection_is_kept_between_mails() {
+    // The server takes one connection only.
+    let at = scripted(&[
+        "220 a\r\n",
+        "250 a\r\n",
+        "250 ok\r\n",
+        "250 ok\r\n",
+        "354 go\r\n",
+        "250 taken\r\n",
+        "250 ok\r\n",
+        "250 ok\r\n",
+        "354 go\r\n",
+        "250 taken\r\n",
+    ])
+    .await;
+    let mut s = sender_to(at, None, false);
+    s.send("", NODE, b"one\r\n").await.unwrap();
+    s.send("", NODE, b"two\r\n").await.unwrap();
 }
 
 #[tokio::test]
