@@ -21,6 +21,7 @@
 //! No `Received:` header is written (RFC 5321 section 4.4): the mail isn't passed on but consumed
 //! here, what it carries is stored apart from it, and the store knows when and from whom it came.
 
+mod action;
 mod command;
 mod data;
 mod event;
@@ -29,7 +30,8 @@ mod policy;
 mod reply;
 mod session;
 
+pub use action::{Action, Envelope};
 pub use event::{Phase, SmtpEvent};
 pub use policy::{Policy, Recipient, Times};
 pub use reply::{Accepted, Refusal, Verdict};
-pub use session::{Action, Envelope, Session};
+pub use session::Session;

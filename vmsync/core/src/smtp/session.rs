@@ -9,55 +9,21 @@
 //! While the handler is asked (`Asking`) or TLS is negotiated, no input is looked at, so replies
 //! keep their order whatever was pipelined (RFC 2920).
 
+mod commands;
+
 use std::{collections::VecDeque, net::IpAddr, sync::Arc, time::Duration};
 
 use vmsync_config::words::Now;
 
 use super::{
-    command::{self, Command, To},
+    action::{Action, Envelope},
+    command,
     data::{Data, Fault},
     event::{Phase, SmtpEvent},
     line::{Line, Lines},
     policy::{Policy, Recipient, Tls},
     reply::{self, Accepted, Refusal, Verdict},
 };
-
-/// What the driver has to do, in this order.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Send these bytes.
-    Reply(Vec<u8>),
-    /// Send what is to be sent, negotiate TLS, then call [`Session::tls_started`].
-    StartTls,
-    /// Ask whether mail for it is taken, then call [`Session::recipient`].
-    AskRecipient(Recipient),
-    /// Take the mail: make it durable, then call [`Session::delivered`].
-    Deliver {
-        /// From whom, for whom.
-        envelope: Envelope,
-        /// The mail, dots unstuffed, every line ending in CRLF.
-        body: Vec<u8>,
-    },
-    /// Count it, perhaps alarm it.
-    Event(SmtpEvent),
-    /// Send what is to be sent and close the connection. The last action of a session.
-    Close,
-}
-
-/// A mail's envelope.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Envelope {
-    /// The reverse-path without its brackets; empty for `<>`. Not verified.
-    pub from: String,
-    /// At least one; a mail for the node has no other recipient.
-    pub recipients: Vec<Recipient>,
-    /// The client's address.
-    pub peer: IpAddr,
-    /// What it called itself in EHLO or HELO. Not verified.
-    pub hello: String,
-    /// Whether it came over TLS.
-    pub tls: bool,
-}
 
 #[derive(Debug)]
 enum State {
@@ -317,118 +283,6 @@ impl Session {
         }
     }
 
-    fn command(&mut self, now: Now, command: Command) {
-        match command {
-            Command::Ehlo(name) => self.ehlo(name),
-            Command::Helo(name) => {
-                self.reset();
-                self.hello = Some(name);
-                let domain = self.policy.domain.to_string();
-                self.send(reply::bare(250, &domain));
-            }
-            Command::Mail { from, size } => self.mail(from, size),
-            Command::Rcpt(to) => self.rcpt(&to),
-            Command::Data => self.data(now),
-            Command::Rset => {
-                self.reset();
-                self.ok("2.0.0", "forgotten");
-            }
-            Command::Noop => self.ok("2.0.0", "ok"),
-            // RFC 5321 section 3.5.3: not said, since it would tell which mailboxes there are.
-            Command::Vrfy => self.send(reply::coded(252, "2.5.0", "send a mail and see")),
-            Command::Help => self.send(reply::coded(214, "2.0.0", "RFC 5321")),
-            Command::Quit => self.close_with(221, "2.0.0", "bye"),
-            Command::StartTls => self.starttls(),
-            Command::Http => self.close_with(421, "4.7.0", "this is SMTP"),
-        }
-    }
-
-    fn ehlo(&mut self, name: String) {
-        self.reset();
-        self.hello = Some(name);
-        let mut keywords = vec![
-            "PIPELINING".to_owned(),
-            format!("SIZE {}", self.policy.message_bytes),
-            "8BITMIME".to_owned(),
-            "ENHANCEDSTATUSCODES".to_owned(),
-        ];
-        if self.tls == Tls::Offered {
-            keywords.push("STARTTLS".to_owned());
-        }
-        self.send(reply::ehlo(self.policy.domain.as_str(), &keywords));
-    }
-
-    fn starttls(&mut self) {
-        match self.tls {
-            Tls::Absent => self.refuse(&Refusal::new(502, "5.5.1", "TLS is not configured")),
-            Tls::Active => self.refuse(&Refusal::new(503, "5.5.1", "TLS is active already")),
-            Tls::Offered if self.hello.is_none() => self.refuse(&first("EHLO")),
-            Tls::Offered => {
-                self.send(reply::coded(220, "2.0.0", "go ahead"));
-                self.actions.push_back(Action::StartTls);
-                self.state = State::StartingTls;
-            }
-        }
-    }
-
-    fn mail(&mut self, from: String, size: usize) {
-        if self.hello.is_none() {
-            return self.refuse(&first("EHLO"));
-        }
-        if self.from.is_some() {
-            return self.refuse(&Refusal::new(503, "5.5.1", "one MAIL at a time"));
-        }
-        if size > self.policy.limit() {
-            self.refuse_oversize();
-            return;
-        }
-        self.from = Some(from);
-        self.declared = size;
-        self.ok("2.1.0", "sender ok");
-    }
-
-    fn rcpt(&mut self, to: &To) {
-        if self.from.is_none() {
-            return self.refuse(&first("MAIL"));
-        }
-        let recipient = match self.policy.recipient(self.peer, self.tls, to) {
-            Ok(recipient) => recipient,
-            Err((refusal, event)) => {
-                if let Some(event) = event {
-                    self.event(event);
-                }
-                return self.refuse(&refusal);
-            }
-        };
-        if self.recipients.contains(&recipient) {
-            // Named twice, delivered once.
-            return self.ok("2.1.5", "recipient ok");
-        }
-        let node = self.recipients.contains(&Recipient::Node) || recipient == Recipient::Node;
-        if node && !self.recipients.is_empty() {
-            let text = "mail for the node has no other recipient; send it apart";
-            return self.refuse(&Refusal::new(452, "4.5.3", text));
-        }
-        if self.recipients.len() >= self.policy.recipients {
-            return self.refuse(&Refusal::new(452, "4.5.3", "too many recipients"));
-        }
-        self.actions
-            .push_back(Action::AskRecipient(recipient.clone()));
-        self.state = State::AskingRecipient(recipient);
-    }
-
-    fn data(&mut self, now: Now) {
-        if self.from.is_none() {
-            return self.refuse(&first("MAIL"));
-        }
-        if self.recipients.is_empty() {
-            return self.refuse(&Refusal::new(554, "5.5.1", "no valid recipients"));
-        }
-        self.send(reply::bare(354, "end with CRLF.CRLF"));
-        self.state = State::Receiving(Data::new(self.policy.limit()));
-        self.step_ends = now.mono.saturating_add(self.policy.times.data);
-    }
-
     fn end_of_data(&mut self, now: Now) {
         let State::Receiving(data) = std::mem::replace(&mut self.state, State::Command) else {
             return;
@@ -550,8 +404,4 @@ impl Session {
         self.reset();
         self.actions.push_back(Action::Close);
     }
-}
-
-fn first(verb: &str) -> Refusal {
-    Refusal::new(503, "5.5.1", format!("send {verb} first"))
 }
