@@ -22,6 +22,6 @@ mod progress;
 mod transfer;
 
 pub use backoff::{Backoff, Pace};
-pub use name::{InvalidName, MAX_NAME_BYTES, RecordingName, is_ignored};
+pub use name::{InvalidName, MAX_NAME_BYTES, RecordingName, is_file_name, is_ignored};
 pub use progress::{Meter, Progress};
 pub use transfer::{Conditions, ConfirmAnswer, Outcome, State, Step, Transfer};

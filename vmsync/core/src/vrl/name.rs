@@ -87,11 +87,25 @@ pub fn is_ignored(name: &str) -> bool {
     name.starts_with('.') || name.strip_suffix(".part").is_some()
 }
 
+/// Whether a text may name any file of the folder, derived and unfinished ones included: one
+/// path component of at most 255 bytes that can't leave the folder or a command line.
+pub fn is_file_name(name: &str) -> bool {
+    name.len() <= 255 && unsafe_rule(name).is_none()
+}
+
 fn broken_rule(name: &str) -> Option<&'static str> {
-    if name.is_empty() {
-        Some("it is empty")
-    } else if name.len() > MAX_NAME_BYTES {
+    if name.len() > MAX_NAME_BYTES {
         Some("it is longer than 200 bytes")
+    } else if is_ignored(name) {
+        Some("names beginning with a dot or ending in .part are for unfinished files")
+    } else {
+        unsafe_rule(name)
+    }
+}
+
+fn unsafe_rule(name: &str) -> Option<&'static str> {
+    if name.is_empty() || name == "." {
+        Some("it is empty")
     } else if name.chars().any(|c| matches!(c, '/' | '\\')) {
         Some("it holds a path separator")
     } else if name.contains("..") {
@@ -100,8 +114,6 @@ fn broken_rule(name: &str) -> Option<&'static str> {
         Some("it holds a control character")
     } else if name.trim() != name {
         Some("it begins or ends with a space")
-    } else if is_ignored(name) {
-        Some("names beginning with a dot or ending in .part are for unfinished files")
     } else {
         None
     }

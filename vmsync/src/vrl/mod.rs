@@ -1,0 +1,31 @@
+//! Call recordings on disk and on the wire (R-VR): the shell around `vmsync_core::vrl`.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`folder`] | takes recordings in, lists, hashes and removes them; answers the peer's question |
+//! | [`mover`] | the loop that moves them to the primary, and its handle |
+//! | [`ftp`] | one FTP session as the mover and Test Connection need it |
+//! | [`probe`] | Test Connection (R-VR-2) |
+//! | [`journal`] | what the mover remembers over restarts |
+//! | [`status`] | how far it is |
+//! | [`server`] | the primary's FTP server, rooted in its folder |
+//!
+//! Order of a move: the file is durable here, the journal says so; it is uploaded under a
+//! temporary name, its length checked, renamed; the receiving *node* hashes and fsyncs it and
+//! says so over the control channel; only then the local copy goes, if it still is what was
+//! confirmed.
+
+pub mod folder;
+pub mod ftp;
+pub mod journal;
+pub mod mover;
+pub mod probe;
+pub mod server;
+pub mod status;
+
+pub use folder::{TakeError, Taken, confirm_local, take};
+pub use journal::{Journal, JournalError, StoreJournal};
+pub use mover::{Confirm, ConfirmError, VrlHandle};
+pub use probe::TestStep;
+pub use status::{Current, VrlState, VrlStatus};
+pub use vmsync_core::vrl::ConfirmAnswer;

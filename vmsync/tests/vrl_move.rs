@@ -1,0 +1,279 @@
+//! Recordings on their way from the backup to the primary (R-VR-1, R-VR-4), with what goes wrong.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod vrl_support;
+
+use std::time::Duration;
+
+use vmsync::vrl::{ConfirmAnswer, VrlState, server::ServerTls, take};
+use vmsync_config::VrlTls;
+use vmsync_core::vrl::State;
+use vrl_support::{Backup, Mood, Pki, Primary, until, until_done};
+
+fn audio(len: usize) -> Vec<u8> {
+    // LF, CR, NUL and 0xFF are in it: all that an ASCII transfer would spoil.
+    (0..len)
+        .map(|n| u8::try_from(n * 7 % 256).unwrap())
+        .collect()
+}
+
+#[tokio::test]
+async fn recordings_move_byte_for_byte() {
+    let primary = Primary::start(None).await;
+    let backup = Backup::of(&primary);
+    backup.records("call.wav", &audio(300_000));
+    backup.records("Gespräch mit Jörg 通話.wav", &audio(1_000));
+    backup.records("empty.wav", b"");
+    backup.records(".hidden", b"not a recording");
+    backup.records("growing.part", b"not a recording");
+    let sent = backup.files();
+    let (handle, _stop) = backup.start_allowed();
+    let status = until_done(&handle, 3).await;
+    assert_eq!(
+        (status.state, status.bytes_done, status.last_error),
+        (VrlState::Done, 301_000, None)
+    );
+    let there = primary.files();
+    assert_eq!(there.len(), 3, "{:?}", there.keys());
+    for (name, bytes) in there {
+        assert_eq!(bytes, sent[&name], "{name}");
+    }
+    assert_eq!(backup.files().len(), 2, "hidden and unfinished files stay");
+    assert!(backup.journal.records.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn recordings_move_over_tls() {
+    let pki = Pki::new();
+    let tls = ServerTls {
+        config: pki.server.clone(),
+        required: true,
+    };
+    let primary = Primary::start(Some(tls)).await;
+    let mut backup = Backup::of(&primary);
+    backup.records("call.wav", &audio(300_000));
+    let (plain, stop) = backup.start_allowed();
+    until("refused without TLS", || {
+        plain.status().last_error.is_some_and(|e| e.contains("TLS"))
+    })
+    .await;
+    stop.cancel();
+    assert!(backup.files().contains_key("call.wav"));
+    backup.remote.tls = VrlTls::Required;
+    backup.tls = Some(pki.client);
+    let (handle, _stop) = backup.start_allowed();
+    until_done(&handle, 1).await;
+    assert_eq!(primary.files()["call.wav"], audio(300_000));
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_authority_is_refused() {
+    let tls = ServerTls {
+        config: Pki::new().server,
+        required: true,
+    };
+    let primary = Primary::start(Some(tls)).await;
+    let mut backup = Backup::of(&primary);
+    backup.remote.tls = VrlTls::Required;
+    backup.tls = Some(Pki::new().client);
+    backup.records("call.wav", b"audio");
+    let (handle, _stop) = backup.start_allowed();
+    let steps = handle.test().await;
+    let last = steps.last().unwrap();
+    assert_eq!((last.step.as_str(), last.ok), ("tls", false), "{last:?}");
+    assert!(last.advice.as_ref().unwrap().contains("[tls] ca"));
+    assert!(backup.files().contains_key("call.wav"));
+}
+
+#[tokio::test]
+async fn nothing_moves_before_the_primary_serves_again() {
+    let primary = Primary::start(None).await;
+    let backup = Backup::of(&primary);
+    let (handle, _stop) = backup.start();
+    handle.allow(false, "group primary is in resilience");
+    let taken = take(&backup.folder(), "call.wav", audio(100), None, 0)
+        .await
+        .unwrap();
+    handle.taken(taken);
+    until("it waits with the reason", || {
+        let s = handle.status();
+        s.state == VrlState::Waiting && s.files_pending == 1 && s.why.contains("resilience")
+    })
+    .await;
+    assert!(backup.control.asked.lock().unwrap().is_empty());
+    handle.allow(true, "the primary owns its group");
+    until_done(&handle, 1).await;
+    assert_eq!(primary.files()["call.wav"], audio(100));
+}
+
+#[tokio::test]
+async fn killed_at_any_state_it_ends_well() {
+    for state in [
+        State::Planned,
+        State::Sending,
+        State::Sent,
+        State::Verified,
+        State::Confirmed,
+        State::Removed,
+    ] {
+        let primary = Primary::start(None).await;
+        let backup = Backup::of(&primary);
+        backup.records("call.wav", &audio(500_000));
+        let (first, stop) = backup.start();
+        *backup.journal.trap.lock().unwrap() = Some((state, stop.clone()));
+        first.allow(true, "go");
+        tokio::time::timeout(Duration::from_secs(10), stop.cancelled())
+            .await
+            .unwrap();
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        let (handle, _stop) = backup.start_allowed();
+        until("it is moved", || handle.status().state == VrlState::Done).await;
+        let there = primary.files();
+        assert_eq!(there.len(), 1, "killed at {state:?}: {:?}", there.keys());
+        assert_eq!(there["call.wav"], audio(500_000), "killed at {state:?}");
+        assert!(backup.files().is_empty(), "killed at {state:?}");
+        assert!(
+            backup.journal.records.lock().unwrap().is_empty(),
+            "killed at {state:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_lost_journal_makes_no_second_copy() {
+    let primary = Primary::start(None).await;
+    let backup = Backup::of(&primary);
+    std::fs::create_dir_all(primary.folder()).unwrap();
+    std::fs::write(primary.folder().join("call.wav"), audio(1000)).unwrap();
+    backup.records("call.wav", &audio(1000));
+    let (handle, _stop) = backup.start_allowed();
+    until_done(&handle, 1).await;
+    assert_eq!(primary.files().len(), 1);
+}
+
+#[tokio::test]
+async fn other_content_under_the_same_name_loses_neither() {
+    let primary = Primary::start(None).await;
+    let backup = Backup::of(&primary);
+    std::fs::create_dir_all(primary.folder()).unwrap();
+    std::fs::write(primary.folder().join("call.wav"), b"theirs").unwrap();
+    backup.records("call.wav", b"ours");
+    let (handle, _stop) = backup.start_allowed();
+    until_done(&handle, 1).await;
+    let there = primary.files();
+    assert_eq!(there["call.wav"], b"theirs");
+    let kept: Vec<_> = there
+        .iter()
+        .filter(|(n, _)| n.starts_with("call~"))
+        .collect();
+    assert_eq!(kept.len(), 1);
+    assert_eq!(kept[0].1, b"ours");
+    assert!(backup.files().is_empty());
+}
+
+#[tokio::test]
+async fn the_local_copy_stays_until_the_node_confirms() {
+    let primary = Primary::start(None).await;
+    let backup = Backup::of(&primary);
+    backup.records("call.wav", &audio(1000));
+    *backup.control.mood.lock().unwrap() = Mood::Unreachable;
+    let (handle, _stop) = backup.start_allowed();
+    until("it fails", || handle.status().state == VrlState::Failed).await;
+    assert!(handle.status().last_error.unwrap().contains("no route"));
+    assert!(primary.files().is_empty(), "asked first, sent nothing");
+
+    *backup.control.mood.lock().unwrap() = Mood::Elsewhere;
+    until("the wrong folder is named", || {
+        handle
+            .status()
+            .last_error
+            .is_some_and(|e| e.contains("remote_location"))
+    })
+    .await;
+    assert_eq!(
+        primary.files()["call.wav"],
+        audio(1000),
+        "the FTP server has it"
+    );
+    assert_eq!(backup.files()["call.wav"], audio(1000), "and so have we");
+
+    *backup.control.mood.lock().unwrap() = Mood::Honest;
+    handle.kick();
+    until_done(&handle, 1).await;
+    assert_eq!(
+        primary
+            .files()
+            .iter()
+            .filter(|(n, _)| !n.starts_with('.'))
+            .count(),
+        1
+    );
+}
+
+#[tokio::test]
+async fn what_was_recorded_after_the_confirmation_is_not_lost() {
+    let primary = Primary::start(None).await;
+    let backup = Backup::of(&primary);
+    backup.records("call.wav", b"first half");
+    let path = backup.folder().join("call.wav");
+    let mut once = Some(path);
+    *backup.control.before.lock().unwrap() = Some(Box::new(move |answer| {
+        if *answer == ConfirmAnswer::Durable
+            && let Some(path) = once.take()
+        {
+            std::fs::write(path, b"first half, second half").unwrap();
+        }
+    }));
+    let (handle, _stop) = backup.start_allowed();
+    until_done(&handle, 1).await;
+    let there: Vec<_> = primary.files().into_values().collect();
+    assert!(there.contains(&b"first half, second half".to_vec()));
+    assert!(there.contains(&b"first half".to_vec()));
+    assert!(backup.files().is_empty());
+}
+
+#[tokio::test]
+async fn a_primary_that_comes_late_gets_everything() {
+    let primary = Primary::start(None).await;
+    let mut backup = Backup::of(&primary);
+    let right = backup.remote.port;
+    // A port that was free a moment ago.
+    backup.remote.port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    for n in 0..20 {
+        backup.records(&format!("call{n}.wav"), &audio(n * 100));
+    }
+    let (handle, stop) = backup.start_allowed();
+    until("it fails", || handle.status().state == VrlState::Failed).await;
+    assert_eq!(handle.status().files_pending, 20);
+    stop.cancel();
+    backup.remote.port = right;
+    let (handle, _stop) = backup.start_allowed();
+    until_done(&handle, 20).await;
+    assert_eq!(primary.files().len(), 20);
+}
+
+#[tokio::test]
+async fn a_node_without_a_remote_says_so() {
+    let primary = Primary::start(None).await;
+    let backup = Backup::of(&primary);
+    let handle = vmsync::vrl::mover::start(vmsync::vrl::mover::Setup {
+        vrl: vmsync_config::Vrl {
+            folder: backup.folder(),
+            remote: None,
+            server: None,
+            right: true,
+        },
+        tls: None,
+        journal: std::sync::Arc::new(backup.journal.clone()),
+        confirm: backup.control.clone(),
+        now: vmsync::clock::now,
+        stop: tokio_util::sync::CancellationToken::new(),
+        tuning: vmsync::vrl::mover::Tuning::default(),
+    });
+    assert_eq!(handle.status().state, VrlState::Off);
+    assert!(!handle.test().await[0].ok);
+}
