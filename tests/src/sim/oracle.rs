@@ -88,7 +88,16 @@ impl Oracle {
                 view.me
             ));
         }
-        let exchanged = view.peer.is_ok() && view.sync_started.is_some();
+        if self
+            .epochs
+            .iter()
+            .any(|known| next.epoch <= *known && view.peer.is_ok())
+        {
+            return Err(format!("{row} did not raise the epoch above what is known"));
+        }
+        // Sight first, then the exchange: one from before the home went away counts no more.
+        let exchanged =
+            matches!((view.peer, view.sync_started), (Ok(seen), Some(started)) if started >= seen);
         if next.owner == group.home && !exchanged {
             return Err(format!(
                 "{row} before both had exchanged what they hold (R-FB-1)"
