@@ -92,6 +92,8 @@ impl App {
 /// The node loop as the fronts see it. Cheap to clone.
 #[derive(Clone)]
 pub struct NodeHandle {
+    /// Number of this life of the process.
+    pub boot: u64,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) status: watch::Receiver<Arc<Status>>,
     pub(crate) serving: watch::Receiver<Arc<Vec<(GroupName, Serving)>>>,
@@ -183,6 +185,18 @@ pub struct CertificateAnswer {
 }
 
 impl NodeHandle {
+    /// A handle to whatever answers `commands` and keeps `status` and `serving` up to date: the
+    /// node loop, or in a test of a front something simpler.
+    pub fn new(
+        boot: u64,
+        commands: mpsc::Sender<Command>,
+        status: watch::Receiver<Arc<Status>>,
+        serving: watch::Receiver<Arc<Vec<(GroupName, Serving)>>>,
+        calls_changed: Arc<Notify>,
+    ) -> Self {
+        Self { boot, commands, status, serving, calls_changed }
+    }
+
     /// The latest status.
     pub fn status(&self) -> Arc<Status> {
         Arc::clone(&self.status.borrow())
@@ -198,6 +212,10 @@ impl NodeHandle {
             .iter()
             .find(|(g, _)| g == group)
             .map_or(Serving::Starting, |(_, s)| s.clone())
+    }
+    /// What wakes the loop when calls begin or end; for the registry of calls.
+    pub fn calls_notify(&self) -> Arc<Notify> {
+        Arc::clone(&self.calls_changed)
     }
     /// Tells the loop that calls began or ended.
     pub fn calls_changed(&self) {

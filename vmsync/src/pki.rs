@@ -55,6 +55,13 @@ pub struct Issued {
     pub key: PathBuf,
 }
 
+/// Makes aws-lc-rs the process's provider for the libraries that take none explicitly (HTTP, FTP).
+/// May be called any number of times.
+pub fn install_provider() {
+    // Fails only where a provider was installed before, which then is this same one.
+    let _ = aws_lc_rs::default_provider().install_default();
+}
+
 /// Makes a root CA for the nodes of `domain`: `ca.pem` and, mode 0600, `ca.key` in `dir`, which
 /// is made where it is missing. Valid for [`CA_VALIDITY`] from `now`.
 ///

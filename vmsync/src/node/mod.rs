@@ -1,53 +1,68 @@
 //! The node loop: one task that owns the decisions and is fed by everybody else.
+//!
+//! Order of a turn: something comes in (a command, a heartbeat, a mail's outcome, a commit, the
+//! clock); every group decides; a new ownership is made durable; only then it is acted on, told to
+//! the peer and answered to whoever asked. The decisions themselves are pure and live in
+//! `vmsync_core`; here is only what feeds them and what follows from them.
 
-use tokio::sync::oneshot;
+mod command;
+mod groups;
+mod outbox;
+mod packing;
+mod peer;
+mod phones;
+mod publish;
+mod requests;
+mod run;
+mod watch_store;
+
+use std::sync::Arc;
+
+use rand::Rng;
+use tokio::sync::{Notify, mpsc, watch};
+use vmsync_config::{Config, Mode};
 use vmsync_config::words::GroupName;
-use vmsync_core::resilience::{Ownership, Request};
+use vmsync_core::resilience::Serving;
 
-use crate::app::{CertificateAnswer, Guard, Outcome, Refused, Registration, SeenPhone};
+pub use command::Command;
+pub use run::Node;
 
-/// What the fronts ask of the loop.
-pub enum Command {
-    /// An operator's request.
-    Request {
-        /// For which group.
-        group: GroupName,
-        /// What.
-        request: Request,
-        /// Under which conditions.
-        guard: Guard,
-        /// It came from the peer: never forwarded again.
-        forwarded: bool,
-        /// Where the answer goes.
-        answer: oneshot::Sender<Result<Outcome, Refused>>,
-    },
-    /// Transitions of a group.
-    History {
-        /// Which.
-        group: GroupName,
-        /// Where the answer goes.
-        answer: oneshot::Sender<Vec<Ownership>>,
-    },
-    /// A phone registered.
-    Phone {
-        /// As reported.
-        registration: Registration,
-        /// Where the answer goes.
-        answer: oneshot::Sender<Result<SeenPhone, Refused>>,
-    },
-    /// Phones seen.
-    Phones {
-        /// Where the answer goes.
-        answer: oneshot::Sender<Vec<SeenPhone>>,
-    },
-    /// Exchange anew.
-    Resync {
-        /// Where the answer goes.
-        answer: oneshot::Sender<()>,
-    },
-    /// Last certificate.
-    Certificate {
-        /// Where the answer goes.
-        answer: oneshot::Sender<CertificateAnswer>,
-    },
+use crate::{app::NodeHandle, status::Status};
+
+/// Commands waiting for the loop; whoever sends more waits.
+const WAITING: usize = 256;
+
+/// The loop's ends of the channels behind [`NodeHandle`].
+pub struct Seat {
+    boot: u64,
+    commands: mpsc::Receiver<Command>,
+    status: watch::Sender<Arc<Status>>,
+    serving: watch::Sender<Arc<Vec<(GroupName, Serving)>>>,
+    calls_changed: Arc<Notify>,
+}
+
+/// The handle the fronts use, and the seat of the loop behind it.
+pub fn channel(config: &Config) -> (NodeHandle, Seat) {
+    // Random rather than counted: it need not be remembered to be new. 53 bits survive any JSON.
+    let boot = rand::rng().random::<u64>() >> 11;
+    let (commands, received) = mpsc::channel(WAITING);
+    let (status, status_seen) = watch::channel(Arc::new(publish::starting(config)));
+    let (serving, serving_seen) = watch::channel(Arc::default());
+    let calls_changed = Arc::new(Notify::new());
+    let handle = NodeHandle {
+        boot,
+        commands,
+        status: status_seen,
+        serving: serving_seen,
+        calls_changed: Arc::clone(&calls_changed),
+    };
+    (handle, Seat { boot, commands: received, status, serving, calls_changed })
+}
+
+/// `single-active` or `dual-active`.
+pub fn mode_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::SingleActive => "single-active",
+        Mode::DualActive => "dual-active",
+    }
 }

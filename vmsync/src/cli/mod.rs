@@ -1,0 +1,223 @@
+//! The command line. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
+
+mod remote;
+
+use std::{
+    io::Write,
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Args, Parser, Subcommand};
+use vmsync_config::words::Fqdn;
+
+use crate::{clock, demo, keys, pki, serve};
+
+/// Voicemail resilience: two servers that keep each other's mailboxes, in step over SMTP.
+#[derive(Parser)]
+#[command(name = "vmsync", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a node.
+    Serve(ServeArgs),
+    /// Check a configuration and print every error in it.
+    Check {
+        /// The configuration file.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Run a whole pair on this machine, from nothing.
+    Demo(DemoArgs),
+    /// The pair's own certificates, keys and tokens.
+    #[command(subcommand)]
+    Pki(PkiCommand),
+    /// Print what the program knows of itself.
+    #[command(subcommand)]
+    Explain(ExplainCommand),
+    #[command(flatten)]
+    Remote(remote::RemoteCommand),
+}
+
+#[derive(Args)]
+struct ServeArgs {
+    /// The configuration file.
+    #[arg(long)]
+    config: PathBuf,
+    /// Stop when standard input ends: for programs that start a node and must not leave it behind.
+    #[arg(long, hide = true)]
+    stop_on_stdin_eof: bool,
+}
+
+#[derive(Args)]
+struct DemoArgs {
+    /// Tell the story of a failover step by step, check each step, and stop.
+    #[arg(long)]
+    script: bool,
+    /// Folder for everything; an earlier demo's folder goes on from there.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Use five ports from this one on instead of free ones.
+    #[arg(long)]
+    base_port: Option<u16>,
+    /// With --script: kill a node during a step and start it again (`STEP:NODE`, e.g. `8:vmpro2`).
+    #[arg(long, requires = "script", value_parser = kill_at)]
+    kill: Option<(usize, String)>,
+}
+
+#[derive(Subcommand)]
+enum PkiCommand {
+    /// Make the pair's root CA and the key both nodes sign with.
+    Init {
+        /// Folder for `ca.pem`, `ca.key` and `pair.key`.
+        #[arg(long)]
+        dir: PathBuf,
+        /// The pair's DNS domain (R-TO-5).
+        #[arg(long)]
+        domain: String,
+    },
+    /// Issue a node's certificate and its API tokens.
+    Issue {
+        /// Folder of the CA.
+        #[arg(long)]
+        dir: PathBuf,
+        /// The node's name.
+        #[arg(long)]
+        fqdn: Fqdn,
+        /// Where the node's files go.
+        #[arg(long)]
+        out: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
+enum ExplainCommand {
+    /// The resilience machine, row by row.
+    Fsm {
+        /// As a Mermaid diagram.
+        #[arg(long)]
+        mermaid: bool,
+    },
+}
+
+fn kill_at(text: &str) -> Result<(usize, String), String> {
+    let (step, node) = text.split_once(':').ok_or("STEP:NODE, e.g. 8:vmpro2")?;
+    let step = step.parse().map_err(|e| format!("step {step:?}: {e}"))?;
+    Ok((step, node.to_owned()))
+}
+
+/// What a command ends with when it fails.
+pub(crate) enum Failure {
+    /// Exit code 1.
+    Failed(String),
+    /// Exit code 2.
+    Usage(String),
+}
+
+impl<E: std::fmt::Display> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = run(cli.command);
+    let (code, text) = match result {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Failed(text)) => (1, text),
+        Err(Failure::Usage(text)) => (2, text),
+    };
+    // Nothing more can be said where standard error is gone.
+    let _ = writeln!(std::io::stderr(), "vmsync: {text}");
+    ExitCode::from(code)
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Serve(args) => {
+            let config = load(&args.config)?;
+            serve::init_logging();
+            runtime()?.block_on(serve::run(config, args.stop_on_stdin_eof))?;
+            Ok(())
+        }
+        Command::Check { config } => {
+            let checked = load(&config)?;
+            serve::check_files(&checked).map_err(Failure::Usage)?;
+            let node = &checked.node;
+            say(&format!(
+                "{} is valid: {} {} of a {} pair with {}",
+                config.display(),
+                match node.role {
+                    vmsync_config::Role::Primary => "primary",
+                    vmsync_config::Role::Secondary => "secondary",
+                },
+                node.fqdn,
+                crate::node::mode_name(checked.pair.mode),
+                checked.pair.peer,
+            ))
+        }
+        Command::Demo(args) => {
+            let options = demo::DemoOptions {
+                dir: args.dir,
+                base_port: args.base_port,
+                script: args.script,
+                kill: args.kill,
+            };
+            runtime()?.block_on(demo::run(options, &mut std::io::stdout()))?;
+            Ok(())
+        }
+        Command::Pki(command) => pki_command(command),
+        Command::Explain(ExplainCommand::Fsm { mermaid }) => {
+            use vmsync_core::resilience::{Format, explain};
+            let format = if mermaid { Format::Mermaid } else { Format::Text };
+            say(explain(format).trim_end())
+        }
+        Command::Remote(command) => runtime()?.block_on(remote::run(command)),
+    }
+}
+
+fn pki_command(command: PkiCommand) -> Result<(), Failure> {
+    match command {
+        PkiCommand::Init { dir, domain } => {
+            pki::init(&dir, &domain, clock::wall())?;
+            let key = dir.join("pair.key");
+            keys::generate_key_file(&key)?;
+            say(&format!(
+                "made {d}/ca.pem, {d}/ca.key and {}\nKeep ca.key off the nodes; copy ca.pem and pair.key to both.\nNext: vmsync pki issue --dir {d} --fqdn NODE --out FOLDER, once a node",
+                key.display(),
+                d = dir.display()
+            ))
+        }
+        PkiCommand::Issue { dir, fqdn, out } => {
+            pki::issue(&dir, fqdn.as_str(), &[], &out, clock::wall())?;
+            let tokens = out.join("tokens");
+            keys::generate_tokens_file(&tokens)?;
+            say(&format!(
+                "made {o}/{fqdn}.pem, {o}/{fqdn}.key and {}",
+                tokens.display(),
+                o = out.display()
+            ))
+        }
+    }
+}
+
+fn load(path: &std::path::Path) -> Result<vmsync_config::Config, Failure> {
+    vmsync_config::load(path, vmsync_config::environment()).map_err(|e| Failure::Usage(e.to_string()))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}
+
+/// Prints for the person (or script) that asked.
+pub(crate) fn say(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}")?;
+    Ok(())
+}

@@ -1,0 +1,264 @@
+//! Commands that ask a running node over its API.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::{Failure, say};
+use crate::client::{ApiClient, Body};
+
+#[derive(Args)]
+pub(crate) struct Node {
+    /// The node's address.
+    #[arg(long, env = "VMSYNC_URL", default_value = "http://127.0.0.1:8080")]
+    url: String,
+    /// File with the token (`admin TOKEN` or `read TOKEN` lines, or the bare token).
+    #[arg(long)]
+    token_file: Option<PathBuf>,
+    /// The token itself.
+    #[arg(long, env = "VMSYNC_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Print the answer as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum RemoteCommand {
+    /// Exit code 0 once a node is ready to serve; for health checks. Needs no token.
+    Ready {
+        /// The node's address.
+        #[arg(long, env = "VMSYNC_URL", default_value = "http://127.0.0.1:8080")]
+        url: String,
+    },
+    /// Who serves, since when and why; sync state; calls.
+    Status {
+        #[command(flatten)]
+        node: Node,
+    },
+    /// Let the backup take a group over (*Activate Backup Server*).
+    ActivateBackup {
+        /// The group, e.g. `primary`.
+        group: String,
+        /// Only say what would happen.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        node: Node,
+    },
+    /// Give a group back to its home.
+    Failback {
+        /// The group.
+        group: String,
+        /// Even with calls active; they are finished where they are.
+        #[arg(long)]
+        force: bool,
+        /// Only say what would happen.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        node: Node,
+    },
+    /// Mailboxes with their counts.
+    Mailboxes {
+        #[command(flatten)]
+        node: Node,
+    },
+    /// Messages of a mailbox.
+    Messages {
+        /// Its extension.
+        extension: String,
+        #[command(flatten)]
+        node: Node,
+    },
+    /// Active calls.
+    Calls {
+        #[command(flatten)]
+        node: Node,
+    },
+    /// Synchronisation: vectors, digests, what is left.
+    Sync {
+        #[command(flatten)]
+        node: Node,
+    },
+    /// Alarms.
+    Alarms {
+        #[command(flatten)]
+        node: Node,
+    },
+}
+
+/// Asks and prints.
+pub(crate) async fn run(command: RemoteCommand) -> Result<(), Failure> {
+    let (node, path, body, table): (_, String, _, fn(&Value) -> String) = match command {
+        RemoteCommand::Ready { url } => {
+            ApiClient::new(&url, "")?.get("/readyz").await?;
+            return say("ready");
+        }
+        RemoteCommand::Status { node } => (node, "/api/v1/status".to_owned(), None, status),
+        RemoteCommand::ActivateBackup { group, dry_run, node } => {
+            let path = format!("/api/v1/groups/{group}/activate-backup");
+            (node, path, Some(json!({"dry_run": dry_run})), outcome)
+        }
+        RemoteCommand::Failback { group, force, dry_run, node } => {
+            let path = format!("/api/v1/groups/{group}/failback");
+            (node, path, Some(json!({"force": force, "dry_run": dry_run})), outcome)
+        }
+        RemoteCommand::Mailboxes { node } => (node, "/api/v1/mailboxes".to_owned(), None, mailboxes),
+        RemoteCommand::Messages { extension, node } => {
+            (node, format!("/api/v1/mailboxes/{extension}/messages"), None, messages)
+        }
+        RemoteCommand::Calls { node } => (node, "/api/v1/calls".to_owned(), None, calls),
+        RemoteCommand::Sync { node } => (node, "/api/v1/sync".to_owned(), None, pretty),
+        RemoteCommand::Alarms { node } => (node, "/api/v1/alarms".to_owned(), None, alarms),
+    };
+    let client = ApiClient::new(&node.url, &token(&node)?)?;
+    let method = if body.is_some() { Method::POST } else { Method::GET };
+    let answers = all_pages(&client, method, &path, body.as_ref()).await?;
+    say(&if node.json { pretty(&answers) } else { table(&answers) })
+}
+
+/// One answer, or every page of a list joined.
+async fn all_pages(client: &ApiClient, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+    let send = |path: String| {
+        let body = body.map_or(Body::None, Body::Json);
+        let method = method.clone();
+        async move { client.ok(method, &path, &[], body).await.map(|r| r.json()) }
+    };
+    let mut answer = send(path.to_owned()).await?;
+    while let Some(next) = answer["next"].as_str().map(str::to_owned) {
+        let mut page = send(format!("{path}?cursor={next}")).await?;
+        let more = page["items"].as_array_mut().map(std::mem::take).unwrap_or_default();
+        answer["next"] = page["next"].take();
+        if let Some(items) = answer["items"].as_array_mut() {
+            items.extend(more);
+        }
+    }
+    Ok(answer)
+}
+
+fn token(node: &Node) -> Result<String, Failure> {
+    if let Some(token) = &node.token {
+        return Ok(token.clone());
+    }
+    let Some(path) = &node.token_file else {
+        return Err(Failure::Usage(
+            "no token: give --token-file FILE, or the token in VMSYNC_TOKEN".to_owned(),
+        ));
+    };
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| Failure::Failed(format!("{}: {e}", path.display())))?;
+    let lines: Vec<_> = text
+        .lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty() && !l.starts_with('#'))
+        .collect();
+    let admin = lines.iter().find_map(|l| l.strip_prefix("admin "));
+    let read = lines.iter().find_map(|l| l.strip_prefix("read "));
+    let bare = lines.first().copied();
+    admin.or(read).or(bare).map(|t| t.trim().to_owned()).ok_or_else(|| {
+        Failure::Failed(format!("{} holds no token", path.display()))
+    })
+}
+
+fn pretty(value: &Value) -> String {
+    serde_json::to_string_pretty(value).unwrap_or_default()
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(s) => s.clone(),
+        Value::Null => "-".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn items(value: &Value) -> &[Value] {
+    value["items"].as_array().map_or(&[], Vec::as_slice)
+}
+
+fn status(s: &Value) -> String {
+    let mut lines = vec![format!(
+        "{} {} ({}), {} pair; peer {} is {}",
+        text(&s["node"]["role"]),
+        text(&s["node"]["fqdn"]),
+        text(&s["node"]["voicemail_type"]),
+        text(&s["mode"]),
+        text(&s["peer"]["fqdn"]),
+        if s["peer"]["visible"] == true { "visible" } else { "INVISIBLE" },
+    )];
+    for g in s["groups"].as_array().map_or(&[][..], Vec::as_slice) {
+        lines.push(format!(
+            "group {}: {} serves ({}, epoch {}) since {}: {}",
+            text(&g["name"]), text(&g["owner"]), text(&g["phase"]), text(&g["epoch"]), text(&g["since"]), text(&g["reason"]),
+        ));
+        for wait in g["failback"]["waiting_for"].as_array().map_or(&[][..], Vec::as_slice) {
+            lines.push(format!("  failback waits for {}", text(wait)));
+        }
+    }
+    for (name, d) in [("to the peer", &s["sync"]["out"]), ("from the peer", &s["sync"]["in"])] {
+        lines.push(format!("sync {name}: {}, {} operations left", text(&d["state"]), text(&d["pending_ops"])));
+    }
+    lines.push(format!(
+        "{} mailboxes, {} messages, {} calls, {} alarms",
+        text(&s["totals"]["mailboxes"]), text(&s["totals"]["messages"]), text(&s["calls"]), text(&s["alarms"]),
+    ));
+    lines.join("\n")
+}
+
+fn outcome(o: &Value) -> String {
+    let dry = if o["dry_run"] == true { "would happen: " } else { "" };
+    let mut line = format!("{dry}{} (group {}, owner {}, epoch {})", text(&o["what"]), text(&o["group"]), text(&o["owner"]), text(&o["epoch"]));
+    for wait in o["waiting_for"].as_array().map_or(&[][..], Vec::as_slice) {
+        line.push_str(&format!("\n  waits for {}", text(wait)));
+    }
+    line
+}
+
+fn mailboxes(list: &Value) -> String {
+    let rows = items(list).iter().map(|m| {
+        let c = &m["counts"];
+        vec![
+            text(&m["extension"]), text(&m["name"]), text(&c["new"]), text(&c["unopened"]), text(&c["old"]), text(&c["saved"]), text(&c["deleted"]),
+            if m["enabled"] == false { "disabled".to_owned() } else { String::new() },
+        ]
+    });
+    table(&["EXTENSION", "NAME", "NEW", "UNOPENED", "OLD", "SAVED", "DELETED", ""], rows)
+}
+
+fn messages(list: &Value) -> String {
+    let rows = items(list).iter().map(|m| {
+        let seconds = m["duration_ms"].as_f64().unwrap_or_default() / 1000.0;
+        vec![text(&m["id"]), text(&m["state"]), text(&m["caller_number"]), text(&m["received_at"]), format!("{seconds:.1} s")]
+    });
+    table(&["ID", "STATE", "CALLER", "RECEIVED", "LENGTH"], rows)
+}
+
+fn calls(list: &Value) -> String {
+    let rows = items(list).iter().map(|c| vec![text(&c["id"]), text(&c["kind"]), text(&c["mailbox"]), text(&c["started"])]);
+    table(&["ID", "KIND", "MAILBOX", "STARTED"], rows)
+}
+
+fn alarms(list: &Value) -> String {
+    let rows = items(list).iter().map(|a| {
+        let state = if a["cleared"].is_null() { "up" } else { "ended" };
+        vec![text(&a["id"]), state.to_owned(), text(&a["since"]), text(&a["code"]), text(&a["subject"]), text(&a["text"])]
+    });
+    table(&["ID", "STATE", "SINCE", "CODE", "SUBJECT", "TEXT"], rows)
+}
+
+/// Columns as wide as their widest cell.
+fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let head: Vec<String> = head.iter().map(|h| (*h).to_owned()).collect();
+    let all: Vec<Vec<String>> = std::iter::once(head).chain(rows).collect();
+    let columns = all.first().map_or(0, Vec::len);
+    let width = |c: usize| all.iter().filter_map(|r| r.get(c)).map(|t| t.chars().count()).max().unwrap_or(0);
+    let widths: Vec<_> = (0..columns).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).map(|(t, w)| format!("{t:<w$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    all.iter().map(line).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,241 @@
+//! Mail that has come in: from the peer, applied before it is acknowledged; from a PBX, made a
+//! message before it is acknowledged (architecture decision 8).
+
+use std::{net::IpAddr, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use vmsync_config::words::Extension;
+use vmsync_core::{
+    intake,
+    smtp::{Accepted, Envelope, Recipient, Refusal, SmtpEvent, Verdict},
+    wire::{self, Mail, WireError},
+};
+use vmsync_store::{
+    AudioRef, EntityKey, NewAudio, Operation, StoreError,
+    model::{Message, MessageFacts},
+};
+
+use crate::{app::App, clock, node::Command, smtp::MailHandler};
+
+/// How an audio file is described in a mail between the nodes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct AboutAudio {
+    /// What it belongs to.
+    pub(crate) entity: EntityKey,
+    /// The audio's facts.
+    #[serde(flatten)]
+    pub(crate) audio: AudioRef,
+    /// For a message, its facts; so that the file describes itself.
+    #[serde(default)]
+    pub(crate) facts: serde_json::Value,
+}
+
+/// Takes in what the receiver hands over.
+pub struct Mailroom {
+    app: Arc<App>,
+}
+
+impl Mailroom {
+    /// The mailroom of `app`'s node.
+    pub fn new(app: Arc<App>) -> Self {
+        Self { app }
+    }
+
+    async fn from_peer(&self, envelope: &Envelope, body: Bytes) -> Result<Accepted, Refusal> {
+        let keys = self.app.keys.clone();
+        let me = self.app.config.node.id.clone();
+        let mail = blocking(move || wire::decode(&body, &keys, &me))
+            .await?
+            .map_err(|e| self.refused(envelope.peer, &e))?;
+        if mail.head.from.node != self.app.config.pair.peer_id {
+            let who = mail.head.from.node.to_string();
+            self.app.alarms.raise(
+                "wrong_node",
+                &who,
+                "a signed mail of a node that is not this node's peer was refused; check pair.peer_id on both nodes",
+            );
+            return Err(Refusal::not_authorised(format!("{who} is not this node's peer")));
+        }
+        let count = mail.operations.len();
+        let head = mail.head.clone();
+        let applied = self
+            .app
+            .store(move |store| apply(store, &mail))
+            .await
+            .map_err(|e| self.not_applied(&e))?;
+        tracing::debug!(mail = %head.id, operations = count, new = applied, "mail of the peer applied");
+        // The peer must not hear 250 before our decisions know what it said: order is kept by the channel.
+        if self.app.node.commands.send(Command::Heard { head }).await.is_err() {
+            return Err(Refusal::try_later("this node is stopping"));
+        }
+        Ok(Accepted { text: format!("{applied} of {count} operations were new, all are durable") })
+    }
+
+    async fn from_pbx(&self, recipients: &[Recipient], body: Bytes) -> Result<Accepted, Refusal> {
+        let incoming = blocking(move || intake::read(&body, clock::wall()))
+            .await?
+            .map_err(|e| Refusal::bad_content(e.to_string()))?;
+        let incoming = Arc::new(incoming);
+        let shortest = self.app.config.limits.message_min.as_millis();
+        if u128::from(incoming.measured.duration_ms) < shortest {
+            // R-MB-8: a message shorter than the minimum is dropped, which is no fault of the sender.
+            return Ok(Accepted { text: format!("shorter than {shortest} ms: dropped") });
+        }
+        let mut taken = Vec::new();
+        for recipient in recipients {
+            let Recipient::Mailbox(extension) = recipient else { continue };
+            let message = self.deposit(extension, Arc::clone(&incoming)).await?;
+            taken.push(message.id.to_string());
+        }
+        Ok(Accepted { text: format!("message {}", taken.join(" ")) })
+    }
+
+    async fn deposit(&self, extension: &Extension, incoming: Arc<intake::Incoming>) -> Result<Message, Refusal> {
+        let facts = MessageFacts {
+            caller_number: incoming.caller_number.clone(),
+            caller_name: incoming.caller_name.clone(),
+            called_number: incoming.called_number.clone(),
+            received_at: Some(incoming.received_at),
+            urgent: incoming.urgent,
+            private: incoming.private,
+            taken_by: Some(self.app.config.node.id.clone()),
+            source_id: Some(format!("mail:{}", incoming.source_id)),
+        };
+        let ext = extension.clone();
+        let (message, new) = self
+            .app
+            .store(move |store| {
+                let audio = describe(&incoming.measured, &incoming.audio);
+                store.deposit(&ext, facts, audio, &incoming.audio)
+            })
+            .await
+            .map_err(|e| not_deposited(extension, &e))?;
+        if !new {
+            tracing::info!(mailbox = %extension, message = %message.id, "the same mail came again; it is one message");
+        }
+        Ok(message)
+    }
+
+    fn refused(&self, peer: IpAddr, error: &WireError) -> Refusal {
+        let (code, enhanced) = error.reply();
+        if error.alarms() {
+            let alarm = match error {
+                WireError::UnknownVersion(_) => "wire_version",
+                _ => "bad_signature",
+            };
+            self.app.alarms.raise(alarm, &peer.to_string(), &error.to_string());
+        }
+        Refusal::new(code, enhanced, error.to_string())
+    }
+
+    fn not_applied(&self, error: &StoreError) -> Refusal {
+        match error {
+            StoreError::Full { .. } => {
+                self.app.alarms.raise("disk_full", self.app.config.node.id.as_str(), &error.to_string());
+                Refusal::no_space()
+            }
+            StoreError::Invalid(_) | StoreError::Conflict(_) => {
+                // Refused for good, but never dropped: the peer keeps it and says so, and so do we.
+                self.app.alarms.raise("operation_refused", self.app.config.pair.peer_id.as_str(), &error.to_string());
+                Refusal::bad_content(error.to_string())
+            }
+            _ => Refusal::try_later(error.to_string()),
+        }
+    }
+}
+
+#[async_trait]
+impl MailHandler for Mailroom {
+    async fn recipient(&self, recipient: &Recipient, _peer: std::net::SocketAddr) -> Verdict {
+        let Recipient::Mailbox(extension) = recipient else {
+            return Verdict::Accept;
+        };
+        let ext = extension.clone();
+        match self.app.store(move |s| s.mailbox(&ext)).await {
+            Ok(Some(m)) if m.deleted => Verdict::Refuse(Refusal::no_mailbox(extension.as_str())),
+            Ok(Some(m)) if !m.enabled => Verdict::Refuse(Refusal::disabled(extension.as_str())),
+            Ok(Some(_)) => Verdict::Accept,
+            Ok(None) => Verdict::Refuse(Refusal::no_mailbox(extension.as_str())),
+            Err(e) => Verdict::Refuse(Refusal::try_later(e.to_string())),
+        }
+    }
+
+    async fn deliver(&self, envelope: Envelope, body: Bytes) -> Result<Accepted, Refusal> {
+        if envelope.recipients.contains(&Recipient::Node) {
+            self.from_peer(&envelope, body).await
+        } else {
+            self.from_pbx(&envelope.recipients, body).await
+        }
+    }
+
+    fn event(&self, event: SmtpEvent) {
+        tracing::debug!(event = event.name(), "{event}");
+        match &event {
+            SmtpEvent::ForeignDomain { domain, .. } => self.app.alarms.raise(
+                "foreign_domain",
+                domain,
+                &format!(
+                    "{event}; this node takes mail for {} only: check smtp.receiver.domain here and the sender's settings there",
+                    self.app.config.receiver.domain
+                ),
+            ),
+            SmtpEvent::TlsRequired { peer } => {
+                self.app.alarms.raise("tls_required", &peer.to_string(), &event.to_string());
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Audio first, then the operations that name it: a crash in between leaves files that nothing
+/// names, which the next try finds in place.
+fn apply(store: &vmsync_store::Store, mail: &Mail) -> Result<usize, StoreError> {
+    let malformed = |e: serde_json::Error| StoreError::Invalid(format!("malformed operation: {e}"));
+    let mut operations = Vec::with_capacity(mail.operations.len());
+    for value in &mail.operations {
+        operations.push(Operation::deserialize(value).map_err(malformed)?);
+    }
+    let have = store.have();
+    let known = |o: &Operation| o.stamp.seq <= have.get(&o.stamp.origin);
+    if !operations.is_empty() && operations.iter().all(known) {
+        return Ok(0);
+    }
+    for carried in &mail.audio {
+        let about = AboutAudio::deserialize(&carried.about).map_err(malformed)?;
+        let new = NewAudio { entity: about.entity, audio: &about.audio, facts: about.facts };
+        store.put_audio(new, &carried.bytes)?;
+    }
+    store.apply(&operations)
+}
+
+/// The store's description of audio that was just measured.
+pub(crate) fn describe(measured: &vmsync_core::audio::Measured, bytes: &[u8]) -> AudioRef {
+    use sha2::{Digest, Sha256};
+    AudioRef {
+        blob: uuid::Uuid::now_v7(),
+        sha256: hex::encode(Sha256::digest(bytes)),
+        bytes: bytes.len() as u64,
+        content_type: measured.content_type.to_owned(),
+        codec: measured.codec.to_owned(),
+        duration_ms: measured.duration_ms,
+    }
+}
+
+fn not_deposited(extension: &Extension, error: &StoreError) -> Refusal {
+    match error {
+        StoreError::NotFound { .. } => Refusal::no_mailbox(extension.as_str()),
+        StoreError::Disabled(_) => Refusal::disabled(extension.as_str()),
+        StoreError::MailboxFull(_) => Refusal::full(extension.as_str()),
+        StoreError::Full { .. } => Refusal::no_space(),
+        StoreError::Invalid(why) => Refusal::bad_content(why.clone()),
+        _ => Refusal::try_later(error.to_string()),
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| Refusal::try_later(format!("internal error: {e}")))
+}

@@ -1,0 +1,71 @@
+//! What the fronts ask of the loop.
+
+use tokio::sync::oneshot;
+use vmsync_config::words::GroupName;
+use vmsync_core::{
+    resilience::{Ownership, Request},
+    wire::Head,
+};
+
+use crate::{
+    app::{CertificateAnswer, Guard, Outcome, Refused, Registration, SeenPhone},
+    pair::Report,
+};
+
+/// One question or message to the loop. A dropped `answer` means that the node is stopping.
+pub enum Command {
+    /// The peer told of itself; it gets our report.
+    Heartbeat {
+        /// What it told.
+        report: Report,
+        /// Where ours goes.
+        answer: oneshot::Sender<Report>,
+    },
+    /// A mail of the peer was applied durably.
+    Heard {
+        /// What it says of its sender.
+        head: Head,
+    },
+    /// An operator's request.
+    Request {
+        /// For which group.
+        group: GroupName,
+        /// What.
+        request: Request,
+        /// Under which conditions.
+        guard: Guard,
+        /// It came from the peer: never forwarded again.
+        forwarded: bool,
+        /// Where the answer goes.
+        answer: oneshot::Sender<Result<Outcome, Refused>>,
+    },
+    /// Transitions of a group.
+    History {
+        /// Which.
+        group: GroupName,
+        /// Where the answer goes.
+        answer: oneshot::Sender<Vec<Ownership>>,
+    },
+    /// A phone registered.
+    Phone {
+        /// As reported.
+        registration: Registration,
+        /// Where the answer goes.
+        answer: oneshot::Sender<Result<SeenPhone, Refused>>,
+    },
+    /// Phones seen.
+    Phones {
+        /// Where the answer goes.
+        answer: oneshot::Sender<Vec<SeenPhone>>,
+    },
+    /// Exchange anew.
+    Resync {
+        /// Where the answer goes.
+        answer: oneshot::Sender<()>,
+    },
+    /// Last certificate.
+    Certificate {
+        /// Where the answer goes.
+        answer: oneshot::Sender<CertificateAnswer>,
+    },
+}

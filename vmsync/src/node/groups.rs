@@ -1,0 +1,126 @@
+//! The groups of this node: their durable ownership, the evidence for failover, what failback waits for.
+
+use std::time::Duration;
+
+use vmsync_config::{
+    Config, Failback, Group,
+    words::{GroupName, NodeId, Now},
+};
+use vmsync_core::resilience::{
+    Ask, Decision, Machine, Ownership, PhoneEvidence, Rules, View, adopt,
+};
+use vmsync_store::{Store, StoreError};
+
+/// Ownership of each group by name.
+const OWNERSHIP: &str = "ownership";
+/// Every transition, `group/epoch`.
+const HISTORY: &str = "history";
+/// Transitions kept for each group.
+const HISTORY_KEPT: usize = 1_000;
+
+/// One group as this node knows it.
+pub(super) struct GroupState {
+    pub(super) machine: Machine,
+    pub(super) ownership: Ownership,
+    pub(super) evidence: PhoneEvidence,
+    /// The last decision: phase and what is waited for.
+    pub(super) decision: Decision,
+}
+
+/// What a group's decision looks at besides its own state.
+#[derive(Debug, Clone)]
+pub(super) struct Seen {
+    pub(super) me: NodeId,
+    pub(super) peer: Result<Duration, Duration>,
+    pub(super) sync_started: Option<Duration>,
+    pub(super) sync_finished: bool,
+    pub(super) pending_operations: u64,
+}
+
+impl GroupState {
+    /// Reads the group's last ownership from `store`.
+    pub(super) fn load(store: &Store, config: &Config, group: Group, now: Now) -> Result<Self, StoreError> {
+        let kept = store.local(OWNERSHIP, group.name.as_str())?;
+        let ownership = match kept {
+            None => Ownership::initial(&group, now.wall),
+            Some(bytes) => serde_json::from_slice(&bytes).map_err(|e| StoreError::Io {
+                doing: format!("reading the kept ownership of group {}", group.name),
+                source: std::io::Error::other(e),
+            })?,
+        };
+        let evidence = PhoneEvidence::new(&group, &config.systems);
+        let machine = Machine::new(group);
+        let view = View::new(config.node.id.clone(), now.mono);
+        let decision = machine.decide(&ownership, &view, &rules(config, &config.failback), None, now);
+        // Decided only for its phase: a transition is not taken before the peer was asked.
+        Ok(Self { machine, ownership, evidence, decision })
+    }
+
+    pub(super) fn name(&self) -> &GroupName {
+        &self.machine.group().name
+    }
+
+    fn view(&self, seen: &Seen, calls: u32) -> View {
+        View {
+            me: seen.me.clone(),
+            peer: seen.peer,
+            desk_phones: self.evidence.desk_phones(),
+            sync_started: seen.sync_started,
+            sync_finished: seen.sync_finished,
+            pending_operations: seen.pending_operations,
+            calls,
+        }
+    }
+
+    /// Decides; changes nothing.
+    pub(super) fn decide(&self, seen: &Seen, calls: u32, rules: &Rules, ask: Option<&Ask>, now: Now) -> Decision {
+        self.machine.decide(&self.ownership, &self.view(seen, calls), rules, ask, now)
+    }
+
+    /// The peer's record, where it wins over ours.
+    pub(super) fn adopted(&self, theirs: &[Ownership]) -> Option<Ownership> {
+        let theirs = theirs.iter().find(|o| o.group == *self.name())?;
+        adopt(self.machine.group(), &self.ownership, theirs)
+    }
+}
+
+/// The rules in force: the configuration's, with the replicated failback settings over it.
+pub(super) fn rules(config: &Config, failback: &Failback) -> Rules {
+    Rules {
+        backs_up_voicemail: config.resilience.backs_up_voicemail,
+        trigger: config.resilience.trigger,
+        failover_after: config.resilience.failover_after,
+        policy: failback.policy,
+        timeout: failback.timeout,
+        stable_for: failback.stable_for,
+    }
+}
+
+/// Makes a new ownership durable, with its place in the history.
+pub(super) fn persist(store: &Store, ownership: &Ownership) -> Result<(), StoreError> {
+    let bytes = serde_json::to_vec(ownership).map_err(|e| StoreError::Invalid(e.to_string()))?;
+    let group = ownership.group.as_str();
+    // History first: a crash in between leaves a line too many, never one too few, and the
+    // same line is written again when the decision is taken again.
+    store.put_local(HISTORY, &history_key(group, ownership.epoch), Some(&bytes))?;
+    store.put_local(OWNERSHIP, group, Some(&bytes))
+}
+
+/// Every kept transition of `group`, oldest first; drops what is beyond [`HISTORY_KEPT`].
+pub(super) fn history(store: &Store, group: &GroupName) -> Result<Vec<Ownership>, StoreError> {
+    let prefix = format!("{group}/");
+    let mut lines: Vec<_> = store
+        .locals(HISTORY)?
+        .into_iter()
+        .filter(|(key, _)| key.starts_with(&prefix))
+        .collect();
+    let surplus = lines.len().saturating_sub(HISTORY_KEPT);
+    for (key, _) in lines.drain(..surplus) {
+        store.put_local(HISTORY, &key, None)?;
+    }
+    Ok(lines.iter().filter_map(|(_, bytes)| serde_json::from_slice(bytes).ok()).collect())
+}
+
+fn history_key(group: &str, epoch: u64) -> String {
+    format!("{group}/{epoch:016}")
+}

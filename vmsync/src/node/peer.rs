@@ -1,0 +1,154 @@
+//! Whether the other node is there: heartbeats sent, answers judged.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use vmsync_config::words::{Now, UnixMillis};
+
+use crate::{clock, pair::{PeerClient, PeerError, Report}};
+
+/// The other node as seen from here.
+pub(super) struct Peer {
+    /// Since when visible (`Ok`) or not (`Err`), monotonic.
+    pub(super) sight: Result<Duration, Duration>,
+    /// The same moment by the wall clock.
+    pub(super) since: UnixMillis,
+    /// Last answer.
+    pub(super) last_seen: Option<UnixMillis>,
+    last_answer: Option<Duration>,
+    /// Why it does not answer.
+    pub(super) reason: Option<String>,
+    /// What it told last.
+    pub(super) report: Option<Report>,
+    invisible_after: Duration,
+}
+
+impl Peer {
+    /// Not seen yet.
+    pub(super) fn new(invisible_after: Duration, now: Now) -> Self {
+        Self {
+            sight: Err(now.mono),
+            since: now.wall,
+            last_seen: None,
+            last_answer: None,
+            reason: Some("no heartbeat answered yet".to_owned()),
+            report: None,
+            invisible_after,
+        }
+    }
+
+    pub(super) fn visible(&self) -> bool {
+        self.sight.is_ok()
+    }
+
+    /// It answered. True when it was invisible before.
+    pub(super) fn answered(&mut self, report: Report, now: Now) -> bool {
+        self.last_seen = Some(now.wall);
+        self.last_answer = Some(now.mono);
+        self.reason = None;
+        self.report = Some(report);
+        let appeared = self.sight.is_err();
+        if appeared {
+            self.sight = Ok(now.mono);
+            self.since = now.wall;
+        }
+        appeared
+    }
+
+    /// It did not answer one heartbeat.
+    pub(super) fn missed(&mut self, error: &PeerError) {
+        self.reason = Some(error.to_string());
+    }
+
+    /// True when it becomes invisible now: the last answer is too long ago.
+    pub(super) fn vanished(&mut self, now: Now) -> bool {
+        let gone = self.visible() && self.deadline().is_some_and(|at| now.mono >= at);
+        if gone {
+            self.sight = Err(now.mono);
+            self.since = now.wall;
+        }
+        gone
+    }
+
+    /// When it becomes invisible unless it answers.
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        let last = self.last_answer.filter(|_| self.visible())?;
+        Some(last.saturating_add(self.invisible_after))
+    }
+}
+
+/// One heartbeat's outcome.
+pub(super) struct Beat {
+    pub(super) result: Result<Report, PeerError>,
+}
+
+/// How the heartbeat task is driven.
+pub(super) struct Heartbeat {
+    pub(super) client: PeerClient,
+    pub(super) every: Duration,
+    pub(super) limit: Duration,
+    /// What to tell.
+    pub(super) report: watch::Receiver<Arc<Report>>,
+    /// Beat now: something changed that the peer should know.
+    pub(super) poke: Arc<Notify>,
+    pub(super) out: mpsc::Sender<Beat>,
+}
+
+impl Heartbeat {
+    /// Beats until stopped. One at a time: a slow peer gets no pile of questions.
+    pub(super) async fn run(self, stop: CancellationToken) {
+        loop {
+            let begun = clock::now().mono;
+            let ours = Arc::clone(&self.report.borrow());
+            let result = tokio::select! {
+                () = stop.cancelled() => return,
+                result = self.client.heartbeat(&ours, self.limit) => result,
+            };
+            if self.out.send(Beat { result }).await.is_err() {
+                return;
+            }
+            let rest = self.every.saturating_sub(clock::now().mono.saturating_sub(begun));
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.poke.notified() => {}
+                () = tokio::time::sleep(rest) => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Now {
+        Now { mono: Duration::from_millis(ms), wall: UnixMillis(1_000_000 + ms) }
+    }
+
+    fn report() -> Report {
+        Report {
+            node: "vmpro2".parse().unwrap(),
+            boot: 1,
+            at: UnixMillis(0),
+            groups: Vec::new(),
+            calls: Vec::new(),
+            totals: crate::status::TotalsStatus::default(),
+            ready: true,
+        }
+    }
+
+    #[test]
+    fn a_peer_is_invisible_once_no_answer_came_for_the_time_set() {
+        let mut peer = Peer::new(Duration::from_secs(5), at(0));
+        assert!(!peer.visible());
+        assert!(peer.answered(report(), at(1_000)));
+        assert!(!peer.answered(report(), at(2_000)), "it was visible already");
+        peer.missed(&PeerError::Forged { url: "x".to_owned() });
+        assert!(!peer.vanished(at(6_999)));
+        assert!(peer.vanished(at(7_000)));
+        assert_eq!(peer.sight, Err(Duration::from_secs(7)));
+        assert!(!peer.vanished(at(8_000)), "said once");
+        assert!(peer.answered(report(), at(9_000)));
+    }
+}

@@ -1,0 +1,350 @@
+//! What the loop tells the fronts: the status document, who serves what, events on every change.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use vmsync_config::{
+    Config, FailbackPolicy, Mode, Role,
+    words::{Now, UnixMillis},
+};
+use vmsync_core::{
+    resilience::{Colour, Link, Ownership, Serving, colour},
+    sync::{Direction, SyncState},
+};
+use vmsync_store::model::Totals;
+
+use super::{Node, mode_name};
+use crate::{
+    app::rfc3339,
+    clock,
+    status::{
+        DirectionStatus, FailbackStatus, GroupStatus, LinkStatus, NodeStatus, PeerStatus, Status,
+        SyncStatus, TotalsStatus, VrlSummary,
+    },
+};
+
+/// Mails whose pace is averaged for the estimate.
+const PACE_OVER: usize = 16;
+
+/// What is measured on the way, for display.
+#[derive(Default)]
+pub(super) struct Progress {
+    pub(super) digest: String,
+    pub(super) totals: Totals,
+    pub(super) to_adopt: Vec<Ownership>,
+    pace: VecDeque<(u64, Duration)>,
+    /// Since when each direction is in its state: out, in.
+    states: [Option<(SyncState, Now)>; 2],
+    /// Since when each direction lags: out, in.
+    lags: [Option<Duration>; 2],
+    vrl_allowed: Option<(bool, String)>,
+    announced: Vec<(String, String)>,
+}
+
+impl Progress {
+    /// A mail with `operations` took so long.
+    pub(super) fn taken(&mut self, operations: u64, took: Duration, _now: Now) {
+        if operations > 0 {
+            self.pace.push_back((operations, took));
+            if self.pace.len() > PACE_OVER {
+                self.pace.pop_front();
+            }
+        }
+    }
+
+    fn eta(&self, pending: u64) -> Option<u64> {
+        let operations: u64 = self.pace.iter().map(|(n, _)| n).sum();
+        let took: Duration = self.pace.iter().map(|(_, t)| *t).sum();
+        let millis = u64::try_from(took.as_millis()).ok()?.checked_mul(pending)?.checked_div(operations)?;
+        (pending > 0).then_some(millis.div_ceil(1000))
+    }
+}
+
+impl Node {
+    /// Publishes what changed in this turn.
+    pub(super) fn publish(&mut self, now: Now) {
+        let table: Vec<_> = (0..self.groups.len())
+            .map(|i| (self.groups[i].name().clone(), self.serving(i, now)))
+            .collect();
+        self.seat.serving.send_if_modified(|old| {
+            let changed = **old != table;
+            if changed {
+                *old = Arc::new(table);
+            }
+            changed
+        });
+        self.steer_recordings();
+        let status = self.status(now);
+        self.phase_events(&status);
+        self.seat.status.send_replace(Arc::new(status));
+    }
+
+    fn phase_events(&mut self, status: &Status) {
+        let phases = status.groups.iter().map(|g| (g.name.clone(), g.phase.clone()));
+        let phases: Vec<_> = phases.collect();
+        if phases != self.progress.announced {
+            for (group, phase) in &phases {
+                self.app.events.publish("phase", serde_json::json!({"group": group, "phase": phase}));
+            }
+            self.progress.announced = phases;
+        }
+    }
+
+    fn steer_recordings(&mut self) {
+        let Some(vrl) = &self.app.vrl else { return };
+        let allowed = self.vrl_allowed();
+        if self.progress.vrl_allowed.as_ref() != Some(&allowed) {
+            vrl.allow(allowed.0, allowed.1.clone());
+            self.progress.vrl_allowed = Some(allowed);
+        }
+    }
+
+    fn status(&mut self, now: Now) -> Status {
+        let groups: Vec<_> = (0..self.groups.len()).map(|i| self.group_status(i, now)).collect();
+        let serves = groups.iter().any(|g| g.serving_here == "yes");
+        let out = self.session.outgoing(now.mono);
+        let incoming = self.session.incoming(now.mono);
+        let eta = self.progress.eta(out.pending);
+        let sync = SyncStatus {
+            out: self.direction(0, out, eta, now),
+            incoming: self.direction(1, incoming, None, now),
+            digest: self.progress.digest.clone(),
+            peer_digest: self.session.peer_digest().map(str::to_owned),
+            diverged: self.session.diverged(),
+        };
+        Status {
+            node: NodeStatus {
+                incarnation: format!("{:08x}", self.app.store.origin().incarnation),
+                voicemail_type: if serves { "local" } else { "centralized" }.to_owned(),
+                started_at: rfc3339(self.started_at.wall),
+                ready: self.started(now),
+                ..node_status(&self.app.config)
+            },
+            mode: mode_name(self.app.config.pair.mode).to_owned(),
+            peer: self.peer_status(),
+            links: self.links(),
+            calls: self.app.calls.active(),
+            totals: totals(self.progress.totals),
+            vrl: self.vrl_summary(),
+            alarms: u32::try_from(self.app.alarms.active()).unwrap_or(u32::MAX),
+            groups,
+            sync,
+        }
+    }
+
+    fn group_status(&self, index: usize, now: Now) -> GroupStatus {
+        let group = &self.groups[index];
+        let configured = group.machine.group();
+        let deadline = group.decision.failback_deadline.map(|at| wall_at(at, now));
+        GroupStatus {
+            name: configured.name.to_string(),
+            home: configured.home.to_string(),
+            backup: configured.backup.to_string(),
+            owner: group.ownership.owner.to_string(),
+            phase: group.decision.phase.as_str().to_owned(),
+            epoch: group.ownership.epoch,
+            since: rfc3339(group.ownership.since),
+            reason: group.ownership.reason.clone(),
+            serving_here: match self.serving(index, now) {
+                Serving::Yes => "yes",
+                Serving::YesPartition => "partition",
+                Serving::No { .. } => "no",
+                Serving::Starting => "starting",
+            }
+            .to_owned(),
+            failback: FailbackStatus {
+                policy: policy_name(self.failback.policy).to_owned(),
+                timeout_minutes: u32::try_from(self.failback.timeout.as_secs() / 60).unwrap_or(60),
+                deadline: deadline.map(rfc3339),
+                waiting_for: group.decision.waiting_for.clone(),
+            },
+            calls: self.calls_on_owner(index),
+            phones_refused: u32::try_from(group.evidence.refused()).unwrap_or(u32::MAX),
+        }
+    }
+
+    fn peer_status(&self) -> PeerStatus {
+        let pair = &self.app.config.pair;
+        let report = self.peer.report.as_ref();
+        PeerStatus {
+            id: pair.peer_id.to_string(),
+            fqdn: pair.peer.to_string(),
+            url: pair.peer_url.as_str().trim_end_matches('/').to_owned(),
+            visible: self.peer.visible(),
+            since: rfc3339(self.peer.since),
+            last_seen: self.peer.last_seen.map(rfc3339),
+            reason: self.peer.reason.clone().filter(|_| !self.peer.visible()),
+            calls: report.map(|r| r.calls.iter().map(|(_, n)| n).sum()),
+            totals: report.map(|r| r.totals),
+        }
+    }
+
+    fn direction(&mut self, which: usize, direction: Direction, eta_s: Option<u64>, now: Now) -> DirectionStatus {
+        let since = match &mut self.progress.states[which] {
+            Some((state, since)) if *state == direction.state => *since,
+            slot => slot.insert((direction.state, now)).1,
+        };
+        let lag = &mut self.progress.lags[which];
+        if direction.state == SyncState::Finished {
+            *lag = None;
+        } else {
+            lag.get_or_insert(now.mono);
+        }
+        let lag = lag.map_or(Duration::ZERO, |since| now.mono.saturating_sub(since));
+        let mean = self.progress.totals.bytes.checked_div(self.progress.totals.messages.max(1)).unwrap_or(0);
+        DirectionStatus {
+            state: match direction.state {
+                SyncState::Idle => "idle",
+                SyncState::Started => "started",
+                SyncState::Syncing => "syncing",
+                SyncState::Finished => "finished",
+                SyncState::Stalled => "stalled",
+            }
+            .to_owned(),
+            pending_ops: direction.pending,
+            pending_bytes: direction.pending.saturating_mul(mean),
+            lag_ms: u64::try_from(lag.as_millis()).unwrap_or(u64::MAX),
+            eta_s,
+            reason: direction.stalled.map(|(_, why)| why),
+            since: Some(rfc3339(since.wall)),
+        }
+    }
+
+    /// R-AL-2: the link to each system is the link to the node that is its home.
+    fn links(&self) -> Vec<LinkStatus> {
+        let config = &self.app.config;
+        let backs_up = config.resilience.backs_up_voicemail;
+        let systems = config.systems.iter().map(|system| {
+            let group = self.app.group_of(Some(system.name.as_str()));
+            let group = self.groups.iter().find(|g| *g.name() == group);
+            let mine = system.home == *self.me();
+            let backup = group.is_some_and(|g| g.machine.group().backup == *self.me());
+            let shown = colour(Link {
+                up: mine || self.peer.visible(),
+                i_back_it_up: backs_up && backup,
+                it_backs_me_up: backs_up && !backup,
+                i_serve_it: !mine && group.is_some_and(|g| g.ownership.owner == *self.me()),
+            });
+            LinkStatus {
+                system: system.name.to_string(),
+                colour: colour_name(shown).to_owned(),
+                meaning: meaning(shown).to_owned(),
+                destination: match system.destination {
+                    vmsync_config::Destination::Primary => "99999",
+                    vmsync_config::Destination::Secondary => "99998",
+                }
+                .to_owned(),
+            }
+        });
+        systems.collect()
+    }
+
+    fn vrl_summary(&self) -> VrlSummary {
+        let Some(vrl) = &self.app.vrl else {
+            return VrlSummary { state: "off".to_owned(), ..VrlSummary::default() };
+        };
+        let status = vrl.status();
+        VrlSummary {
+            state: status.state.as_str().to_owned(),
+            files_pending: status.files_pending,
+            bytes_pending: status.bytes_pending,
+            files_done: status.files_done,
+            last_error: status.last_error,
+        }
+    }
+}
+
+/// The wall clock's reading at a moment of the monotonic one.
+fn wall_at(at: Duration, now: Now) -> UnixMillis {
+    let ahead = u64::try_from(at.saturating_sub(now.mono).as_millis()).unwrap_or(0);
+    UnixMillis(now.wall.0.saturating_add(ahead))
+}
+
+fn policy_name(policy: FailbackPolicy) -> &'static str {
+    match policy {
+        FailbackPolicy::Manual => "manual",
+        FailbackPolicy::Graceful => "graceful",
+        FailbackPolicy::Automatic => "automatic",
+    }
+}
+
+fn colour_name(colour: Colour) -> &'static str {
+    match colour {
+        Colour::Red => "red",
+        Colour::LightGreen => "light-green",
+        Colour::White => "white",
+        Colour::Yellow => "yellow",
+        Colour::Orange => "orange",
+        Colour::DarkGreen => "dark-green",
+    }
+}
+
+fn meaning(colour: Colour) -> &'static str {
+    match colour {
+        Colour::Red => "down, no resilience configured",
+        Colour::LightGreen => "up, no resilience",
+        Colour::White => "up, this node is its backup",
+        Colour::Yellow => "down, this node is backing it up",
+        Colour::Orange => "down, failover pending",
+        Colour::DarkGreen => "up, it is backed up by the peer",
+    }
+}
+
+pub(super) fn totals(totals: Totals) -> TotalsStatus {
+    TotalsStatus { mailboxes: totals.mailboxes, messages: totals.messages, bytes: totals.bytes }
+}
+
+fn node_status(config: &Config) -> NodeStatus {
+    let role = config.node.role;
+    // R-TO-4: the primary names the secondary; the secondary names the primary in dual-active only.
+    let shows_backup = role == Role::Primary || config.pair.mode == Mode::DualActive;
+    NodeStatus {
+        id: config.node.id.to_string(),
+        fqdn: config.node.fqdn.to_string(),
+        role: match role {
+            Role::Primary => "primary",
+            Role::Secondary => "secondary",
+        }
+        .to_owned(),
+        incarnation: String::new(),
+        voicemail_type: "centralized".to_owned(),
+        backup_address: shows_backup.then(|| config.pair.peer.to_string()),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started_at: rfc3339(clock::wall()),
+        ready: false,
+    }
+}
+
+/// The status of a node whose loop has not turned yet.
+pub(super) fn starting(config: &Config) -> Status {
+    let idle = || DirectionStatus {
+        state: "idle".to_owned(),
+        pending_ops: 0,
+        pending_bytes: 0,
+        lag_ms: 0,
+        eta_s: None,
+        reason: None,
+        since: None,
+    };
+    Status {
+        node: node_status(config),
+        mode: mode_name(config.pair.mode).to_owned(),
+        peer: PeerStatus {
+            id: config.pair.peer_id.to_string(),
+            fqdn: config.pair.peer.to_string(),
+            url: config.pair.peer_url.as_str().trim_end_matches('/').to_owned(),
+            visible: false,
+            since: rfc3339(clock::wall()),
+            last_seen: None,
+            reason: None,
+            calls: None,
+            totals: None,
+        },
+        groups: Vec::new(),
+        sync: SyncStatus { out: idle(), incoming: idle(), digest: String::new(), peer_digest: None, diverged: false },
+        links: Vec::new(),
+        calls: 0,
+        totals: TotalsStatus::default(),
+        vrl: VrlSummary { state: "off".to_owned(), ..VrlSummary::default() },
+        alarms: 0,
+    }
+}

@@ -1,0 +1,111 @@
+//! What the two nodes say to each other over HTTP: heartbeats, forwarded requests, confirmations
+//! of recordings. Never mailbox data: that goes over SMTP alone (R-SY-1).
+//!
+//! Every exchange is signed with the pair's key in both directions. A question carries a fresh
+//! nonce which the answer repeats, so an old answer can't be played again; only an *answer* counts
+//! as a sign of life. A question that acts ([`ACT`]) also names the life of the process it is
+//! meant for, and each nonce is taken once in that life.
+
+mod client;
+mod confirm;
+mod routes;
+
+pub use client::{PeerClient, PeerError};
+pub use routes::router;
+
+use serde::{Deserialize, Serialize};
+use vmsync_config::words::{GroupName, NodeId, UnixMillis};
+use vmsync_core::{resilience::Ownership, wire::Keys};
+
+use crate::{app::{Guard, Outcome, Refused}, status::TotalsStatus};
+
+/// Heartbeat.
+pub const HEARTBEAT: &str = "/pair/v1/heartbeat";
+/// A request that acts: an operator's request reaching the node that doesn't decide.
+pub const ACT: &str = "/pair/v1/act";
+/// Asks whether a recording is here, whole and durable.
+pub const CONFIRM: &str = "/pair/v1/vrl/confirm";
+/// Header with the signature.
+pub const SIGNATURE: &str = "vmsync-signature";
+/// Largest question or answer in bytes.
+pub const LARGEST: usize = 64 * 1024;
+
+/// What a node tells of itself in each heartbeat.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Report {
+    /// Who.
+    pub node: NodeId,
+    /// Which life of its process.
+    pub boot: u64,
+    /// Its wall clock.
+    pub at: UnixMillis,
+    /// Ownership of every group as it knows it.
+    pub groups: Vec<Ownership>,
+    /// Active calls there, by group.
+    pub calls: Vec<(GroupName, u32)>,
+    /// What its store holds.
+    pub totals: TotalsStatus,
+    /// False while it does not serve yet.
+    pub ready: bool,
+}
+
+/// A question between the nodes.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Question<T> {
+    /// Fresh for each.
+    pub(crate) nonce: uuid::Uuid,
+    /// Who asks.
+    pub(crate) from: NodeId,
+    /// The life of the process it is meant for; needed where it acts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) to_boot: Option<u64>,
+    /// What.
+    pub(crate) body: T,
+}
+
+/// An answer between the nodes.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Answer<T> {
+    /// That of the question.
+    pub(crate) nonce: uuid::Uuid,
+    /// What.
+    pub(crate) body: T,
+}
+
+/// An operator's request, forwarded.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Act {
+    /// Which group.
+    pub(crate) group: GroupName,
+    /// `activate-backup` or `failback`.
+    pub(crate) request: String,
+    /// Conditions.
+    pub(crate) guard: Guard,
+}
+
+/// What came of it.
+pub(crate) type Acted = Result<Outcome, Refused>;
+
+/// Which recording to confirm.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ConfirmQuestion {
+    /// File name.
+    pub(crate) name: String,
+    /// Length in bytes.
+    pub(crate) bytes: u64,
+    /// SHA-256, hex.
+    pub(crate) sha256: String,
+}
+
+pub(crate) fn sign_question(keys: &Keys, path: &str, bytes: &[u8]) -> String {
+    keys.sign(&format!("question:{path}"), bytes)
+}
+pub(crate) fn question_is_signed(keys: &Keys, path: &str, bytes: &[u8], tag: &str) -> bool {
+    keys.verify(&format!("question:{path}"), bytes, tag)
+}
+pub(crate) fn sign_answer(keys: &Keys, path: &str, bytes: &[u8]) -> String {
+    keys.sign(&format!("answer:{path}"), bytes)
+}
+pub(crate) fn answer_is_signed(keys: &Keys, path: &str, bytes: &[u8], tag: &str) -> bool {
+    keys.verify(&format!("answer:{path}"), bytes, tag)
+}

@@ -1,0 +1,316 @@
+//! Wiring a node together, and taking it apart in order.
+//!
+//! Start: files checked, store opened, sockets bound (so that a taken port is said before anything
+//! runs), then the node loop, and last the fronts. Stop: the fronts finish what they are at, then
+//! the loop ends; the store needs no farewell, since everything acknowledged is durable already.
+
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+use vmsync_config::Config;
+use vmsync_core::{smtp::Policy, wire::Keys};
+use vmsync_store::{Options, Store};
+
+use crate::{
+    alarms::Alarms,
+    app::App,
+    calls::Calls,
+    clock,
+    events::EventHub,
+    http,
+    keys::{self, Tokens},
+    mailroom::Mailroom,
+    node,
+    pair::{self, PeerClient},
+    pki, smtp, vrl,
+};
+
+/// How long a stop may take before it is cut short.
+const STOP_LIMIT: Duration = Duration::from_secs(15);
+
+/// Logs to standard error; `VMSYNC_LOG` chooses what (`info` by default, `vmsync=debug`, …).
+pub fn init_logging() {
+    use std::io::IsTerminal;
+    let filter = tracing_subscriber::EnvFilter::try_from_env("VMSYNC_LOG").unwrap_or_else(|_| {
+        // The FTP library tells every command at info.
+        tracing_subscriber::EnvFilter::new("info,libunftp=warn,sled=warn")
+    });
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .try_init();
+}
+
+/// The secrets and identities a configuration names, read and checked.
+struct Files {
+    keys: Keys,
+    tokens: Tokens,
+    tls: Option<Identity>,
+}
+
+struct Identity {
+    server: Arc<rustls::ServerConfig>,
+    client: Arc<rustls::ClientConfig>,
+}
+
+/// Reads every file the configuration names; the error lists all that can't be used.
+pub fn check_files(config: &Config) -> Result<(), String> {
+    read_files(config).map(drop)
+}
+
+fn read_files(config: &Config) -> Result<Files, String> {
+    let mut errors = Vec::new();
+    let keys = noted(&mut errors, read_keys(&config.pair.key_file));
+    let tokens = noted(&mut errors, Tokens::load(&config.http.tokens_file).map_err(|e| e.to_string()));
+    let tls = config.tls.files.as_ref().map(|files| {
+        let server = noted(&mut errors, pki::server_config(files).map_err(|e| e.to_string()));
+        let client = noted(&mut errors, pki::client_config(files).map_err(|e| e.to_string()));
+        let identity = pki::check_identity(files, &config.node.fqdn, clock::wall());
+        noted(&mut errors, identity.map_err(|e| e.to_string()));
+        server.zip(client).map(|(server, client)| Identity { server, client })
+    });
+    let passwords = [
+        config.vrl.remote.as_ref().map(|r| &r.password_file),
+        config.vrl.server.as_ref().map(|s| &s.password_file),
+    ];
+    for file in passwords.into_iter().flatten() {
+        noted(&mut errors, keys::read_secret_line(file).map_err(|e| e.to_string()));
+    }
+    let tls = match tls {
+        None => Some(None),
+        Some(loaded) => loaded.map(Some),
+    };
+    match (keys, tokens, tls) {
+        (Some(keys), Some(tokens), Some(tls)) if errors.is_empty() => Ok(Files { keys, tokens, tls }),
+        _ => Err(errors.join("\n")),
+    }
+}
+
+fn noted<T>(errors: &mut Vec<String>, result: Result<T, String>) -> Option<T> {
+    result.map_err(|e| errors.push(e)).ok()
+}
+
+fn read_keys(path: &Path) -> Result<Keys, String> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| format!("{}: {e}; make it with `vmsync pki init` and copy it to both nodes", path.display()))?;
+    Keys::parse(&text).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+/// Runs a node until it is told to stop.
+pub async fn run(config: Config, stop_on_stdin_eof: bool) -> Result<(), String> {
+    pki::install_provider();
+    let files = read_files(&config)?;
+    let store = open_store(&config).await?;
+    let sockets = Sockets::bind(&config).await?;
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    let node_id = config.node.id.clone();
+
+    let started = start(config, files, store, sockets, &stop, &mut tasks).await;
+    let ended = match started {
+        Ok(()) => wait(stop_on_stdin_eof, &mut tasks).await,
+        Err(e) => Err(e),
+    };
+    tracing::info!(node = %node_id, "stopping");
+    stop.cancel();
+    let all = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(STOP_LIMIT, all).await.is_err() {
+        tracing::warn!("cut short what had not ended within {} s; nothing acknowledged is lost", STOP_LIMIT.as_secs());
+    }
+    ended
+}
+
+async fn start(
+    config: Config,
+    files: Files,
+    store: Store,
+    sockets: Sockets,
+    stop: &CancellationToken,
+    tasks: &mut JoinSet<()>,
+) -> Result<(), String> {
+    let events = EventHub::new();
+    let alarms = Alarms::load(store.clone(), events.clone()).map_err(|e| e.to_string())?;
+    let peer = PeerClient::new(config.pair.peer_url.clone(), files.keys.clone(), config.node.id.clone())
+        .map_err(|e| e.to_string())?;
+    let (client, server) = match files.tls {
+        Some(Identity { server, client }) => (Some(client), Some(server)),
+        None => (None, None),
+    };
+    let (handle, seat) = node::channel(&config);
+    let calls = Calls::new(events.clone(), handle.calls_notify(), config.node.id.clone());
+    let vrl = start_vrl(&config, &store, &peer, client.clone(), stop)?;
+    let app = Arc::new(App {
+        tokens: files.tokens,
+        keys: files.keys,
+        node: handle,
+        calls,
+        alarms,
+        events,
+        vrl,
+        store,
+        config,
+    });
+    let node = node::Node::load(Arc::clone(&app), seat, peer, client).await.map_err(|e| e.to_string())?;
+    tasks.spawn(node.run(stop.clone()));
+
+    let config = &app.config;
+    if let Some(listener) = sockets.smtp {
+        let policy = Policy {
+            message_bytes: mail_limit(config.limits.message_bytes),
+            ..Policy::new(
+                config.receiver.domain.clone(),
+                config.receiver.allow.clone(),
+                config.tls.require,
+                &config.limits,
+            )
+        };
+        let mailroom = Arc::new(Mailroom::new(Arc::clone(&app)));
+        let (limits, stop) = (config.limits.clone(), stop.clone());
+        let server = server.clone();
+        tasks.spawn(async move { smtp::serve(listener, policy, server, mailroom, &limits, stop).await });
+    }
+    if let (Some(listener), Some(ftp)) = (sockets.ftp, config.vrl.server.clone()) {
+        let folder = config.vrl.folder.clone();
+        let tls = server.map(|config| vrl::server::ServerTls { config, required: app.config.tls.require });
+        let options = vrl::server::ServerOptions {
+            min_free_bytes: config.limits.min_free_bytes,
+            ..vrl::server::ServerOptions::default()
+        };
+        let stop = stop.clone();
+        tasks.spawn(async move {
+            if let Err(error) = vrl::server::serve(listener, &ftp, &folder, tls, options, stop).await {
+                tracing::error!(%error, "the FTP server failed");
+            }
+        });
+    }
+    let router = http::router(Arc::clone(&app)).merge(pair::router(Arc::clone(&app)));
+    let serve = http::serve_router(sockets.http, router, config.limits.http_connections, http::Patience::default(), stop.clone());
+    tasks.spawn(serve);
+    tracing::info!(
+        node = %config.node.id, fqdn = %config.node.fqdn, http = %config.http.listen,
+        smtp = ?config.receiver.listen, version = env!("CARGO_PKG_VERSION"), "started"
+    );
+    Ok(())
+}
+
+/// A mail of the peer carries audio of up to `audio` bytes in base64, with its operations.
+fn mail_limit(audio: u64) -> u64 {
+    audio.saturating_mul(3) / 2 + 1024 * 1024
+}
+
+fn start_vrl(
+    config: &Config,
+    store: &Store,
+    peer: &PeerClient,
+    tls: Option<Arc<rustls::ClientConfig>>,
+    stop: &CancellationToken,
+) -> Result<Option<vrl::VrlHandle>, String> {
+    let peer_name = config.pair.peer.to_string();
+    std::fs::create_dir_all(&config.vrl.folder).map_err(|e| {
+        format!("{}: {e}; vrl.folder must be a folder this user may write", config.vrl.folder.display())
+    })?;
+    let Some(remote) = &config.vrl.remote else { return Ok(None) };
+    // The certificate bears the primary's name, whatever address it is reached at (R-VR-1).
+    let tls = tls
+        .filter(|_| remote.tls == vmsync_config::VrlTls::Required)
+        .map(|config| vrl::ftp::ClientTls { config, server_name: peer_name });
+    Ok(Some(vrl::mover::start(vrl::mover::Setup {
+        vrl: config.vrl.clone(),
+        tls,
+        journal: Arc::new(vrl::StoreJournal(store.clone())),
+        confirm: Arc::new(peer.clone()),
+        now: clock::now,
+        stop: stop.clone(),
+        tuning: vrl::mover::Tuning::default(),
+    })))
+}
+
+async fn open_store(config: &Config) -> Result<Store, String> {
+    let dir = config.node.data_dir.clone();
+    let options = Options {
+        node: config.node.id.clone(),
+        min_free_bytes: config.limits.min_free_bytes,
+        clock: clock::wall,
+    };
+    let opened = tokio::task::spawn_blocking(move || Store::open(&dir, options)).await;
+    opened.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
+}
+
+struct Sockets {
+    http: TcpListener,
+    smtp: Option<TcpListener>,
+    ftp: Option<TcpListener>,
+}
+
+impl Sockets {
+    async fn bind(config: &Config) -> Result<Self, String> {
+        let http = bind(config.http.listen, "http.listen").await?;
+        let smtp = match config.receiver.listen {
+            Some(address) => Some(bind(address, "smtp.receiver.listen").await?),
+            None => None,
+        };
+        let ftp = match &config.vrl.server {
+            Some(server) => Some(bind(server.listen, "vrl.server.listen").await?),
+            None => None,
+        };
+        Ok(Self { http, smtp, ftp })
+    }
+}
+
+async fn bind(address: SocketAddr, key: &str) -> Result<TcpListener, String> {
+    TcpListener::bind(address).await.map_err(|e| {
+        let advice = match e.kind() {
+            std::io::ErrorKind::AddrInUse => "another program has this port: stop it or choose another",
+            std::io::ErrorKind::PermissionDenied => "ports below 1024 need the capability CAP_NET_BIND_SERVICE",
+            std::io::ErrorKind::AddrNotAvailable => "this machine has no such address",
+            _ => "check the address",
+        };
+        format!("{key} = {address}: {e}; {advice}")
+    })
+}
+
+/// Waits for a reason to stop. A task that ends by itself is one.
+async fn wait(stdin: bool, tasks: &mut JoinSet<()>) -> Result<(), String> {
+    tokio::select! {
+        signal = stop_signal() => signal.map_err(|e| e.to_string()),
+        () = stdin_eof(stdin) => Ok(()),
+        ended = tasks.join_next() => Err(match ended {
+            Some(Err(e)) => format!("a part of the node failed: {e}"),
+            _ => "a part of the node ended by itself; the log above says why".to_owned(),
+        }),
+    }
+}
+
+/// Resolves at SIGINT or SIGTERM.
+pub async fn stop_signal() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// Resolves when standard input ends; never, unless `watched`. A thread of its own: the runtime's
+/// could not be stopped while it reads.
+async fn stdin_eof(watched: bool) {
+    if !watched {
+        return std::future::pending().await;
+    }
+    let (ended, wait) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        let _ = ended.send(());
+    });
+    let _ = wait.await;
+}
