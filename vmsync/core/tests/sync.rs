@@ -2,7 +2,7 @@
 
 #![allow(
     clippy::expect_used,
-    reason = "helpers of tests, outside #[test] functions"
+    reason = "shared code of tests, outside #[test] functions"
 )]
 
 use std::time::Duration;
