@@ -105,9 +105,9 @@ impl Blobs {
     }
 
     /// Writes a file into `incoming`, durably.
-    pub(crate) fn write(&self, new: &NewAudio<'_>, bytes: &[u8]) -> io::Result<()> {
-        let head = head(new)?;
-        durable::write_parts(&self.incoming(new.audio.blob), &[&head, bytes], 0o600)
+    pub(crate) fn write(&self, new: NewAudio<'_>, bytes: &[u8]) -> io::Result<()> {
+        let path = self.incoming(new.audio.blob);
+        durable::write_parts(&path, &[&head(new)?, bytes], 0o600)
     }
 
     /// Bytes a file takes beside the audio itself, at most.
@@ -212,11 +212,11 @@ pub(crate) fn matches(audio: &AudioRef, bytes: &[u8]) -> bool {
 }
 
 /// All that comes before the audio.
-fn head(new: &NewAudio<'_>) -> io::Result<Vec<u8>> {
+fn head(new: NewAudio<'_>) -> io::Result<Vec<u8>> {
     let json = serde_json::to_vec(&Header {
-        entity: new.entity.clone(),
+        entity: new.entity,
         audio: new.audio.clone(),
-        facts: new.facts.clone(),
+        facts: new.facts,
     })?;
     let length = u32::try_from(json.len())
         .ok()
@@ -302,7 +302,7 @@ mod tests {
             audio: &audio(),
             facts: serde_json::json!({"caller_number": "5551234"}),
         };
-        blobs.write(&new, AUDIO).unwrap();
+        blobs.write(new, AUDIO).unwrap();
         (dir, blobs)
     }
 

@@ -340,7 +340,7 @@ impl Committer {
             match &outcome {
                 Ok(()) => self.tell(&pending.events),
                 Err(f) => {
-                    tracing::error!(error = %f.to_error(&self.disk), "a write could not be made durable; nothing is taken until one can")
+                    tracing::error!(error = %f.to_error(&self.disk), "a write could not be made durable; nothing is taken until one can");
                 }
             }
             pending.group.finish(outcome);
@@ -502,8 +502,8 @@ fn json<T: serde::de::DeserializeOwned>(index: &Index, key: &[u8]) -> io::Result
         .transpose()
 }
 
-fn invalid(why: impl ToString) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, why.to_string())
+fn invalid(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
 #[cfg(test)]

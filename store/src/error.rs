@@ -71,11 +71,11 @@ impl StoreError {
     }
 
     /// Something on disk is not what this program writes.
-    pub(crate) fn damaged(what: impl Into<String>, why: impl ToString) -> Self {
-        Self::io(
-            what,
-            io::Error::new(io::ErrorKind::InvalidData, why.to_string()),
-        )
+    pub(crate) fn damaged(
+        what: impl Into<String>,
+        why: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self::io(what, io::Error::new(io::ErrorKind::InvalidData, why))
     }
 
     pub(crate) fn no_mailbox(ext: &Extension) -> Self {

@@ -12,6 +12,8 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::Path,
+    thread,
+    time::Duration,
 };
 
 use vmsync_config::words::NodeId;
@@ -32,25 +34,32 @@ pub(crate) fn create_dir(dir: &Path) -> io::Result<()> {
     }
 }
 
+/// How long a folder in use is waited for: a process being killed, or one just being started by
+/// the one that closed the folder, holds on to the lock for a moment.
+const PATIENCE: (u32, Duration) = (20, Duration::from_millis(50));
+
 /// Takes the folder for this process; the lock falls with the file, also when the process dies.
 pub(crate) fn lock(dir: &Path) -> Result<File, StoreError> {
     let path = dir.join("LOCK");
-    let doing = || format!("locking {}", path.display());
+    let failed = |e| StoreError::io(format!("locking {}", path.display()), e);
     let file = OpenOptions::new()
         .create(true)
         .truncate(false)
         .write(true)
         .mode(0o600)
         .open(&path)
-        .map_err(|e| StoreError::io(doing(), e))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StoreError::Conflict(format!(
-            "the data folder {} is in use by another vmsync process; stop that one, or give this node a data_dir of its own",
-            dir.display()
-        ))),
-        Err(TryLockError::Error(e)) => Err(StoreError::io(doing(), e)),
+        .map_err(failed)?;
+    for _ in 0..PATIENCE.0 {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => thread::sleep(PATIENCE.1),
+            Err(TryLockError::Error(e)) => return Err(failed(e)),
+        }
     }
+    Err(StoreError::Conflict(format!(
+        "the data folder {} is in use by another vmsync process; stop that one, or give this node a data_dir of its own",
+        dir.display()
+    )))
 }
 
 /// Checks that the folder is this node's and of a version this program knows; a new folder

@@ -7,7 +7,7 @@ use crate::{
     disk::Purpose,
     error::StoreError,
     mailboxes::{SMALL, existing},
-    messages::check_audio,
+    messages::{check_audio, to_json},
     model::Greeting,
     operation::{AudioRef, EntityKey, GreetingKind},
     record::AUDIO,
@@ -30,11 +30,12 @@ impl Store {
         self.run(false, |t| existing(t, ext).map(drop))?;
         let entity = EntityKey::Greeting(ext.clone(), kind);
         self.add_audio(&entity, &audio, Value::Null, bytes)?;
-        self.with_audio(audio.blob, || {
+        self.with_audio(audio.blob, move || {
             self.write(SMALL, Purpose::Content, |t| {
                 existing(t, ext)?;
+                let audio = to_json(audio)?;
                 let until = until.map_or(Value::Null, |u| json!(u));
-                t.set(&entity, [(AUDIO, json!(audio)), ("until", until)])?;
+                t.set(&entity, [(AUDIO, audio), ("until", until)])?;
                 view::greeting(kind, t.record(&entity)?).ok_or_else(|| no_greeting(ext, kind))
             })
         })

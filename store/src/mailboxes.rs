@@ -184,7 +184,10 @@ impl Store {
             return Ok(false);
         };
         let hash = PasswordHash::new(hash).map_err(|e| {
-            StoreError::damaged(format!("reading the PIN hash of mailbox {ext}"), e)
+            StoreError::damaged(
+                format!("reading the PIN hash of mailbox {ext}"),
+                e.to_string(),
+            )
         })?;
         Ok(Argon2::default()
             .verify_password(pin.as_bytes(), &hash)

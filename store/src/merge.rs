@@ -120,8 +120,8 @@ fn merge_version(record: &mut Record, operation: &Operation) {
             // An origin has always seen its own versions, also where it does not say so.
             replaces.raise(&stamp.origin, stamp.seq.saturating_sub(1));
             record.replaced.merge(&replaces);
-            let replaced = &record.replaced;
-            record.versions.retain(|v| stands(replaced, &v.stamp));
+            let seen = &record.replaced;
+            record.versions.retain(|v| stands(seen, &v.stamp));
             let deleted = record.deleted.as_ref().is_some_and(|d| d > stamp);
             let held = record.versions.iter().any(|v| v.stamp == *stamp);
             if stands(&record.replaced, stamp) && !deleted && !held {

@@ -34,20 +34,18 @@ impl Store {
     ) -> Result<(Message, bool), StoreError> {
         limits::facts(&facts)?;
         check_audio(&audio, bytes)?;
+        let source = facts.source_id.clone();
         // Asked before the file is written, and again when the message is recorded.
-        if let Some(first) = self.run(false, |t| admit(t, ext, &facts))? {
+        if let Some(first) = self.run(false, |t| admit(t, ext, source.as_deref()))? {
             return Ok((first, false));
         }
         let id = new_id(self.now());
         let entity = EntityKey::Message(id);
-        let facts = serde_json::to_value(&facts)
-            .map_err(|e| StoreError::damaged("writing the facts of a message", e))?;
+        let facts = to_json(facts)?;
         self.add_audio(&entity, &audio, facts.clone(), bytes)?;
-        self.with_audio(audio.blob, || {
+        self.with_audio(audio.blob, move || {
             self.write(SMALL, Purpose::Content, |t| {
-                let given: MessageFacts = serde_json::from_value(facts.clone())
-                    .map_err(|e| StoreError::damaged("reading the facts of a message", e))?;
-                if let Some(first) = admit(t, ext, &given)? {
+                if let Some(first) = admit(t, ext, source.as_deref())? {
                     return Ok((first, false));
                 }
                 t.set(
@@ -56,7 +54,7 @@ impl Store {
                         ("mailbox", json!(ext)),
                         ("state", json!(MessageState::New)),
                         ("facts", facts),
-                        (AUDIO, json!(audio)),
+                        (AUDIO, to_json(audio)?),
                     ],
                 )?;
                 let message = view::message(id, t.record(&entity)?);
@@ -202,7 +200,7 @@ impl Store {
             audio,
             facts,
         };
-        inner.blobs.write(&new, bytes).map_err(|e| {
+        inner.blobs.write(new, bytes).map_err(|e| {
             inner
                 .disk
                 .error(format!("writing audio {} for {entity}", audio.blob), e)
@@ -234,10 +232,10 @@ impl Store {
 fn admit(
     t: &mut Transaction<'_>,
     ext: &Extension,
-    facts: &MessageFacts,
+    source: Option<&str>,
 ) -> Result<Option<Message>, StoreError> {
     let entity = existing(t, ext)?;
-    if let Some(source) = &facts.source_id {
+    if let Some(source) = source {
         for key in t.keys(&keys::sources(ext, source))? {
             if let Some(id) = keys::id_at_end(&key)
                 && let Some(first) = view::message(id, t.record(&EntityKey::Message(id))?)
@@ -256,6 +254,11 @@ fn admit(
         return Err(StoreError::MailboxFull(ext.clone()));
     }
     Ok(None)
+}
+
+/// A value of this store's own types as JSON.
+pub(crate) fn to_json(value: impl serde::Serialize) -> Result<Value, StoreError> {
+    serde_json::to_value(value).map_err(|e| StoreError::damaged("writing a field", e))
 }
 
 /// Refuses audio that is not what its description says.

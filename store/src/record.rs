@@ -240,7 +240,7 @@ mod tests {
         let bytes = record.to_bytes().unwrap();
         assert_eq!(
             String::from_utf8_lossy(&bytes),
-            r##"{"c":{"vmpro1.5f3a9c01":41},"d":"1790000000000.3@vmpro1.5f3a9c01#42","f":{"facts":[{"a":[true,null],"z":1.5},"1790000000000.3@vmpro1.5f3a9c01#42"]}}"##
+            r#"{"c":{"vmpro1.5f3a9c01":41},"d":"1790000000000.3@vmpro1.5f3a9c01#42","f":{"facts":[{"a":[true,null],"z":1.5},"1790000000000.3@vmpro1.5f3a9c01#42"]}}"#
         );
         assert_eq!(Record::from_bytes(&bytes).unwrap(), record);
         assert!(Record::from_bytes(br#"{"d":"yesterday"}"#).is_err());

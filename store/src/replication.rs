@@ -132,10 +132,9 @@ impl Store {
         self.inner
             .disk
             .room_for(size.saturating_add(SMALL), Purpose::Content)?;
-        self.inner.blobs.write(&new, bytes).map_err(|e| {
-            let doing = format!("writing audio {blob} for {}", new.entity);
-            self.inner.disk.error(doing, e)
-        })
+        let doing = format!("writing audio {blob} for {}", new.entity);
+        let written = self.inner.blobs.write(new, bytes);
+        written.map_err(|e| self.inner.disk.error(doing, e))
     }
 
     /// Applies operations of the peer, in order, durably; those held already are skipped. Returns

@@ -91,16 +91,21 @@ impl Store {
     /// Opens or creates the store in `dir`. Refuses ([`StoreError::Conflict`]) a folder in use by
     /// another process, of a newer version or of another node.
     pub fn open(dir: &Path, options: Options) -> Result<Self, StoreError> {
+        let Options {
+            node,
+            min_free_bytes,
+            clock,
+        } = options;
         let opening = |e| StoreError::io(format!("opening the data folder {}", dir.display()), e);
         format::create_dir(dir).map_err(opening)?;
         let lock = format::lock(dir)?;
-        format::check(dir, &options.node)?;
+        format::check(dir, &node)?;
         let disk = Disk {
             dir: dir.to_owned(),
-            reserve: options.min_free_bytes,
+            reserve: min_free_bytes,
         };
         let blobs = Blobs::open(dir).map_err(|e| disk.error("creating the audio folders", e))?;
-        let committer = Arc::new(Committer::open(disk.clone(), &options.node)?);
+        let committer = Arc::new(Committer::open(disk.clone(), &node)?);
         let thread = thread::Builder::new()
             .name("store-commit".into())
             .spawn({
@@ -113,7 +118,7 @@ impl Store {
                 committer,
                 blobs,
                 disk,
-                clock: options.clock,
+                clock,
                 clock_ahead_ms: AtomicU64::new(0),
                 thread: Mutex::new(Some(thread)),
                 _lock: lock,

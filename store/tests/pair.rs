@@ -1,0 +1,369 @@
+//! Two stores exchanging operations and audio through the public interface, as the nodes do.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a failed expectation is the failure of the test"
+)]
+
+mod common;
+
+use std::sync::{Arc, Mutex};
+
+use common::{assert_sound, audio, deposit, ext, files, mailbox, named, node};
+use proptest::prelude::*;
+use serde_json::json;
+use vmsync_config::words::{Origin, UnixMillis};
+use vmsync_store::{
+    AudioRef, Effect, EntityKey, GreetingKind, NewAudio, Operation, Store, StoreError,
+    model::{MailboxPatch, MessageState},
+};
+
+fn audio_of(operation: &Operation) -> Option<AudioRef> {
+    match &operation.effect {
+        Effect::Set(fields) => serde_json::from_value(fields.get("audio")?.clone()).ok(),
+        Effect::Delete => None,
+    }
+}
+
+/// Sends what `to` lacks of `origin`, at most `max` operations, with their audio.
+fn send(from: &Store, to: &Store, origin: &Origin, max: usize) -> usize {
+    let operations = from.operations(origin, to.have().get(origin), max).unwrap();
+    for operation in &operations {
+        if let Some(audio) = audio_of(operation) {
+            let bytes = from.read_audio(&audio).unwrap();
+            let new = NewAudio {
+                entity: operation.entity.clone(),
+                audio: &audio,
+                facts: json!(null),
+            };
+            to.put_audio(new, &bytes).unwrap();
+        }
+    }
+    to.apply(&operations).unwrap()
+}
+
+/// Sends everything both ways, of every origin.
+fn synchronise(a: &Store, b: &Store) {
+    for (from, to) in [(a, b), (b, a)] {
+        for (origin, _) in from.have().iter() {
+            while send(from, to, origin, 7) > 0 {}
+        }
+    }
+}
+
+fn assert_same(a: &Store, b: &Store) {
+    assert_eq!(a.digest(), b.digest());
+    assert_sound(a);
+    assert_sound(b);
+    assert_eq!(
+        files(&a.dir().join("audio")),
+        files(&b.dir().join("audio")),
+        "both hold the same audio files and no others"
+    );
+}
+
+#[test]
+fn a_message_arrives_byte_for_byte_with_its_later_changes() {
+    let (_a, a) = node("vmpro1");
+    let (_b, b) = node("vmpro2");
+    mailbox(&a, "2001");
+    let message = deposit(&a, "2001", b"hello");
+    synchronise(&a, &b);
+    assert_eq!(b.message(message.id).unwrap().unwrap(), message);
+    assert_eq!(b.read_audio(&message.audio).unwrap(), b"hello");
+    b.set_message_state(message.id, MessageState::Old).unwrap();
+    synchronise(&a, &b);
+    let seen = a.message(message.id).unwrap().unwrap();
+    assert_eq!(seen.state, MessageState::Old);
+    a.purge_message(message.id).unwrap();
+    synchronise(&a, &b);
+    assert!(b.message(message.id).unwrap().is_none());
+    assert_same(&a, &b);
+}
+
+#[test]
+fn listeners_hear_of_every_commit_in_order() {
+    let (_a, a) = node("vmpro1");
+    let (_b, b) = node("vmpro2");
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    for store in [&a, &b] {
+        let heard = heard.clone();
+        store.on_commit(Box::new(move |c| {
+            let seqs: Vec<u64> = c.operations.iter().map(|o| o.stamp.seq).collect();
+            heard.lock().unwrap().push((c.remote, seqs));
+        }));
+    }
+    mailbox(&a, "2001");
+    mailbox(&a, "2002");
+    synchronise(&a, &b);
+    b.put_local("x", "y", Some(b"no operation")).unwrap();
+    assert_eq!(
+        *heard.lock().unwrap(),
+        [(false, vec![1]), (false, vec![2]), (true, vec![1, 2])]
+    );
+}
+
+#[test]
+fn gaps_and_missing_audio_are_refused_whole_and_repeats_are_skipped() {
+    let (_a, a) = node("vmpro1");
+    let (_b, b) = node("vmpro2");
+    mailbox(&a, "2001");
+    mailbox(&a, "2002");
+    let message = deposit(&a, "2001", b"hello");
+    let all = a.operations(&a.origin(), 0, 10).unwrap();
+    assert!(matches!(
+        b.apply(&all[1..]),
+        Err(StoreError::Gap {
+            expected: 1,
+            got: 2,
+            ..
+        })
+    ));
+    assert!(matches!(b.apply(&all), Err(StoreError::MissingAudio(id)) if id == message.audio.blob));
+    assert!(b.have().is_empty(), "nothing of a refused batch is held");
+    assert_eq!(b.apply(&all[..2]).unwrap(), 2);
+    assert_eq!(b.apply(&all[..2]).unwrap(), 0);
+    synchronise(&a, &b);
+    assert_eq!(b.apply(&all).unwrap(), 0);
+    assert_same(&a, &b);
+}
+
+#[test]
+fn what_was_deleted_before_the_peer_saw_it_needs_no_audio() {
+    let (_a, a) = node("vmpro1");
+    let (_b, b) = node("vmpro2");
+    mailbox(&a, "2001");
+    let gone = deposit(&a, "2001", b"gone");
+    let set = |text: &[u8]| {
+        a.set_greeting(
+            &ext("2001"),
+            GreetingKind::Busy,
+            audio(text),
+            text,
+            Some(UnixMillis(1_800_000_000_000)),
+        )
+        .unwrap()
+    };
+    set(b"first greeting");
+    set(b"second greeting");
+    a.purge_message(gone.id).unwrap();
+    // One by one, so that the peer sees each state in between.
+    while send(&a, &b, &a.origin(), 1) > 0 {}
+    assert_same(&a, &b);
+    let greeting = b.greeting(&ext("2001"), GreetingKind::Busy).unwrap();
+    assert_eq!(
+        b.read_audio(&greeting.unwrap().audio).unwrap(),
+        b"second greeting"
+    );
+}
+
+#[test]
+fn deleting_a_mailbox_never_deletes_a_message_it_had_not_seen() {
+    let (_a, a) = node("vmpro1");
+    let (_b, b) = node("vmpro2");
+    mailbox(&a, "2001");
+    let seen = deposit(&a, "2001", b"seen");
+    synchronise(&a, &b);
+    // A partition: one node deletes the mailbox, the other takes a message for it.
+    a.delete_mailbox(&ext("2001")).unwrap();
+    let unseen = deposit(&b, "2001", b"unseen");
+    synchronise(&a, &b);
+    assert_same(&a, &b);
+    for store in [&a, &b] {
+        let left = store.mailbox(&ext("2001")).unwrap().unwrap();
+        assert!(left.deleted && !left.enabled);
+        assert_eq!(left.counts.new, 1);
+        assert_eq!(store.mailboxes(None, 10).unwrap().items, [left]);
+        assert!(store.message(seen.id).unwrap().is_none());
+        assert_eq!(store.read_audio(&unseen.audio).unwrap(), b"unseen");
+    }
+    // Deleted again, now that the message was seen, nothing is left.
+    a.delete_mailbox(&ext("2001")).unwrap();
+    synchronise(&a, &b);
+    assert!(b.mailbox(&ext("2001")).unwrap().is_none());
+    assert_same(&a, &b);
+}
+
+#[test]
+fn a_greeting_and_a_call_flow_changed_apart_are_both_kept() {
+    let (_a, a) = node("vmpro1");
+    let (_b, b) = node("vmpro2");
+    mailbox(&a, "2001");
+    synchronise(&a, &b);
+    let (e, kind) = (ext("2001"), GreetingKind::Standard);
+    a.set_greeting(&e, kind, audio(b"from a"), b"from a", None)
+        .unwrap();
+    b.set_greeting(&e, kind, audio(b"from b"), b"from b", None)
+        .unwrap();
+    a.set_flow("main", "by = \"a\"").unwrap();
+    b.set_flow("main", "by = \"b\"").unwrap();
+    synchronise(&a, &b);
+    assert_same(&a, &b);
+    for store in [&a, &b] {
+        let greeting = store.greeting(&e, kind).unwrap().unwrap();
+        assert_eq!(store.read_audio(&greeting.audio).unwrap(), b"from b");
+        let lost: Vec<_> = greeting.conflicts.iter().collect();
+        assert_eq!(store.read_audio(lost[0]).unwrap(), b"from a");
+        let flow = store.flow("main").unwrap().unwrap();
+        assert_eq!(
+            (flow.source.as_str(), flow.conflicts.as_slice()),
+            ("by = \"b\"", ["by = \"a\"".to_owned()].as_slice())
+        );
+    }
+    a.set_flow("main", "settled = true").unwrap();
+    a.set_greeting(&e, kind, audio(b"settled"), b"settled", None)
+        .unwrap();
+    synchronise(&a, &b);
+    assert!(b.flow("main").unwrap().unwrap().conflicts.is_empty());
+    assert!(b.greeting(&e, kind).unwrap().unwrap().conflicts.is_empty());
+    assert_same(&a, &b);
+}
+
+#[test]
+fn a_store_restored_from_a_backup_takes_a_new_incarnation_and_gets_back_what_it_lost() {
+    let (_a, old) = node("vmpro1");
+    let (_b, b) = node("vmpro2");
+    mailbox(&old, "2001");
+    let message = deposit(&old, "2001", b"hello");
+    synchronise(&old, &b);
+    let before = old.origin();
+
+    // An empty disk: another incarnation from the start.
+    let (_c, new) = node("vmpro1");
+    assert_ne!(new.origin(), before);
+    mailbox(&new, "2002");
+    synchronise(&new, &b);
+    assert_eq!(new.message(message.id).unwrap().unwrap(), message);
+    assert_same(&new, &b);
+
+    // A copy of itself that is behind: refused until it takes a new incarnation.
+    let ahead = Operation {
+        stamp: vmsync_store::Stamp {
+            at: vmsync_store::Hlc::default(),
+            origin: new.origin(),
+            seq: 2,
+        },
+        entity: EntityKey::Setting("x".into()),
+        effect: Effect::Set([("value".into(), json!(1))].into()),
+        extra: std::collections::BTreeMap::new(),
+    };
+    assert!(matches!(
+        new.apply(std::slice::from_ref(&ahead)),
+        Err(StoreError::Conflict(_))
+    ));
+    let fresh = new.new_incarnation().unwrap();
+    assert_eq!(new.origin(), fresh);
+    assert_eq!(new.apply(&[ahead]).unwrap(), 1);
+    mailbox(&new, "2003");
+    assert_eq!(new.have().get(&fresh), 1);
+    synchronise(&new, &b);
+    assert_same(&new, &b);
+}
+
+#[test]
+fn a_peer_clock_far_ahead_is_told_but_not_followed() {
+    let (_a, a) = node("vmpro1");
+    let wrong = Operation {
+        stamp: vmsync_store::Stamp {
+            at: vmsync_store::Hlc {
+                wall: UnixMillis(4_000_000_000_000),
+                count: 0,
+            },
+            origin: "vmpro2.0000000a".parse().unwrap(),
+            seq: 1,
+        },
+        entity: EntityKey::Setting("failback.policy".into()),
+        effect: Effect::Set([("value".into(), json!("manual"))].into()),
+        extra: std::collections::BTreeMap::new(),
+    };
+    a.apply(&[wrong]).unwrap();
+    assert!(a.clock_ahead_ms() > vmsync_store::MAX_CLOCK_AHEAD_MS);
+    mailbox(&a, "2001");
+    let own = a.operations(&a.origin(), 0, 1).unwrap();
+    assert!(own[0].stamp.at.wall < UnixMillis(2_000_000_000_000));
+    // A change made here upon the peer's wins all the same.
+    a.set_setting("failback.policy", json!("graceful")).unwrap();
+    assert_eq!(a.settings().unwrap()["failback.policy"].0, "graceful");
+}
+
+#[test]
+fn operations_of_kinds_and_fields_unknown_here_are_kept_and_passed_on() {
+    let (_a, a) = node("vmpro1");
+    let (_b, b) = node("vmpro2");
+    let text = r#"{"stamp":{"at":{"wall":"2026-11-22T08:00:00Z"},"origin":"vmpro9.00000001","seq":1},
+        "entity":"fax/7","effect":{"set":{"pages":2.1}},"urgency":"high"}"#;
+    let newer: Operation = serde_json::from_str(text).unwrap();
+    a.apply(std::slice::from_ref(&newer)).unwrap();
+    synchronise(&a, &b);
+    let held = b.operations(&newer.stamp.origin, 0, 10).unwrap();
+    assert_eq!(held, [newer]);
+    assert_same(&a, &b);
+}
+
+/// What users do, at random, to one of two nodes.
+fn act(store: &Store, what: u8, which: u8, n: usize) {
+    let e = ext(["2001", "2002"][usize::from(which % 2)]);
+    let ids: Vec<_> = store
+        .messages(&e, &[], None, 100)
+        .unwrap()
+        .items
+        .into_iter()
+        .map(|m| m.id)
+        .collect();
+    let some_message = ids.get(usize::from(which) % ids.len().max(1)).copied();
+    let bytes = format!("audio {n}").into_bytes();
+    // Half of it is refused (no such mailbox, exists already…), as in life.
+    let _ = match what {
+        0 => store.create_mailbox(&e, &named("Ann")).map(drop),
+        1 => store.delete_mailbox(&e),
+        2 => store.clear_mailbox(&e),
+        3..=6 => store
+            .deposit(
+                &e,
+                common::from_source(&format!("{}", n % 5)),
+                audio(&bytes),
+                &bytes,
+            )
+            .map(drop),
+        7 => some_message.map_or(Ok(()), |id| {
+            store.set_message_state(id, MessageState::Saved).map(drop)
+        }),
+        8 => some_message.map_or(Ok(()), |id| store.purge_message(id)),
+        9 => store
+            .set_greeting(&e, GreetingKind::Busy, audio(&bytes), &bytes, None)
+            .map(drop),
+        10 => store.remove_greeting(&e, GreetingKind::Busy),
+        11 => store.set_flow("main", &format!("n = {n}")).map(drop),
+        12 => store.set_setting("x", json!(0.1 + f64::from(which))),
+        _ => {
+            let patch = MailboxPatch {
+                enabled: Some(which % 3 > 0),
+                ..named(&format!("Ann {n}"))
+            };
+            store.change_mailbox(&e, &patch).map(drop)
+        }
+    };
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+
+    #[test]
+    fn two_nodes_used_at_random_with_a_ragged_link_end_up_the_same(
+        steps in proptest::collection::vec((any::<bool>(), 0..18u8, any::<u8>()), 1..60)
+    ) {
+        let (_a, a) = node("vmpro1");
+        let (_b, b) = node("vmpro2");
+        for (n, (left, what, which)) in steps.into_iter().enumerate() {
+            let (here, there) = if left { (&a, &b) } else { (&b, &a) };
+            if what >= 15 {
+                send(here, there, &here.origin(), usize::from(which % 4));
+            } else {
+                act(here, what, which, n);
+            }
+        }
+        synchronise(&a, &b);
+        assert_same(&a, &b);
+    }
+}
