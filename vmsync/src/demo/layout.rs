@@ -13,40 +13,40 @@ use crate::{clock, keys, pki};
 
 /// `demo.json`: how to reach both nodes. Written once both answer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct DemoFile {
+pub(crate) struct DemoFile {
     /// Primary first.
-    pub nodes: Vec<DemoNode>,
+    pub(crate) nodes: Vec<DemoNode>,
 }
 
 /// One node of the demo.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct DemoNode {
+pub(crate) struct DemoNode {
     /// `vmpro1`.
-    pub id: String,
+    pub(crate) id: String,
     /// `vmpro1.demo.example`.
-    pub fqdn: String,
+    pub(crate) fqdn: String,
     /// `primary` or `secondary`.
-    pub role: String,
+    pub(crate) role: String,
     /// Process id.
-    pub pid: u32,
+    pub(crate) pid: u32,
     /// `http://127.0.0.1:P`.
-    pub http: String,
+    pub(crate) http: String,
     /// `127.0.0.1:P`.
-    pub smtp: String,
+    pub(crate) smtp: String,
     /// `127.0.0.1:P`; only the primary has an FTP server.
-    pub ftp: Option<String>,
+    pub(crate) ftp: Option<String>,
     /// Token with all rights.
-    pub admin_token: String,
+    pub(crate) admin_token: String,
     /// Token that may read.
-    pub read_token: String,
+    pub(crate) read_token: String,
     /// Its store.
-    pub data_dir: PathBuf,
+    pub(crate) data_dir: PathBuf,
     /// Its recordings.
-    pub vrl_dir: PathBuf,
+    pub(crate) vrl_dir: PathBuf,
     /// Its configuration file.
-    pub config: PathBuf,
+    pub(crate) config: PathBuf,
     /// Its log file.
-    pub log: PathBuf,
+    pub(crate) log: PathBuf,
 }
 
 /// DNS domain of the demo's names; reserved for examples (RFC 2606).
@@ -54,7 +54,7 @@ const DOMAIN: &str = "demo.example";
 const PLAN: &str = "plan.json";
 
 /// Makes (or reads again) the demo in `dir`.
-pub fn prepare(dir: &Path, base_port: Option<u16>) -> Result<DemoFile, String> {
+pub(crate) fn prepare(dir: &Path, base_port: Option<u16>) -> Result<DemoFile, String> {
     let at = |e: std::io::Error| format!("{}: {e}", dir.display());
     fs::create_dir_all(dir).map_err(at)?;
     let dir = dir.canonicalize().map_err(at)?;

@@ -7,14 +7,14 @@ use tokio::process::{Child, ChildStdin, Command};
 use super::layout::DemoNode;
 
 /// A running node. Its standard input is a pipe that we hold: when we go, however we go, it ends.
-pub struct Process {
+pub(crate) struct Process {
     child: Child,
     lifeline: Option<ChildStdin>,
 }
 
 impl Process {
     /// Starts `vmsync serve` for `node`.
-    pub fn start(node: &DemoNode) -> Result<Self, String> {
+    pub(crate) fn start(node: &DemoNode) -> Result<Self, String> {
         let program = std::env::current_exe().map_err(|e| format!("own program file: {e}"))?;
         Self::start_program(&program, node)
     }
@@ -44,12 +44,12 @@ impl Process {
     }
 
     /// Its process id; 0 once it has ended.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id().unwrap_or(0)
     }
 
     /// Whether it has ended by itself, and how.
-    pub fn ended(&mut self) -> Option<String> {
+    pub(crate) fn ended(&mut self) -> Option<String> {
         match self.child.try_wait() {
             Ok(Some(status)) => Some(status.to_string()),
             Ok(None) => None,
@@ -58,12 +58,12 @@ impl Process {
     }
 
     /// `kill -9`, and waits until it is gone.
-    pub async fn kill(&mut self) -> Result<(), String> {
+    pub(crate) async fn kill(&mut self) -> Result<(), String> {
         self.child.kill().await.map_err(|e| e.to_string())
     }
 
     /// Asks it to stop and waits; an error when it does not within 20 s or ends badly.
-    pub async fn stop(mut self) -> Result<(), String> {
+    pub(crate) async fn stop(mut self) -> Result<(), String> {
         drop(self.lifeline.take());
         match tokio::time::timeout(Duration::from_secs(20), self.child.wait()).await {
             Ok(Ok(status)) if status.success() => Ok(()),

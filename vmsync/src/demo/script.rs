@@ -25,7 +25,7 @@ pub(crate) async fn run(
     let result = told.and(stopped);
     let closing = match &result {
         Ok(()) => "\nThe whole story held. Both nodes stopped cleanly.".to_owned(),
-        Err(why) => format!("\nFAILED: {why}\nLogs and data are kept in {}", demo.dir.display()),
+        Err(_) => format!("\nThe story did not hold. Logs and data are kept in {}", demo.dir.display()),
     };
     writeln!(out, "{closing}").map_err(|e| e.to_string())?;
     if result.is_ok() && options.dir.is_none() {

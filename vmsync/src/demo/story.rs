@@ -224,7 +224,7 @@ impl Story {
             seen.push(status["groups"][0].clone());
         }
         let route = get(&backup, "/api/v1/route?mailbox=2001").await?;
-        if route["node"] != "vmpro1" {
+        if route["owner"] != "vmpro1" {
             return Err(format!("route says {route}"));
         }
         Ok(format!("epoch {} on both: {}", seen[0]["epoch"], seen[0]["reason"].as_str().unwrap_or_default()))

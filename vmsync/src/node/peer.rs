@@ -56,6 +56,18 @@ impl Peer {
         appeared
     }
 
+    /// Whether `report` comes from another life of its process than the last one: it went away and
+    /// came back, however quickly.
+    pub(super) fn restarted(&self, report: &Report) -> bool {
+        self.visible() && self.report.as_ref().is_some_and(|last| last.boot != report.boot)
+    }
+
+    /// It is gone, known for certain rather than by a missing answer.
+    pub(super) fn lost(&mut self, now: Now) {
+        self.sight = Err(now.mono);
+        self.since = now.wall;
+    }
+
     /// It did not answer one heartbeat.
     pub(super) fn missed(&mut self, error: &PeerError) {
         self.reason = Some(error.to_string());
@@ -65,8 +77,7 @@ impl Peer {
     pub(super) fn vanished(&mut self, now: Now) -> bool {
         let gone = self.visible() && self.deadline().is_some_and(|at| now.mono >= at);
         if gone {
-            self.sight = Err(now.mono);
-            self.since = now.wall;
+            self.lost(now);
         }
         gone
     }
@@ -150,5 +161,14 @@ mod tests {
         assert_eq!(peer.sight, Err(Duration::from_secs(7)));
         assert!(!peer.vanished(at(8_000)), "said once");
         assert!(peer.answered(report(), at(9_000)));
+    }
+
+    #[test]
+    fn a_restart_quicker_than_the_heartbeats_is_noticed() {
+        let mut peer = Peer::new(Duration::from_secs(5), at(0));
+        assert!(!peer.restarted(&report()), "the first report is no restart");
+        peer.answered(report(), at(1_000));
+        assert!(!peer.restarted(&report()));
+        assert!(peer.restarted(&Report { boot: 2, ..report() }));
     }
 }

@@ -128,7 +128,7 @@ impl Node {
                 Input::Stop => return,
                 Input::Tick => {}
                 Input::Command(command) => self.command(command, clock::now()).await,
-                Input::Beat(beat) => self.beat(beat, clock::now()),
+                Input::Beat(beat) => self.beat(beat, clock::now()).await,
                 Input::Sent(sent) => self.sent(sent, clock::now()),
             }
             self.refresh_store(clock::now()).await;
@@ -188,8 +188,7 @@ impl Node {
         let now = clock::now();
         if self.peer.vanished(now) {
             tracing::warn!(peer = %self.app.config.pair.peer_id, why = self.peer.reason.as_deref(), "the peer is out of sight");
-            self.session.visible(false, nonce(), now);
-            self.sight_changed();
+            self.out_of_sight(now);
         }
         self.expire_calls(now);
         let mut changed = false;
@@ -253,7 +252,11 @@ impl Node {
                 self.adopt(&report.groups, now).await;
                 self.waiting.heartbeats.push(answer);
             }
-            Command::Heard { head } => self.session.heard(&head, now),
+            Command::Heard { head } => {
+                // What the mail brought is in the store by now; the session hears of that first.
+                self.refresh_store(now).await;
+                self.session.heard(&head, now);
+            }
             Command::Request { group, request, guard, forwarded, answer } => {
                 if let Some(result) = self.request(&group, request, &guard, forwarded, now).await {
                     self.waiting.answers.push((answer, result));
@@ -281,10 +284,18 @@ impl Node {
         }
     }
 
-    fn beat(&mut self, beat: Beat, now: Now) {
+    async fn beat(&mut self, beat: Beat, now: Now) {
         match beat.result {
             Err(error) => self.peer.missed(&error),
             Ok(report) => {
+                if self.peer.restarted(&report) {
+                    tracing::info!(peer = %self.app.config.pair.peer_id, "the peer was started anew");
+                    self.peer.lost(now);
+                    self.out_of_sight(now);
+                    if self.started(now) {
+                        self.decide_all(now).await;
+                    }
+                }
                 let groups = report.groups.clone();
                 if self.peer.answered(report, now) {
                     tracing::info!(peer = %self.app.config.pair.peer_id, "the peer is in sight");
@@ -392,6 +403,11 @@ impl Node {
         for call in self.app.calls.expire(now, self.app.config.limits.call_idle) {
             tracing::warn!(call = %call, "a call without sign of life no longer counts (R-FB-8)");
         }
+    }
+
+    fn out_of_sight(&mut self, now: Now) {
+        self.session.visible(false, nonce(), now);
+        self.sight_changed();
     }
 
     fn sight_changed(&mut self) {
