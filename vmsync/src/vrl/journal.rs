@@ -57,3 +57,39 @@ impl Journal for StoreJournal {
 fn words(e: &StoreError) -> JournalError {
     JournalError(e.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vmsync_config::words::{NodeId, UnixMillis};
+    use vmsync_store::Options;
+
+    fn open(dir: &std::path::Path) -> StoreJournal {
+        let options = Options {
+            node: NodeId::new("vmpro2").unwrap(),
+            min_free_bytes: 0,
+            clock: || UnixMillis(1_700_000_000_000),
+        };
+        StoreJournal(Store::open(dir, options).unwrap())
+    }
+
+    #[test]
+    fn records_survive_the_process_and_an_unreadable_one_is_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        // The longest name there is, in two-byte letters.
+        let name = RecordingName::new(&"ü".repeat(100)).unwrap();
+        let transfer = Transfer::planned(name.clone(), 7, "ab".repeat(32), UnixMillis(5));
+        let journal = open(dir.path());
+        journal.save(&transfer).unwrap();
+        journal
+            .0
+            .put_local(SPACE, "broken.wav", Some(b"{"))
+            .unwrap();
+        drop(journal);
+        let journal = open(dir.path());
+        assert_eq!(journal.load_all().unwrap(), [transfer]);
+        journal.remove(&name).unwrap();
+        journal.remove(&name).unwrap();
+        assert_eq!(journal.load_all().unwrap(), []);
+    }
+}
