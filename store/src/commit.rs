@@ -215,21 +215,9 @@ impl Committer {
         build: impl FnOnce(&mut Transaction<'_>) -> Result<T, StoreError>,
     ) -> Result<(T, Aftermath), StoreError> {
         let mut state = lock(&self.state);
-        self.heal(&mut state)?;
-        let (value, finished) = {
-            let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
-            let Some(index) = &*index else {
-                return Err(self.closed());
-            };
-            let layers = [
-                Some(&state.pending.overlay),
-                state.writing.as_ref().map(|w| &*w.overlay),
-            ];
-            let mut transaction =
-                Transaction::new(index, layers, state.memory.clone(), now, &self.disk);
-            let value = build(&mut transaction)?;
-            (value, transaction.finish(blobs)?)
-        };
+        let (value, finished) = self.with_transaction(&mut state, now, |mut t| {
+            Ok((build(&mut t)?, t.finish(blobs)?))
+        })?;
         let Finished {
             overlay,
             memory,
@@ -247,6 +235,35 @@ impl Committer {
         self.wake.notify_one();
         self.wait(group)?;
         Ok((value, aftermath))
+    }
+
+    /// Runs a writer that only looks: at what is pending too, without waiting for it.
+    pub(crate) fn peek<T>(
+        &self,
+        now: UnixMillis,
+        look: impl FnOnce(&mut Transaction<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut state = lock(&self.state);
+        self.with_transaction(&mut state, now, |mut t| look(&mut t))
+    }
+
+    fn with_transaction<T>(
+        &self,
+        state: &mut State,
+        now: UnixMillis,
+        run: impl FnOnce(Transaction<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.heal(state)?;
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(index) = &*index else {
+            return Err(self.closed());
+        };
+        let layers = [
+            Some(&state.pending.overlay),
+            state.writing.as_ref().map(|w| &*w.overlay),
+        ];
+        let memory = state.memory.clone();
+        run(Transaction::new(index, layers, memory, now, &self.disk))
     }
 
     /// Waits until everything written so far is durable.

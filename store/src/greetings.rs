@@ -27,17 +27,15 @@ impl Store {
     ) -> Result<Greeting, StoreError> {
         check_audio(&audio, bytes)?;
         // Asked before the file is written, and again when the greeting is recorded.
-        self.run(false, |t| existing(t, ext).map(drop))?;
+        self.peek(|t| existing(t, ext).map(drop))?;
         let entity = EntityKey::Greeting(ext.clone(), kind);
         self.add_audio(&entity, &audio, Value::Null, bytes)?;
-        self.with_audio(audio.blob, move || {
-            self.write(SMALL, Purpose::Content, |t| {
-                existing(t, ext)?;
-                let audio = to_json(audio)?;
-                let until = until.map_or(Value::Null, |u| json!(u));
-                t.set(&entity, [(AUDIO, audio), ("until", until)])?;
-                view::greeting(kind, t.record(&entity)?).ok_or_else(|| no_greeting(ext, kind))
-            })
+        self.with_audio(audio.blob, move |t| {
+            existing(t, ext)?;
+            let until = until.map_or(Value::Null, |u| json!(u));
+            t.set(&entity, [(AUDIO, to_json(audio)?), ("until", until)])?;
+            let greeting = view::greeting(kind, t.record(&entity)?);
+            Ok((greeting.ok_or_else(|| no_greeting(ext, kind))?, true))
         })
     }
 

@@ -36,30 +36,30 @@ impl Store {
         check_audio(&audio, bytes)?;
         let source = facts.source_id.clone();
         // Asked before the file is written, and again when the message is recorded.
-        if let Some(first) = self.run(false, |t| admit(t, ext, source.as_deref()))? {
+        if let Some(first) = self.peek(|t| admit(t, ext, source.as_deref()))? {
+            self.inner.committer.barrier()?;
             return Ok((first, false));
         }
         let id = new_id(self.now());
         let entity = EntityKey::Message(id);
         let facts = to_json(facts)?;
         self.add_audio(&entity, &audio, facts.clone(), bytes)?;
-        self.with_audio(audio.blob, move || {
-            self.write(SMALL, Purpose::Content, |t| {
-                if let Some(first) = admit(t, ext, source.as_deref())? {
-                    return Ok((first, false));
-                }
-                t.set(
-                    &entity,
-                    [
-                        ("mailbox", json!(ext)),
-                        ("state", json!(MessageState::New)),
-                        ("facts", facts),
-                        (AUDIO, to_json(audio)?),
-                    ],
-                )?;
-                let message = view::message(id, t.record(&entity)?);
-                Ok((message.ok_or_else(|| StoreError::no_message(id))?, true))
-            })
+        self.with_audio(audio.blob, move |t| {
+            if let Some(first) = admit(t, ext, source.as_deref())? {
+                return Ok(((first, false), false));
+            }
+            t.set(
+                &entity,
+                [
+                    ("mailbox", json!(ext)),
+                    ("state", json!(MessageState::New)),
+                    ("facts", facts),
+                    (AUDIO, to_json(audio)?),
+                ],
+            )?;
+            let message = view::message(id, t.record(&entity)?);
+            let message = message.ok_or_else(|| StoreError::no_message(id))?;
+            Ok(((message, true), true))
         })
     }
 
@@ -207,24 +207,24 @@ impl Store {
         })
     }
 
-    /// Runs what refers to a new audio file. When it was refused, or found the file unneeded,
-    /// the file goes. After a failed flush it stays: whether the operation is on disk is known
-    /// only when the index was opened again, and the next start sweeps what is unneeded.
+    /// Runs what refers to a new audio file and says whether it does. When it does not, or was
+    /// refused, the file goes. After a failed flush it stays: whether the operation is on disk is
+    /// known only when the index was opened again, and a later start sweeps what is unneeded.
     pub(crate) fn with_audio<T>(
         &self,
         blob: Uuid,
-        write: impl FnOnce() -> Result<T, StoreError>,
+        build: impl FnOnce(&mut Transaction<'_>) -> Result<(T, bool), StoreError>,
     ) -> Result<T, StoreError> {
-        let result = write();
-        let uncertain = matches!(
-            &result,
-            Err(StoreError::Io { .. } | StoreError::Full { .. })
-        );
-        if !uncertain {
-            // After success the file has left `incoming`, and this finds nothing to remove.
+        let result = self.run(false, build);
+        let unneeded = match &result {
+            Ok((_, used)) => !used,
+            Err(StoreError::Io { .. } | StoreError::Full { .. }) => false,
+            Err(_) => true,
+        };
+        if unneeded {
             self.inner.blobs.discard(blob);
         }
-        result
+        result.map(|(value, _)| value)
     }
 }
 

@@ -70,9 +70,12 @@ impl Store {
                 ));
             }
             for (_, bytes) in found {
-                let mut operation: Operation = serde_json::from_slice(&bytes).map_err(|e| {
-                    StoreError::damaged(format!("reading operation {next} of {origin}"), e)
-                })?;
+                let reading = || format!("reading operation {next} of {origin}");
+                let mut operation: Operation = serde_json::from_slice(&bytes)
+                    .map_err(|e| StoreError::damaged(reading(), e))?;
+                if operation.stamp.seq != next {
+                    return Err(StoreError::damaged(reading(), "it is missing in the log"));
+                }
                 stripped |= self.strip_gone_audio(&mut operation)?;
                 next = operation.stamp.seq.saturating_add(1);
                 size += bytes.len();
@@ -98,10 +101,11 @@ impl Store {
         let Some(blob) = fields.get(AUDIO).and_then(blob_of) else {
             return Ok(false);
         };
-        if self.record(&operation.entity)?.audio().contains(&blob) {
+        let record = self.record(&operation.entity)?;
+        if record.audio().contains(&blob) {
             return Ok(false);
         }
-        if merge::rule(&operation.entity) == Rule::Final {
+        if merge::rule(&operation.entity) == Rule::Final && record.deleted.is_some() {
             // Deleted for good: nobody needs to know who called.
             fields.clear();
         } else {

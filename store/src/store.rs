@@ -202,6 +202,14 @@ impl Store {
         Ok(value)
     }
 
+    /// Runs a transaction that only looks, at what is pending too.
+    pub(crate) fn peek<T>(
+        &self,
+        look: impl FnOnce(&mut Transaction<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.inner.committer.peek(self.now(), look)
+    }
+
     /// After the commit. Whatever fails here is done again at the next start.
     fn settle(&self, aftermath: Aftermath) {
         let blobs = &self.inner.blobs;

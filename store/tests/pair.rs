@@ -338,7 +338,7 @@ fn act(store: &Store, what: u8, which: u8, n: usize) {
         12 => store.set_setting("x", json!(0.1 + f64::from(which))),
         _ => {
             let patch = MailboxPatch {
-                enabled: Some(which % 3 > 0),
+                enabled: Some(!which.is_multiple_of(3)),
                 ..named(&format!("Ann {n}"))
             };
             store.change_mailbox(&e, &patch).map(drop)
@@ -347,7 +347,7 @@ fn act(store: &Store, what: u8, which: u8, n: usize) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
     fn two_nodes_used_at_random_with_a_ragged_link_end_up_the_same(
