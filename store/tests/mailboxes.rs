@@ -294,7 +294,7 @@ fn local_records_stay_here() {
         .put_local("ownership", "primary", Some(b"epoch 1"))
         .unwrap();
     store
-        .put_local("ownership", "secondary", Some(&[7; 100_000]))
+        .put_local("ownership", "secondary", Some(&vec![7; 100_000]))
         .unwrap();
     store
         .put_local("owner", "ship", Some(b"other space"))
