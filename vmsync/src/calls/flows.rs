@@ -61,15 +61,26 @@ impl From {
 pub fn sources(store: &Store, dir: &Path, name: &str) -> Result<Vec<Source>, StoreError> {
     let mut found = Vec::new();
     if let Some(flow) = store.flow(name)? {
-        found.push(Source { from: From::Live, text: flow.source.into_bytes() });
+        found.push(Source {
+            from: From::Live,
+            text: flow.source.into_bytes(),
+        });
     }
     match read(dir, name) {
-        Ok(Some(text)) => found.push(Source { from: From::Folder, text }),
+        Ok(Some(text)) => found.push(Source {
+            from: From::Folder,
+            text,
+        }),
         Ok(None) => {}
-        Err(error) => tracing::warn!(flow = name, dir = %dir.display(), %error, "call flow's file not readable"),
+        Err(error) => {
+            tracing::warn!(flow = name, dir = %dir.display(), %error, "call flow's file not readable");
+        }
     }
     if let Some(text) = vmsync_callflows::built_in(name) {
-        found.push(Source { from: From::BuiltIn, text: text.as_bytes().to_vec() });
+        found.push(Source {
+            from: From::BuiltIn,
+            text: text.as_bytes().to_vec(),
+        });
     }
     Ok(found)
 }
@@ -82,7 +93,13 @@ pub fn playable(store: &Store, dir: &Path, name: &str) -> Result<Arc<Flow>, NoFl
             Ok(flow) => return Ok(Arc::new(flow)),
             Err(errors) => {
                 let first = errors.first().map(ToString::to_string);
-                tracing::warn!(flow = name, from = source.from.as_str(), errors = errors.len(), first, "call flow passed over");
+                tracing::warn!(
+                    flow = name,
+                    from = source.from.as_str(),
+                    errors = errors.len(),
+                    first,
+                    "call flow passed over"
+                );
                 broken.get_or_insert(errors);
             }
         }
@@ -92,9 +109,14 @@ pub fn playable(store: &Store, dir: &Path, name: &str) -> Result<Arc<Flow>, NoFl
 
 /// Names of all flows there are, in order, each with where the one that counts is from. Blocks.
 pub fn names(store: &Store, dir: &Path) -> Result<Vec<(String, From)>, StoreError> {
-    let live = store.flows()?.into_iter().map(|flow| (flow.name, From::Live));
+    let live = store
+        .flows()?
+        .into_iter()
+        .map(|flow| (flow.name, From::Live));
     let files = files(dir).into_iter().map(|name| (name, From::Folder));
-    let built_in = BUILT_IN.iter().map(|(name, _)| ((*name).to_owned(), From::BuiltIn));
+    let built_in = BUILT_IN
+        .iter()
+        .map(|(name, _)| ((*name).to_owned(), From::BuiltIn));
     let mut all: Vec<(String, From)> = live.chain(files).chain(built_in).collect();
     all.sort();
     all.dedup_by(|later, first| later.0 == first.0);
@@ -115,12 +137,18 @@ fn read(dir: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
         Err(error) => return Err(error),
     }
     let mut text = Vec::new();
-    File::open(path)?.take(MAX_SOURCE as u64 + 1).read_to_end(&mut text)?;
+    File::open(path)?
+        .take(MAX_SOURCE as u64 + 1)
+        .read_to_end(&mut text)?;
     Ok(Some(text))
 }
 
 fn files(dir: &Path) -> Vec<String> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten().take(FILES);
+    let entries = fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .take(FILES);
     let names = entries.filter_map(|entry| {
         let name = entry.file_name().into_string().ok()?;
         name.strip_suffix(".toml").map(str::to_owned)

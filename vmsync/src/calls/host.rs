@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use jiff::{Timestamp, Zoned, tz::TimeZone};
 use uuid::Uuid;
-use vmsync_callflows::{Action, Event, Flow, Heading, Item, Kept, PinAnswer, Question, Run, State, Variables};
+use vmsync_callflows::{
+    Action, Event, Flow, Heading, Item, Kept, PinAnswer, Question, Run, State, Variables,
+};
 use vmsync_config::words::{Extension, UnixMillis};
 use vmsync_store::{
     AudioRef, GreetingKind, StoreError,
@@ -46,7 +48,11 @@ pub(crate) struct Settled {
 
 impl Talk {
     pub(crate) fn new(run: Run) -> Self {
-        Self { run, pending: None, settled: None }
+        Self {
+            run,
+            pending: None,
+            settled: None,
+        }
     }
 
     /// Whether a recording is wanted now.
@@ -77,27 +83,38 @@ impl Talk {
         audio: AudioRef,
         bytes: Arc<[u8]>,
     ) -> Result<Settled, StoreError> {
-        let recording = self.recording(audio.bytes);
-        let Some(recording) = recording else {
-            return Ok(self.settle(None, None, Vec::new()));
+        let number = self.run.recording();
+        let Some(recording) = self.recording(audio.bytes) else {
+            return Ok(self.settle(number, None, None, Vec::new()));
         };
         self.pending = Some(recording);
-        let kept = keep(app, call, self.run.recording(), recording, audio, bytes).await;
+        let kept = keep(app, call, number, recording, audio, bytes).await;
         let (message, refused) = match kept {
             Ok(message) => (Some(message.id), None),
             Err(error) if passing(&error) => return Err(error),
             Err(error) => (None, Some(error.to_string())),
         };
         self.pending = None;
-        let outcome = if message.is_some() { Kept::Durable } else { Kept::Refused };
-        let actions = self.advance(app, &call.new, Event::Stored(outcome)).await;
-        Ok(self.settle(message, refused, actions))
+        let kept = message.map_or(Kept::Refused, |_| Kept::Durable);
+        let actions = self.advance(app, &call.new, Event::Stored(kept)).await;
+        Ok(self.settle(number, message, refused, actions))
     }
 
-    /// There is nothing worth keeping (R-MB-8): the flow goes on without a message.
-    pub(crate) async fn nothing_recorded(&mut self, app: &App, new: &NewCall, why: String) -> Settled {
-        let actions = self.advance(app, new, Event::Recorded(0)).await;
-        self.settle(None, Some(why), actions)
+    /// There is nothing worth keeping (R-MB-8), or the channel gives up what the store could not
+    /// take: the flow goes on without a message.
+    pub(crate) async fn nothing_recorded(
+        &mut self,
+        app: &App,
+        new: &NewCall,
+        why: String,
+    ) -> Settled {
+        let number = self.run.recording();
+        let event = match self.pending.take() {
+            Some(_) => Event::Stored(Kept::Refused),
+            None => Event::Recorded(0),
+        };
+        let actions = self.advance(app, new, event).await;
+        self.settle(number, None, Some(why), actions)
     }
 
     /// How the recording that came is to be kept: as asked for before, or now.
@@ -107,14 +124,26 @@ impl Talk {
         }
         let mut actions = self.run.step(Event::Recorded(bytes), &local_now());
         match take_question(&mut actions) {
-            Some(Question::KeepRecording { urgent, private, .. }) => Some(Recording { urgent, private }),
+            Some(Question::KeepRecording {
+                urgent, private, ..
+            }) => Some(Recording { urgent, private }),
             _ => None,
         }
     }
 
-    fn settle(&mut self, message: Option<Uuid>, refused: Option<String>, actions: Vec<Action>) -> Settled {
-        let settled = Settled { message, refused, actions };
-        self.settled = Some((self.run.recording(), settled.clone()));
+    fn settle(
+        &mut self,
+        number: u32,
+        message: Option<Uuid>,
+        refused: Option<String>,
+        actions: Vec<Action>,
+    ) -> Settled {
+        let settled = Settled {
+            message,
+            refused,
+            actions,
+        };
+        self.settled = Some((number, settled.clone()));
         settled
     }
 }
@@ -123,17 +152,25 @@ impl Talk {
 pub(crate) fn begin(flow: Arc<Flow>, new: &NewCall, mailbox: &Mailbox) -> Run {
     let c = &mailbox.counts;
     let held = c.new + c.unopened + c.old + c.saved;
-    let room = mailbox.max_messages.is_none_or(|most| held < u64::from(most));
+    let room = mailbox
+        .max_messages
+        .is_none_or(|most| held < u64::from(most));
     let word = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
     let known = [
         ("mailbox", mailbox.extension.to_string()),
         ("mailbox_name", mailbox.name.clone()),
-        ("caller_number", new.caller_number.clone().unwrap_or_default()),
+        (
+            "caller_number",
+            new.caller_number.clone().unwrap_or_default(),
+        ),
         ("caller_name", new.caller_name.clone().unwrap_or_default()),
         ("has_pin", word(mailbox.has_pin)),
         ("takes_messages", word(mailbox.enabled && room)),
     ];
-    let variables: Variables = known.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    let variables: Variables = known
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect();
     Run::start(flow, variables)
 }
 
@@ -183,7 +220,9 @@ async fn check_pin(app: &App, mailbox: &Extension, pin: String) -> PinAnswer {
 
 async fn headings(app: &App, mailbox: &Extension) -> Option<Vec<Heading>> {
     let ext = mailbox.clone();
-    let page = app.store(move |s| s.messages(&ext, &[], None, MOST_MESSAGES)).await;
+    let page = app
+        .store(move |s| s.messages(&ext, &[], None, MOST_MESSAGES))
+        .await;
     match page {
         Ok(page) => Some(page.items.into_iter().map(heading).collect()),
         Err(error) => {
@@ -204,14 +243,20 @@ fn heading(message: Message) -> Heading {
             MessageState::Deleted => State::Deleted,
         },
         caller: message.facts.caller_number.unwrap_or_default(),
-        received: message.facts.received_at.map(|t| t.to_string()).unwrap_or_default(),
+        received: message
+            .facts
+            .received_at
+            .map(|t| t.to_string())
+            .unwrap_or_default(),
         duration_ms: message.audio.duration_ms,
         urgent: message.facts.urgent,
     }
 }
 
 async fn set_state(app: &App, mailbox: &Extension, message: &str, state: State) -> bool {
-    let Ok(id) = message.parse::<Uuid>() else { return false };
+    let Ok(id) = message.parse::<Uuid>() else {
+        return false;
+    };
     let state = match state {
         State::New => MessageState::New,
         State::Unopened => MessageState::Unopened,
@@ -246,7 +291,9 @@ async fn keep(
         source_id: Some(format!("call:{}:{number}", call.id)),
     };
     let ext = call.new.mailbox.clone();
-    app.store(move |s| s.deposit(&ext, facts, audio, &bytes)).await.map(|(message, _)| message)
+    app.store(move |s| s.deposit(&ext, facts, audio, &bytes))
+        .await
+        .map(|(message, _)| message)
 }
 
 /// Whether the same deposit may succeed later.
@@ -276,7 +323,12 @@ pub(crate) async fn heard(app: &App, item: Item) -> Heard {
     match item {
         Item::Message(id) => Heard::Message(id),
         Item::Greeting(mailbox) => {
-            let found = greeting(app, &mailbox, &[GreetingKind::Temporary, GreetingKind::Standard]).await;
+            let found = greeting(
+                app,
+                &mailbox,
+                &[GreetingKind::Temporary, GreetingKind::Standard],
+            )
+            .await;
             found.unwrap_or_else(|| Heard::Item(Item::Prompt("default-greeting".to_owned())))
         }
         Item::Name(mailbox) => {

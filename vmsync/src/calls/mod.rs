@@ -38,9 +38,9 @@ use crate::events::EventHub;
 /// Most calls kept at once.
 pub const MOST: usize = 10_000;
 /// A silent call is kept for the longest recording there is, and the same again (R-MB-8).
-const FORGOTTEN: Duration = Duration::from_secs(2 * 3_600);
+const FORGOTTEN: Duration = Duration::from_hours(2);
 /// How long an ended call answers repetitions.
-const REMEMBERED: Duration = Duration::from_secs(600);
+const REMEMBERED: Duration = Duration::from_mins(10);
 
 /// The calls of this node. Cheap to clone.
 #[derive(Clone)]
@@ -138,7 +138,11 @@ pub enum CallState {
 
 impl fmt::Display for CallFacts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({} for mailbox {})", self.id, self.kind, self.mailbox)
+        write!(
+            f,
+            "{} ({} for mailbox {})",
+            self.id, self.kind, self.mailbox
+        )
     }
 }
 
@@ -156,7 +160,14 @@ impl Calls {
     fn with_room(events: EventHub, changed: Arc<Notify>, node: NodeId, most: usize) -> Self {
         let (entries, pins) = (Mutex::default(), Mutex::default());
         Self {
-            inner: Arc::new(Inner { events, changed, node, most, entries, pins }),
+            inner: Arc::new(Inner {
+                events,
+                changed,
+                node,
+                most,
+                entries,
+                pins,
+            }),
         }
     }
 
@@ -172,7 +183,10 @@ impl Calls {
 
     fn count(&self, counts: impl Fn(&CallFacts) -> bool) -> u32 {
         let entries = self.lock();
-        let active = entries.values().map(|e| &e.facts).filter(|f| f.state == CallState::Active);
+        let active = entries
+            .values()
+            .map(|e| &e.facts)
+            .filter(|f| f.state == CallState::Active);
         u32::try_from(active.filter(|f| counts(f)).count()).unwrap_or(u32::MAX)
     }
 
@@ -196,8 +210,16 @@ impl Calls {
             state: CallState::Active,
             step: run.node().to_owned(),
         };
-        let call = Arc::new(Call { id, new, talk: tokio::sync::Mutex::new(Talk::new(run)) });
-        let entry = Entry { facts: facts.clone(), last: now.mono, call: Arc::clone(&call) };
+        let call = Arc::new(Call {
+            id,
+            new,
+            talk: tokio::sync::Mutex::new(Talk::new(run)),
+        });
+        let entry = Entry {
+            facts: facts.clone(),
+            last: now.mono,
+            call: Arc::clone(&call),
+        };
         entries.insert(id, entry);
         drop(entries);
         self.tell("started", &facts, None);
@@ -234,7 +256,9 @@ impl Calls {
 
     fn alive(&self, id: Uuid, step: Option<&str>, now: Now) -> Option<CallFacts> {
         let mut entries = self.lock();
-        let entry = entries.get_mut(&id).filter(|e| e.facts.state != CallState::Ended)?;
+        let entry = entries
+            .get_mut(&id)
+            .filter(|e| e.facts.state != CallState::Ended)?;
         entry.last = now.mono;
         entry.facts.last_sign = now.wall;
         if let Some(step) = step {
@@ -285,7 +309,11 @@ impl Calls {
         });
         drop(entries);
         for facts in &silent {
-            self.tell("silent", facts, Some("no sign of life; it no longer holds failback"));
+            self.tell(
+                "silent",
+                facts,
+                Some("no sign of life; it no longer holds failback"),
+            );
         }
         silent
     }
@@ -316,18 +344,28 @@ impl Calls {
     }
 
     fn pins(&self) -> MutexGuard<'_, Pins> {
-        self.inner.pins.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner
+            .pins
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Uuid, Entry>> {
-        self.inner.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner
+            .entries
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Drops the ended, else silent, call that was heard of least recently.
 fn make_room(entries: &mut BTreeMap<Uuid, Entry>) -> bool {
-    let idle = entries.values().filter(|e| e.facts.state != CallState::Active);
-    let oldest = idle.min_by_key(|e| (e.facts.state != CallState::Ended, e.last)).map(|e| e.facts.id);
+    let idle = entries
+        .values()
+        .filter(|e| e.facts.state != CallState::Active);
+    let oldest = idle
+        .min_by_key(|e| (e.facts.state != CallState::Ended, e.last))
+        .map(|e| e.facts.id);
     oldest.is_some_and(|id| entries.remove(&id).is_some())
 }
 

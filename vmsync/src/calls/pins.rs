@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 use vmsync_config::words::Extension;
 
 const TRIES: usize = 5;
-const WITHIN: Duration = Duration::from_secs(10 * 60);
-const LOCKED_FOR: Duration = Duration::from_secs(30 * 60);
+const WITHIN: Duration = Duration::from_mins(10);
+const LOCKED_FOR: Duration = Duration::from_mins(30);
 
 /// Wrong tries by mailbox. Bounded: only mailboxes that exist get here, and each keeps at most five times.
 #[derive(Default)]
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     fn minutes(n: u64) -> Duration {
-        Duration::from_secs(60 * n)
+        Duration::from_mins(n)
     }
 
     #[test]

@@ -65,10 +65,15 @@ async fn list(
     let most = limit(paging.limit)?;
     let dir = app.config.callflows.dir.clone();
     let all = app.store(move |s| names(s, &dir)).await?;
-    let after = all.into_iter().filter(|(name, _)| paging.cursor.as_ref().is_none_or(|last| name > last));
+    let after = all
+        .into_iter()
+        .filter(|(name, _)| paging.cursor.as_ref().is_none_or(|last| name > last));
     let mut items: Vec<Listing> = after
         .take(most + 1)
-        .map(|(name, from)| Listing { name, from: from.as_str() })
+        .map(|(name, from)| Listing {
+            name,
+            from: from.as_str(),
+        })
         .collect();
     let more = items.len() > most;
     items.truncate(most);
@@ -87,7 +92,10 @@ async fn read(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<R
     let dir = app.config.callflows.dir.clone();
     let wanted = name.clone();
     let found = app.store(move |s| sources(s, &dir, &wanted)).await?;
-    let source = found.into_iter().next().ok_or_else(|| Problem::not_found(format_args!("call flow {name}")))?;
+    let source = found
+        .into_iter()
+        .next()
+        .ok_or_else(|| Problem::not_found(format_args!("call flow {name}")))?;
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(TOML)),
         (FROM, HeaderValue::from_static(source.from.as_str())),
@@ -128,7 +136,11 @@ async fn put(
         let flow = checked(&source, &name)?;
         // `checked` has seen that it is UTF-8.
         let live = store.set_flow(&name, &String::from_utf8_lossy(&source))?;
-        Ok(Checked { nodes: flow.nodes().len(), name, live_since: Some(live.stamp.at.wall) })
+        Ok(Checked {
+            nodes: flow.nodes().len(),
+            name,
+            live_since: Some(live.stamp.at.wall),
+        })
     });
     Ok(axum::Json(live.await?))
 }
@@ -139,7 +151,10 @@ async fn put(
     params(("name" = String, Path)),
     responses((status = 204))
 )]
-async fn remove(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<StatusCode, Problem> {
+async fn remove(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Problem> {
     named(&name)?;
     app.store(move |s| s.remove_flow(&name)).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -173,7 +188,12 @@ async fn versions(
     let wanted = name.clone();
     let flow = app.store(move |s| s.flow(&wanted)).await?;
     let flow = flow.ok_or_else(|| {
-        Problem::new(Code::NotFound, format!("no call flow {name} was made live; GET /api/v1/callflows/{name} shows what is used"))
+        Problem::new(
+            Code::NotFound,
+            format!(
+                "no call flow {name} was made live; GET /api/v1/callflows/{name} shows what is used"
+            ),
+        )
     })?;
     let Stamp { at, origin, .. } = flow.stamp;
     let live = Version {
@@ -182,7 +202,12 @@ async fn versions(
         node: Some(origin.node.to_string()),
         source: flow.source,
     };
-    let lost = flow.conflicts.into_iter().map(|source| Version { state: "conflict", at: None, node: None, source });
+    let lost = flow.conflicts.into_iter().map(|source| Version {
+        state: "conflict",
+        at: None,
+        node: None,
+        source,
+    });
     let items = std::iter::once(live).chain(lost).collect();
     Ok(axum::Json(Listed { items, next: None }))
 }
@@ -211,7 +236,11 @@ async fn try_out(Query(like): Query<As>, request: Request) -> Result<axum::Json<
     named(&name)?;
     let source = body::read(request, MAX_SOURCE as u64).await?;
     let flow = checked(&source, &name)?;
-    Ok(axum::Json(Checked { name, nodes: flow.nodes().len(), live_since: None }))
+    Ok(axum::Json(Checked {
+        name,
+        nodes: flow.nodes().len(),
+        live_since: None,
+    }))
 }
 
 fn checked(source: &[u8], name: &str) -> Result<Flow, Problem> {
@@ -222,7 +251,11 @@ fn checked(source: &[u8], name: &str) -> Result<Flow, Problem> {
 pub(super) fn with_errors(errors: &[FlowError]) -> Problem {
     let lines: Vec<String> = errors.iter().take(5).map(ToString::to_string).collect();
     let more = errors.len().saturating_sub(lines.len());
-    let and = if more > 0 { format!("; and {more} more") } else { String::new() };
+    let and = if more > 0 {
+        format!("; and {more} more")
+    } else {
+        String::new()
+    };
     let list = serde_json::to_value(errors).unwrap_or_default();
     Problem::invalid(format!("{}{and}", lines.join("; "))).with("errors", list)
 }

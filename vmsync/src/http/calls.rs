@@ -5,6 +5,8 @@
 //! A recording answered 201 is durable. One whose answer was lost may be sent again under its
 //! number, and is one message.
 
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::sync::Arc;
@@ -93,7 +95,9 @@ async fn start(
     let group = app.group_of_mailbox(&ext).await?;
     group_here(&app, &group, &uri)?;
     if !is_flow_name(&start.kind) {
-        return Err(Problem::invalid("kind must be leave, collect, or the name of a call flow: 1 to 63 lower-case letters, digits, underscores or inner hyphens"));
+        return Err(Problem::invalid(
+            "kind must be leave, collect, or the name of a call flow: 1 to 63 lower-case letters, digits, underscores or inner hyphens",
+        ));
     }
     let mailbox = existing(&app, &ext).await?;
     let new = NewCall {
@@ -105,17 +109,29 @@ async fn start(
     };
     let flow = {
         let (dir, name) = (app.config.callflows.dir.clone(), new.kind.clone());
-        blocking(&app, move |store| playable(store, &dir, &name).map_err(|e| no_flow(&name, e))).await?
+        blocking(&app, move |store| {
+            playable(store, &dir, &name).map_err(|e| no_flow(&name, e))
+        })
+        .await?
     };
     let run = host::begin(flow, &new, &mailbox);
     let call = app.calls.start(new, run, clock::now()).map_err(|full| {
-        Problem::new(Code::Busy, format!("{full}; try again, or use the other node")).retry_after(5)
+        Problem::new(
+            Code::Busy,
+            format!("{full}; try again, or use the other node"),
+        )
+        .retry_after(5)
     })?;
     let mut talk = call.talk.lock().await;
     let actions = talk.advance(&app, &call.new, Event::Answered).await;
     let at = format!("/api/v1/calls/{}", call.id);
     let body = answer(&app, &call, &talk, actions).await;
-    Ok((StatusCode::CREATED, [(header::LOCATION, at)], axum::Json(body)).into_response())
+    Ok((
+        StatusCode::CREATED,
+        [(header::LOCATION, at)],
+        axum::Json(body),
+    )
+        .into_response())
 }
 
 /// Calls that have not ended, oldest first.
@@ -138,7 +154,10 @@ async fn list(
     let mut items = app.calls.list(after, most + 1);
     let more = items.len() > most;
     items.truncate(most);
-    let next = items.last().filter(|_| more).map(|call| call.id.to_string());
+    let next = items
+        .last()
+        .filter(|_| more)
+        .map(|call| call.id.to_string());
     Ok(axum::Json(Listed { items, next }))
 }
 
@@ -148,8 +167,14 @@ async fn list(
     params(("id" = String, Path, format = "uuid")),
     responses((status = 200, body = CallFacts))
 )]
-async fn read(State(app): State<Arc<App>>, Path(id): Path<Uuid>) -> Result<axum::Json<CallFacts>, Problem> {
-    app.calls.facts(id).map(axum::Json).ok_or_else(|| no_call(id))
+async fn read(
+    State(app): State<Arc<App>>,
+    Path(id): Path<Uuid>,
+) -> Result<axum::Json<CallFacts>, Problem> {
+    app.calls
+        .facts(id)
+        .map(axum::Json)
+        .ok_or_else(|| no_call(id))
 }
 
 /// What happened in a call.
@@ -197,10 +222,19 @@ async fn event(
 ) -> Result<axum::Json<CallAnswer>, Problem> {
     let call = app.calls.get(id).ok_or_else(|| no_call(id))?;
     let event = read_event(told)?;
-    let mut talk = call.talk.lock().await;
-    expects(&app, &call, &talk, &event)?;
-    let actions = talk.advance(&app, &call.new, event).await;
-    Ok(axum::Json(answer(&app, &call, &talk, actions).await))
+    to_the_end(async move {
+        let mut talk = call.talk.lock().await;
+        expects(&app, &call, &talk, &event)?;
+        let actions = match event {
+            Event::Recorded(_) => {
+                let why = "nothing was recorded".to_owned();
+                talk.nothing_recorded(&app, &call.new, why).await.actions
+            }
+            event => talk.advance(&app, &call.new, event).await,
+        };
+        Ok(axum::Json(answer(&app, &call, &talk, actions).await))
+    })
+    .await
 }
 
 /// Which recording.
@@ -239,24 +273,29 @@ async fn recording(
     audio::declared_audio(&headers)?;
     // Uploading is a sign of life, however long it takes.
     app.calls.keepalive(id, clock::now());
-    let upload = budget.read(request, app.config.limits.message_bytes).await?;
-    let mut talk = call.talk.lock().await;
-    if let Some((number, settled)) = talk.settled.clone()
-        && which.recording == Some(number)
-        && !talk.wants_recording()
-    {
-        return Ok(recorded(&app, &call, &talk, settled).await);
-    }
-    expects(&app, &call, &talk, &Event::Recorded(0))?;
-    if let Some(number) = which.recording.filter(|n| *n != talk.run.recording()) {
-        let detail = format!("the call waits for recording {}, not {number}", talk.run.recording());
-        return Err(Problem::new(Code::Conflict, detail));
-    }
-    let settled = match measured(&app, headers, upload).await? {
-        Measured::Nothing(why) => talk.nothing_recorded(&app, &call.new, why).await,
-        Measured::Message(audio, bytes) => talk.record(&app, &call, audio, bytes).await?,
-    };
-    Ok(recorded(&app, &call, &talk, settled).await)
+    let upload = budget
+        .read(request, app.config.limits.message_bytes)
+        .await?;
+    to_the_end(async move {
+        let mut talk = call.talk.lock().await;
+        if let Some((number, settled)) = talk.settled.clone()
+            && which.recording == Some(number)
+        {
+            return Ok(recorded(&app, &call, &talk, settled).await);
+        }
+        expects(&app, &call, &talk, &Event::Recorded(0))?;
+        if let Some(number) = which.recording.filter(|n| *n != talk.run.recording()) {
+            let wanted = talk.run.recording();
+            let detail = format!("the call waits for recording {wanted}, not {number}");
+            return Err(Problem::new(Code::Conflict, detail));
+        }
+        let settled = match measured(&app, headers, upload).await? {
+            Measured::Nothing(why) => talk.nothing_recorded(&app, &call.new, why).await,
+            Measured::Message(audio, bytes) => talk.record(&app, &call, audio, bytes).await?,
+        };
+        Ok(recorded(&app, &call, &talk, settled).await)
+    })
+    .await
 }
 
 /// Says that the call is still there; without it, or an event, it stops counting after limits.call_idle (R-FB-8).
@@ -268,8 +307,14 @@ async fn recording(
         (status = 404, description = "Over, or not on this node", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-async fn keepalive(State(app): State<Arc<App>>, Path(id): Path<Uuid>) -> Result<axum::Json<CallFacts>, Problem> {
-    app.calls.keepalive(id, clock::now()).map(axum::Json).ok_or_else(|| no_call(id))
+async fn keepalive(
+    State(app): State<Arc<App>>,
+    Path(id): Path<Uuid>,
+) -> Result<axum::Json<CallFacts>, Problem> {
+    app.calls
+        .keepalive(id, clock::now())
+        .map(axum::Json)
+        .ok_or_else(|| no_call(id))
 }
 
 /// Ends a call at once; a recording that was not handed in is given up.
@@ -280,7 +325,23 @@ async fn keepalive(State(app): State<Arc<App>>, Path(id): Path<Uuid>) -> Result<
 )]
 async fn end(State(app): State<Arc<App>>, Path(id): Path<Uuid>) -> Result<StatusCode, Problem> {
     let ended = app.calls.end(id, "ended by its channel", clock::now());
-    ended.map(|_| StatusCode::NO_CONTENT).ok_or_else(|| no_call(id))
+    ended
+        .map(|_| StatusCode::NO_CONTENT)
+        .ok_or_else(|| no_call(id))
+}
+
+/// Does `work` whether or not the channel still waits for the answer: a connection that breaks in
+/// the middle of a step must not leave the call between two steps.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Problem>> + Send + 'static,
+) -> Result<T, Problem> {
+    tokio::spawn(work).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "a step of a call broke off");
+        Err(Problem::new(
+            Code::Internal,
+            "the step broke off; this node's log says why",
+        ))
+    })
 }
 
 /// A recording as it came.
@@ -289,7 +350,11 @@ enum Measured {
     Message(AudioRef, Arc<[u8]>),
 }
 
-async fn measured(app: &App, headers: HeaderMap, upload: super::body::Upload) -> Result<Measured, Problem> {
+async fn measured(
+    app: &App,
+    headers: HeaderMap,
+    upload: super::body::Upload,
+) -> Result<Measured, Problem> {
     if upload.bytes.is_empty() {
         return Ok(Measured::Nothing("nothing was recorded".to_owned()));
     }
@@ -313,7 +378,11 @@ async fn measured(app: &App, headers: HeaderMap, upload: super::body::Upload) ->
 }
 
 async fn recorded(app: &App, call: &Call, talk: &Talk, settled: host::Settled) -> Response {
-    let status = if settled.message.is_some() { StatusCode::CREATED } else { StatusCode::OK };
+    let status = if settled.message.is_some() {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
     let mut body = answer(app, call, talk, settled.actions).await;
     body.message = settled.message;
     body.refused = settled.refused;
@@ -322,9 +391,15 @@ async fn recorded(app: &App, call: &Call, talk: &Talk, settled: host::Settled) -
 
 fn read_event(told: Told) -> Result<Event, Problem> {
     match (told.event, told.digits) {
-        (What::Digits, Some(digits)) => Digits::new(&digits).map(Event::Digits).map_err(Problem::invalid),
-        (What::Digits, None) => Err(Problem::invalid("digits is missing: the keys that were pressed")),
-        (_, Some(_)) => Err(Problem::invalid("digits belongs to the event `digits` only")),
+        (What::Digits, Some(digits)) => Digits::new(&digits)
+            .map(Event::Digits)
+            .map_err(Problem::invalid),
+        (What::Digits, None) => Err(Problem::invalid(
+            "digits is missing: the keys that were pressed",
+        )),
+        (_, Some(_)) => Err(Problem::invalid(
+            "digits belongs to the event `digits` only",
+        )),
         (What::Timeout, None) => Ok(Event::Timeout),
         (What::Played, None) => Ok(Event::Played),
         (What::NothingRecorded, None) => Ok(Event::Recorded(0)),
@@ -338,8 +413,7 @@ fn expects(app: &App, call: &Call, talk: &Talk, event: &Event) -> Result<(), Pro
     let facts = app.calls.facts(call.id).ok_or_else(|| no_call(call.id))?;
     let over = talk.run.ended() || facts.state == crate::calls::CallState::Ended;
     let wanted = match event {
-        Event::Recorded(1..) => talk.wants_recording(),
-        Event::Recorded(0) => talk.wants_recording(),
+        Event::Recorded(_) => talk.wants_recording(),
         event => talk.run.takes(event),
     };
     if !over && wanted {
@@ -349,15 +423,22 @@ fn expects(app: &App, call: &Call, talk: &Talk, event: &Event) -> Result<(), Pro
     let detail = if over {
         format!("call {} is over", call.id)
     } else {
-        format!("call {} waits for {waits} at `{}`", call.id, talk.run.node())
+        format!(
+            "call {} waits for {waits} at `{}`",
+            call.id,
+            talk.run.node()
+        )
     };
-    Err(Problem::new(Code::Conflict, detail).with("waiting_for", if over { "nothing" } else { waits }))
+    Err(Problem::new(Code::Conflict, detail)
+        .with("waiting_for", if over { "nothing" } else { waits }))
 }
 
 fn no_call(id: Uuid) -> Problem {
     Problem::new(
         Code::NotFound,
-        format!("call {id} is not on this node: it is long over, is the other node's, or this node was restarted; a recording still in hand can be left with POST /api/v1/mailboxes/EXTENSION/messages"),
+        format!(
+            "call {id} is not on this node: it is long over, is the other node's, or this node was restarted; a recording still in hand can be left with POST /api/v1/mailboxes/EXTENSION/messages"
+        ),
     )
 }
 
@@ -371,9 +452,11 @@ fn no_flow(name: &str, why: NoFlow) -> Problem {
 
 fn fact(name: &str, text: Option<String>) -> Result<Option<String>, Problem> {
     match text {
-        Some(t) if t.chars().count() > FACT || t.chars().any(char::is_control) => Err(Problem::invalid(
-            format!("{name} must be at most {FACT} characters without control characters"),
-        )),
+        Some(t) if t.chars().count() > FACT || t.chars().any(char::is_control) => {
+            Err(Problem::invalid(format!(
+                "{name} must be at most {FACT} characters without control characters"
+            )))
+        }
         text => Ok(text.filter(|t| !t.is_empty())),
     }
 }

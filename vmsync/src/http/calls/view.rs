@@ -44,7 +44,12 @@ pub(super) struct CallAnswer {
 }
 
 /// Notes where the call has come to, and says what follows.
-pub(super) async fn answer(app: &App, call: &Call, talk: &Talk, actions: Vec<Action>) -> CallAnswer {
+pub(super) async fn answer(
+    app: &App,
+    call: &Call,
+    talk: &Talk,
+    actions: Vec<Action>,
+) -> CallAnswer {
     let now = clock::now();
     app.calls.at(call.id, talk.run.node(), now);
     if talk.run.ended() {
@@ -54,7 +59,10 @@ pub(super) async fn answer(app: &App, call: &Call, talk: &Talk, actions: Vec<Act
         });
         app.calls.end(call.id, reason.unwrap_or("hung up"), now);
     }
-    let state = app.calls.facts(call.id).map_or(CallState::Ended, |facts| facts.state);
+    let state = app
+        .calls
+        .facts(call.id)
+        .map_or(CallState::Ended, |facts| facts.state);
     let mut shown = Vec::with_capacity(actions.len());
     for action in actions {
         shown.push(show(app, call, action).await);
@@ -92,7 +100,12 @@ async fn show(app: &App, call: &Call, action: Action) -> Value {
             json!({ "action": "play", "items": shown })
         }
         // The mailbox's limit is shorter than the flow's, usually, and wins (R-MB-8).
-        Action::Record { recording, max_seconds, silence_seconds, end_keys } => {
+        Action::Record {
+            recording,
+            max_seconds,
+            silence_seconds,
+            end_keys,
+        } => {
             let most = app.config.limits.message_max.as_secs().max(1);
             json!({
                 "action": "record",
