@@ -25,7 +25,7 @@ use std::{
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
-use vmsync_config::words::{NodeId, Origin, UnixMillis, Vector};
+use vmsync_config::words::{Extension, NodeId, Origin, UnixMillis, Vector};
 
 use crate::{
     blobs::Blobs,
@@ -46,6 +46,9 @@ use memory::{create, load, operations_since};
 pub struct Committed {
     /// The operations, in order.
     pub operations: Arc<[Operation]>,
+    /// Mailboxes whose counts, greetings or existence they changed; `None` when that is not known
+    /// (what survived a failed flush): look at all of them.
+    pub mailboxes: Option<Arc<[Extension]>>,
     /// Whether they came from the peer.
     pub remote: bool,
 }
@@ -216,12 +219,14 @@ impl Committer {
             overlay,
             memory,
             operations,
+            mailboxes,
             aftermath,
         } = finished;
         let group = Self::stage(&mut state, overlay, memory);
         if !operations.is_empty() {
             state.pending.events.push(Committed {
                 operations: operations.into(),
+                mailboxes: Some(mailboxes.into()),
                 remote,
             });
         }

@@ -59,6 +59,7 @@ pub(crate) struct Finished {
     pub(crate) overlay: Overlay,
     pub(crate) memory: Memory,
     pub(crate) operations: Vec<Operation>,
+    pub(crate) mailboxes: Vec<Extension>,
     pub(crate) aftermath: Aftermath,
 }
 
@@ -307,11 +308,17 @@ impl<'a> Transaction<'a> {
         }
         let named = std::mem::take(&mut self.named);
         aftermath.strays = named.difference(&used).copied().collect();
+        let changed = self
+            .summaries
+            .iter()
+            .filter(|(_, (stored, now))| stored != now);
+        let mailboxes = changed.map(|(ext, _)| ext.clone()).collect();
         self.store_memory(&buckets)?;
         Ok(Finished {
             overlay: self.writes,
             memory: self.memory,
             operations: self.operations,
+            mailboxes,
             aftermath,
         })
     }

@@ -65,7 +65,11 @@ impl Alarms {
             .collect();
         list.sort_by_key(|a| a.id);
         Ok(Self {
-            inner: Arc::new(Inner { store, events, list: Mutex::new(list) }),
+            inner: Arc::new(Inner {
+                store,
+                events,
+                list: Mutex::new(list),
+            }),
         })
     }
 
@@ -133,7 +137,10 @@ impl Alarms {
 
     fn change(&self, change: impl Fn(&mut Alarm) -> Option<()>) -> Option<Alarm> {
         let mut list = self.lock();
-        let alarm = list.iter_mut().rev().find_map(|a| change(a).map(|()| a.clone()))?;
+        let alarm = list
+            .iter_mut()
+            .rev()
+            .find_map(|a| change(a).map(|()| a.clone()))?;
         drop(list);
         self.published(&alarm);
         Some(alarm)
@@ -161,6 +168,9 @@ impl Alarms {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Alarm>> {
-        self.inner.list.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner
+            .list
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -64,12 +64,7 @@ impl App {
     pub fn group_of(&self, home_system: Option<&str>) -> GroupName {
         let groups = self.config.groups();
         let destination = home_system
-            .and_then(|name| {
-                self.config
-                    .systems
-                    .iter()
-                    .find(|s| s.name.as_str() == name)
-            })
+            .and_then(|name| self.config.systems.iter().find(|s| s.name.as_str() == name))
             .map(|s| s.destination);
         match (destination, groups.as_slice()) {
             (Some(vmsync_config::Destination::Secondary), [_, secondary]) => secondary.name.clone(),
@@ -85,7 +80,11 @@ impl App {
         let ext = ext.clone();
         let mailbox = self.store(move |s| s.mailbox(&ext)).await?;
         let system = mailbox.and_then(|m| m.home_system);
-        Ok(self.group_of(system.as_ref().map(vmsync_config::words::SystemName::as_str)))
+        Ok(self.group_of(
+            system
+                .as_ref()
+                .map(vmsync_config::words::SystemName::as_str),
+        ))
     }
 }
 
@@ -194,7 +193,13 @@ impl NodeHandle {
         serving: watch::Receiver<Arc<Vec<(GroupName, Serving)>>>,
         calls_changed: Arc<Notify>,
     ) -> Self {
-        Self { boot, commands, status, serving, calls_changed }
+        Self {
+            boot,
+            commands,
+            status,
+            serving,
+            calls_changed,
+        }
     }
 
     /// The latest status.
@@ -228,9 +233,15 @@ impl NodeHandle {
         request: Request,
         guard: Guard,
     ) -> Result<Outcome, Refused> {
-        self.ask(|answer| Command::Request { group, request, guard, forwarded: false, answer })
-            .await
-            .unwrap_or_else(|| Err(stopping()))
+        self.ask(|answer| Command::Request {
+            group,
+            request,
+            guard,
+            forwarded: false,
+            answer,
+        })
+        .await
+        .unwrap_or_else(|| Err(stopping()))
     }
     /// Every transition of `group`, oldest first.
     pub async fn history(&self, group: GroupName) -> Vec<Ownership> {
@@ -240,9 +251,12 @@ impl NodeHandle {
     }
     /// A phone has registered somewhere.
     pub async fn phone(&self, registration: Registration) -> Result<SeenPhone, Refused> {
-        self.ask(|answer| Command::Phone { registration, answer })
-            .await
-            .unwrap_or_else(|| Err(stopping()))
+        self.ask(|answer| Command::Phone {
+            registration,
+            answer,
+        })
+        .await
+        .unwrap_or_else(|| Err(stopping()))
     }
     /// Phones seen, newest first.
     pub async fn phones(&self) -> Vec<SeenPhone> {
@@ -283,5 +297,9 @@ pub fn rfc3339(t: UnixMillis) -> String {
 
 /// The other node's id in a pair configuration.
 pub fn peer_of<'a>(config: &'a Config, node: &NodeId) -> &'a NodeId {
-    if *node == config.node.id { &config.pair.peer_id } else { &config.node.id }
+    if *node == config.node.id {
+        &config.pair.peer_id
+    } else {
+        &config.node.id
+    }
 }

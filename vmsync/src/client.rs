@@ -97,7 +97,10 @@ impl ApiClient {
 
     /// POST of JSON.
     pub async fn post(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
-        Ok(self.ok(Method::POST, path, &[], Body::Json(body)).await?.json())
+        Ok(self
+            .ok(Method::POST, path, &[], Body::Json(body))
+            .await?
+            .json())
     }
 
     /// A call whose answer is an error unless it is 2xx.
@@ -117,9 +120,12 @@ impl ApiClient {
         Err(ClientError::Problem {
             status: reply.status.as_u16(),
             code: text("code").unwrap_or_else(|| "unknown".to_owned()),
-            detail: text("detail")
-                .or_else(|| text("title"))
-                .unwrap_or_else(|| String::from_utf8_lossy(&reply.body).chars().take(300).collect()),
+            detail: text("detail").or_else(|| text("title")).unwrap_or_else(|| {
+                String::from_utf8_lossy(&reply.body)
+                    .chars()
+                    .take(300)
+                    .collect()
+            }),
         })
     }
 
@@ -141,21 +147,34 @@ impl ApiClient {
             Body::Json(json) => request.json(json),
             Body::Audio(kind, bytes) => request.header(header::CONTENT_TYPE, kind).body(bytes),
         };
-        let response = request.send().await.map_err(|e| unreachable_node(&url, &e))?;
+        let response = request
+            .send()
+            .await
+            .map_err(|e| unreachable_node(&url, &e))?;
         let status = response.status();
         let location = response
             .headers()
             .get(header::LOCATION)
             .and_then(|v| v.to_str().ok())
             .map(str::to_owned);
-        if response.content_length().is_some_and(|n| n > LARGEST as u64) {
+        if response
+            .content_length()
+            .is_some_and(|n| n > LARGEST as u64)
+        {
             return Err(ClientError::Unreachable {
                 url,
                 why: format!("an answer of more than {LARGEST} bytes"),
             });
         }
-        let body = response.bytes().await.map_err(|e| unreachable_node(&url, &e))?;
-        Ok(Reply { status, location, body: body.to_vec() })
+        let body = response
+            .bytes()
+            .await
+            .map_err(|e| unreachable_node(&url, &e))?;
+        Ok(Reply {
+            status,
+            location,
+            body: body.to_vec(),
+        })
     }
 }
 
@@ -164,5 +183,8 @@ fn unreachable_node(url: &str, error: &reqwest::Error) -> ClientError {
     while let Some(next) = deepest.source() {
         deepest = next;
     }
-    ClientError::Unreachable { url: url.to_owned(), why: deepest.to_string() }
+    ClientError::Unreachable {
+        url: url.to_owned(),
+        why: deepest.to_string(),
+    }
 }

@@ -8,7 +8,10 @@ use std::{
 use vmsync_config::words::{Now, UnixMillis};
 
 /// Reads both clocks.
-#[allow(clippy::disallowed_methods, reason = "this is the one place that reads the clocks")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "this is the one place that reads the clocks"
+)]
 pub fn now() -> Now {
     static START: OnceLock<Instant> = OnceLock::new();
     let start = *START.get_or_init(Instant::now);
@@ -19,7 +22,10 @@ pub fn now() -> Now {
 }
 
 /// Reads the wall clock alone.
-#[allow(clippy::disallowed_methods, reason = "this is the one place that reads the clocks")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "this is the one place that reads the clocks"
+)]
 pub fn wall() -> UnixMillis {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -99,7 +99,11 @@ impl EventHub {
         let state = self.lock();
         let live = self.inner.live.subscribe();
         let Some(last) = last else {
-            return Subscription { missed: Vec::new(), gap: false, live };
+            return Subscription {
+                missed: Vec::new(),
+                gap: false,
+                live,
+            };
         };
         let number = last
             .split_once('-')
@@ -108,11 +112,19 @@ impl EventHub {
         let first_kept = state.next - state.kept.len() as u64;
         let Some(number) = number.filter(|n| n + 1 >= first_kept) else {
             let missed = state.kept.iter().cloned().collect();
-            return Subscription { missed, gap: true, live };
+            return Subscription {
+                missed,
+                gap: true,
+                live,
+            };
         };
         let skip = usize::try_from(number + 1 - first_kept).unwrap_or(usize::MAX);
         let missed = state.kept.iter().skip(skip).cloned().collect();
-        Subscription { missed, gap: false, live }
+        Subscription {
+            missed,
+            gap: false,
+            live,
+        }
     }
 
     /// The last events, oldest first.
@@ -123,7 +135,10 @@ impl EventHub {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -153,6 +168,9 @@ mod tests {
             hub.publish("mwi", n.into());
         }
         assert!(hub.subscribe(Some(&id)).gap);
-        assert!(hub.subscribe(Some("1-1")).gap, "an id of an earlier process");
+        assert!(
+            hub.subscribe(Some("1-1")).gap,
+            "an id of an earlier process"
+        );
     }
 }

@@ -56,7 +56,9 @@ impl Mailroom {
                 &who,
                 "a signed mail of a node that is not this node's peer was refused; check pair.peer_id on both nodes",
             );
-            return Err(Refusal::not_authorised(format!("{who} is not this node's peer")));
+            return Err(Refusal::not_authorised(format!(
+                "{who} is not this node's peer"
+            )));
         }
         let count = mail.operations.len();
         let head = mail.head.clone();
@@ -67,10 +69,19 @@ impl Mailroom {
             .map_err(|e| self.not_applied(&e))?;
         tracing::debug!(mail = %head.id, operations = count, new = applied, "mail of the peer applied");
         // The peer must not hear 250 before our decisions know what it said: order is kept by the channel.
-        if self.app.node.commands.send(Command::Heard { head }).await.is_err() {
+        if self
+            .app
+            .node
+            .commands
+            .send(Command::Heard { head })
+            .await
+            .is_err()
+        {
             return Err(Refusal::try_later("this node is stopping"));
         }
-        Ok(Accepted { text: format!("{applied} of {count} operations were new, all are durable") })
+        Ok(Accepted {
+            text: format!("{applied} of {count} operations were new, all are durable"),
+        })
     }
 
     async fn from_pbx(&self, recipients: &[Recipient], body: Bytes) -> Result<Accepted, Refusal> {
@@ -81,18 +92,28 @@ impl Mailroom {
         let shortest = self.app.config.limits.message_min.as_millis();
         if u128::from(incoming.measured.duration_ms) < shortest {
             // R-MB-8: a message shorter than the minimum is dropped, which is no fault of the sender.
-            return Ok(Accepted { text: format!("shorter than {shortest} ms: dropped") });
+            return Ok(Accepted {
+                text: format!("shorter than {shortest} ms: dropped"),
+            });
         }
         let mut taken = Vec::new();
         for recipient in recipients {
-            let Recipient::Mailbox(extension) = recipient else { continue };
+            let Recipient::Mailbox(extension) = recipient else {
+                continue;
+            };
             let message = self.deposit(extension, Arc::clone(&incoming)).await?;
             taken.push(message.id.to_string());
         }
-        Ok(Accepted { text: format!("message {}", taken.join(" ")) })
+        Ok(Accepted {
+            text: format!("message {}", taken.join(" ")),
+        })
     }
 
-    async fn deposit(&self, extension: &Extension, incoming: Arc<intake::Incoming>) -> Result<Message, Refusal> {
+    async fn deposit(
+        &self,
+        extension: &Extension,
+        incoming: Arc<intake::Incoming>,
+    ) -> Result<Message, Refusal> {
         let facts = MessageFacts {
             caller_number: incoming.caller_number.clone(),
             caller_name: incoming.caller_name.clone(),
@@ -125,7 +146,9 @@ impl Mailroom {
                 WireError::UnknownVersion(_) => "wire_version",
                 _ => "bad_signature",
             };
-            self.app.alarms.raise(alarm, &peer.to_string(), &error.to_string());
+            self.app
+                .alarms
+                .raise(alarm, &peer.to_string(), &error.to_string());
         }
         Refusal::new(code, enhanced, error.to_string())
     }
@@ -133,12 +156,20 @@ impl Mailroom {
     fn not_applied(&self, error: &StoreError) -> Refusal {
         match error {
             StoreError::Full { .. } => {
-                self.app.alarms.raise("disk_full", self.app.config.node.id.as_str(), &error.to_string());
+                self.app.alarms.raise(
+                    "disk_full",
+                    self.app.config.node.id.as_str(),
+                    &error.to_string(),
+                );
                 Refusal::no_space()
             }
             StoreError::Invalid(_) | StoreError::Conflict(_) => {
                 // Refused for good, but never dropped: the peer keeps it and says so, and so do we.
-                self.app.alarms.raise("operation_refused", self.app.config.pair.peer_id.as_str(), &error.to_string());
+                self.app.alarms.raise(
+                    "operation_refused",
+                    self.app.config.pair.peer_id.as_str(),
+                    &error.to_string(),
+                );
                 Refusal::bad_content(error.to_string())
             }
             _ => Refusal::try_later(error.to_string()),
@@ -204,7 +235,11 @@ fn apply(store: &vmsync_store::Store, mail: &Mail) -> Result<usize, StoreError> 
     }
     for carried in &mail.audio {
         let about = AboutAudio::deserialize(&carried.about).map_err(malformed)?;
-        let new = NewAudio { entity: about.entity, audio: &about.audio, facts: about.facts };
+        let new = NewAudio {
+            entity: about.entity,
+            audio: &about.audio,
+            facts: about.facts,
+        };
         store.put_audio(new, &carried.bytes)?;
     }
     store.apply(&operations)
@@ -234,7 +269,9 @@ fn not_deposited(extension: &Extension, error: &StoreError) -> Refusal {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Refusal> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|e| Refusal::try_later(format!("internal error: {e}")))

@@ -4,12 +4,7 @@
 //! runs), then the node loop, and last the fronts. Stop: the fronts finish what they are at, then
 //! the loop ends; the store needs no farewell, since everything acknowledged is durable already.
 
-use std::{
-    net::SocketAddr,
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -37,10 +32,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(15);
 /// Logs to standard error; `VMSYNC_LOG` chooses what (`info` by default, `vmsync=debug`, …).
 pub fn init_logging() {
     use std::io::IsTerminal;
-    let filter = tracing_subscriber::EnvFilter::try_from_env("VMSYNC_LOG").unwrap_or_else(|_| {
-        // The FTP library tells every command at info.
-        tracing_subscriber::EnvFilter::new("info,libunftp=warn,sled=warn")
-    });
+    let filter = tracing_subscriber::EnvFilter::try_from_env("VMSYNC_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,sled=warn"));
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -69,27 +62,43 @@ pub fn check_files(config: &Config) -> Result<(), String> {
 fn read_files(config: &Config) -> Result<Files, String> {
     let mut errors = Vec::new();
     let keys = noted(&mut errors, read_keys(&config.pair.key_file));
-    let tokens = noted(&mut errors, Tokens::load(&config.http.tokens_file).map_err(|e| e.to_string()));
+    let tokens = noted(
+        &mut errors,
+        Tokens::load(&config.http.tokens_file).map_err(|e| e.to_string()),
+    );
     let tls = config.tls.files.as_ref().map(|files| {
-        let server = noted(&mut errors, pki::server_config(files).map_err(|e| e.to_string()));
-        let client = noted(&mut errors, pki::client_config(files).map_err(|e| e.to_string()));
+        let server = noted(
+            &mut errors,
+            pki::server_config(files).map_err(|e| e.to_string()),
+        );
+        let client = noted(
+            &mut errors,
+            pki::client_config(files).map_err(|e| e.to_string()),
+        );
         let identity = pki::check_identity(files, &config.node.fqdn, clock::wall());
         noted(&mut errors, identity.map_err(|e| e.to_string()));
-        server.zip(client).map(|(server, client)| Identity { server, client })
+        server
+            .zip(client)
+            .map(|(server, client)| Identity { server, client })
     });
     let passwords = [
         config.vrl.remote.as_ref().map(|r| &r.password_file),
         config.vrl.server.as_ref().map(|s| &s.password_file),
     ];
     for file in passwords.into_iter().flatten() {
-        noted(&mut errors, keys::read_secret_line(file).map_err(|e| e.to_string()));
+        noted(
+            &mut errors,
+            keys::read_secret_line(file).map_err(|e| e.to_string()),
+        );
     }
     let tls = match tls {
         None => Some(None),
         Some(loaded) => loaded.map(Some),
     };
     match (keys, tokens, tls) {
-        (Some(keys), Some(tokens), Some(tls)) if errors.is_empty() => Ok(Files { keys, tokens, tls }),
+        (Some(keys), Some(tokens), Some(tls)) if errors.is_empty() => {
+            Ok(Files { keys, tokens, tls })
+        }
         _ => Err(errors.join("\n")),
     }
 }
@@ -99,8 +108,12 @@ fn noted<T>(errors: &mut Vec<String>, result: Result<T, String>) -> Option<T> {
 }
 
 fn read_keys(path: &Path) -> Result<Keys, String> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| format!("{}: {e}; make it with `vmsync pki init` and copy it to both nodes", path.display()))?;
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        format!(
+            "{}: {e}; make it with `vmsync pki init` and copy it to both nodes",
+            path.display()
+        )
+    })?;
     Keys::parse(&text).map_err(|e| format!("{}: {e}", path.display()))
 }
 
@@ -123,7 +136,10 @@ pub async fn run(config: Config, stop_on_stdin_eof: bool) -> Result<(), String> 
     stop.cancel();
     let all = async { while tasks.join_next().await.is_some() {} };
     if tokio::time::timeout(STOP_LIMIT, all).await.is_err() {
-        tracing::warn!("cut short what had not ended within {} s; nothing acknowledged is lost", STOP_LIMIT.as_secs());
+        tracing::warn!(
+            "cut short what had not ended within {} s; nothing acknowledged is lost",
+            STOP_LIMIT.as_secs()
+        );
     }
     ended
 }
@@ -138,14 +154,22 @@ async fn start(
 ) -> Result<(), String> {
     let events = EventHub::new();
     let alarms = Alarms::load(store.clone(), events.clone()).map_err(|e| e.to_string())?;
-    let peer = PeerClient::new(config.pair.peer_url.clone(), files.keys.clone(), config.node.id.clone())
-        .map_err(|e| e.to_string())?;
+    let peer = PeerClient::new(
+        config.pair.peer_url.clone(),
+        files.keys.clone(),
+        config.node.id.clone(),
+    )
+    .map_err(|e| e.to_string())?;
     let (client, server) = match files.tls {
         Some(Identity { server, client }) => (Some(client), Some(server)),
         None => (None, None),
     };
     let (handle, seat) = node::channel(&config);
-    let calls = Calls::new(events.clone(), handle.calls_notify(), config.node.id.clone());
+    let calls = Calls::new(
+        events.clone(),
+        handle.calls_notify(),
+        config.node.id.clone(),
+    );
     let vrl = start_vrl(&config, &store, &peer, client.clone(), stop)?;
     let app = Arc::new(App {
         tokens: files.tokens,
@@ -158,7 +182,9 @@ async fn start(
         store,
         config,
     });
-    let node = node::Node::load(Arc::clone(&app), seat, peer, client).await.map_err(|e| e.to_string())?;
+    let node = node::Node::load(Arc::clone(&app), seat, peer, client)
+        .await
+        .map_err(|e| e.to_string())?;
     tasks.spawn(node.run(stop.clone()));
 
     let config = &app.config;
@@ -175,24 +201,37 @@ async fn start(
         let mailroom = Arc::new(Mailroom::new(Arc::clone(&app)));
         let (limits, stop) = (config.limits.clone(), stop.clone());
         let server = server.clone();
-        tasks.spawn(async move { smtp::serve(listener, policy, server, mailroom, &limits, stop).await });
+        tasks.spawn(
+            async move { smtp::serve(listener, policy, server, mailroom, &limits, stop).await },
+        );
     }
     if let (Some(listener), Some(ftp)) = (sockets.ftp, config.vrl.server.clone()) {
         let folder = config.vrl.folder.clone();
-        let tls = server.map(|config| vrl::server::ServerTls { config, required: app.config.tls.require });
+        let tls = server.map(|config| vrl::server::ServerTls {
+            config,
+            required: app.config.tls.require,
+        });
         let options = vrl::server::ServerOptions {
             min_free_bytes: config.limits.min_free_bytes,
             ..vrl::server::ServerOptions::default()
         };
         let stop = stop.clone();
         tasks.spawn(async move {
-            if let Err(error) = vrl::server::serve(listener, &ftp, &folder, tls, options, stop).await {
+            if let Err(error) =
+                vrl::server::serve(listener, &ftp, &folder, tls, options, stop).await
+            {
                 tracing::error!(%error, "the FTP server failed");
             }
         });
     }
     let router = http::router(Arc::clone(&app)).merge(pair::router(Arc::clone(&app)));
-    let serve = http::serve_router(sockets.http, router, config.limits.http_connections, http::Patience::default(), stop.clone());
+    let serve = http::serve_router(
+        sockets.http,
+        router,
+        config.limits.http_connections,
+        http::Patience::default(),
+        stop.clone(),
+    );
     tasks.spawn(serve);
     tracing::info!(
         node = %config.node.id, fqdn = %config.node.fqdn, http = %config.http.listen,
@@ -215,13 +254,21 @@ fn start_vrl(
 ) -> Result<Option<vrl::VrlHandle>, String> {
     let peer_name = config.pair.peer.to_string();
     std::fs::create_dir_all(&config.vrl.folder).map_err(|e| {
-        format!("{}: {e}; vrl.folder must be a folder this user may write", config.vrl.folder.display())
+        format!(
+            "{}: {e}; vrl.folder must be a folder this user may write",
+            config.vrl.folder.display()
+        )
     })?;
-    let Some(remote) = &config.vrl.remote else { return Ok(None) };
+    let Some(remote) = &config.vrl.remote else {
+        return Ok(None);
+    };
     // The certificate bears the primary's name, whatever address it is reached at (R-VR-1).
     let tls = tls
         .filter(|_| remote.tls == vmsync_config::VrlTls::Required)
-        .map(|config| vrl::ftp::ClientTls { config, server_name: peer_name });
+        .map(|config| vrl::ftp::ClientTls {
+            config,
+            server_name: peer_name,
+        });
     Ok(Some(vrl::mover::start(vrl::mover::Setup {
         vrl: config.vrl.clone(),
         tls,
@@ -241,7 +288,9 @@ async fn open_store(config: &Config) -> Result<Store, String> {
         clock: clock::wall,
     };
     let opened = tokio::task::spawn_blocking(move || Store::open(&dir, options)).await;
-    opened.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
+    opened
+        .map_err(|e| e.to_string())?
+        .map_err(|e| e.to_string())
 }
 
 struct Sockets {
@@ -268,8 +317,12 @@ impl Sockets {
 async fn bind(address: SocketAddr, key: &str) -> Result<TcpListener, String> {
     TcpListener::bind(address).await.map_err(|e| {
         let advice = match e.kind() {
-            std::io::ErrorKind::AddrInUse => "another program has this port: stop it or choose another",
-            std::io::ErrorKind::PermissionDenied => "ports below 1024 need the capability CAP_NET_BIND_SERVICE",
+            std::io::ErrorKind::AddrInUse => {
+                "another program has this port: stop it or choose another"
+            }
+            std::io::ErrorKind::PermissionDenied => {
+                "ports below 1024 need the capability CAP_NET_BIND_SERVICE"
+            }
             std::io::ErrorKind::AddrNotAvailable => "this machine has no such address",
             _ => "check the address",
         };

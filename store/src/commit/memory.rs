@@ -86,6 +86,7 @@ pub(super) fn operations_since(
         }
         if !operations.is_empty() {
             events.push(Committed {
+                mailboxes: None,
                 operations: operations.into(),
                 remote: *origin != memory.origin,
             });

@@ -2,11 +2,7 @@
 
 mod remote;
 
-use std::{
-    io::Write,
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use vmsync_config::words::Fqdn;
@@ -175,7 +171,11 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Pki(command) => pki_command(command),
         Command::Explain(ExplainCommand::Fsm { mermaid }) => {
             use vmsync_core::resilience::{Format, explain};
-            let format = if mermaid { Format::Mermaid } else { Format::Text };
+            let format = if mermaid {
+                Format::Mermaid
+            } else {
+                Format::Text
+            };
             say(explain(format).trim_end())
         }
         Command::Remote(command) => runtime()?.block_on(remote::run(command)),
@@ -208,11 +208,14 @@ fn pki_command(command: PkiCommand) -> Result<(), Failure> {
 }
 
 fn load(path: &std::path::Path) -> Result<vmsync_config::Config, Failure> {
-    vmsync_config::load(path, vmsync_config::environment()).map_err(|e| Failure::Usage(e.to_string()))
+    vmsync_config::load(path, vmsync_config::environment())
+        .map_err(|e| Failure::Usage(e.to_string()))
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+    Ok(tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?)
 }
 
 /// Prints for the person (or script) that asked.

@@ -98,30 +98,62 @@ pub(crate) async fn run(command: RemoteCommand) -> Result<(), Failure> {
             return say("ready");
         }
         RemoteCommand::Status { node } => (node, "/api/v1/status".to_owned(), None, status),
-        RemoteCommand::ActivateBackup { group, dry_run, node } => {
+        RemoteCommand::ActivateBackup {
+            group,
+            dry_run,
+            node,
+        } => {
             let path = format!("/api/v1/groups/{group}/activate-backup");
             (node, path, Some(json!({"dry_run": dry_run})), outcome)
         }
-        RemoteCommand::Failback { group, force, dry_run, node } => {
+        RemoteCommand::Failback {
+            group,
+            force,
+            dry_run,
+            node,
+        } => {
             let path = format!("/api/v1/groups/{group}/failback");
-            (node, path, Some(json!({"force": force, "dry_run": dry_run})), outcome)
+            (
+                node,
+                path,
+                Some(json!({"force": force, "dry_run": dry_run})),
+                outcome,
+            )
         }
-        RemoteCommand::Mailboxes { node } => (node, "/api/v1/mailboxes".to_owned(), None, mailboxes),
-        RemoteCommand::Messages { extension, node } => {
-            (node, format!("/api/v1/mailboxes/{extension}/messages"), None, messages)
+        RemoteCommand::Mailboxes { node } => {
+            (node, "/api/v1/mailboxes".to_owned(), None, mailboxes)
         }
+        RemoteCommand::Messages { extension, node } => (
+            node,
+            format!("/api/v1/mailboxes/{extension}/messages"),
+            None,
+            messages,
+        ),
         RemoteCommand::Calls { node } => (node, "/api/v1/calls".to_owned(), None, calls),
         RemoteCommand::Sync { node } => (node, "/api/v1/sync".to_owned(), None, pretty),
         RemoteCommand::Alarms { node } => (node, "/api/v1/alarms".to_owned(), None, alarms),
     };
     let client = ApiClient::new(&node.url, &token(&node)?)?;
-    let method = if body.is_some() { Method::POST } else { Method::GET };
+    let method = if body.is_some() {
+        Method::POST
+    } else {
+        Method::GET
+    };
     let answers = all_pages(&client, method, &path, body.as_ref()).await?;
-    say(&if node.json { pretty(&answers) } else { table(&answers) })
+    say(&if node.json {
+        pretty(&answers)
+    } else {
+        table(&answers)
+    })
 }
 
 /// One answer, or every page of a list joined.
-async fn all_pages(client: &ApiClient, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+async fn all_pages(
+    client: &ApiClient,
+    method: Method,
+    path: &str,
+    body: Option<&Value>,
+) -> Result<Value, Failure> {
     let send = |path: String| {
         let body = body.map_or(Body::None, Body::Json);
         let method = method.clone();
@@ -130,7 +162,10 @@ async fn all_pages(client: &ApiClient, method: Method, path: &str, body: Option<
     let mut answer = send(path.to_owned()).await?;
     while let Some(next) = answer["next"].as_str().map(str::to_owned) {
         let mut page = send(format!("{path}?cursor={next}")).await?;
-        let more = page["items"].as_array_mut().map(std::mem::take).unwrap_or_default();
+        let more = page["items"]
+            .as_array_mut()
+            .map(std::mem::take)
+            .unwrap_or_default();
         answer["next"] = page["next"].take();
         if let Some(items) = answer["items"].as_array_mut() {
             items.extend(more);
@@ -158,9 +193,11 @@ fn token(node: &Node) -> Result<String, Failure> {
     let admin = lines.iter().find_map(|l| l.strip_prefix("admin "));
     let read = lines.iter().find_map(|l| l.strip_prefix("read "));
     let bare = lines.first().copied();
-    admin.or(read).or(bare).map(|t| t.trim().to_owned()).ok_or_else(|| {
-        Failure::Failed(format!("{} holds no token", path.display()))
-    })
+    admin
+        .or(read)
+        .or(bare)
+        .map(|t| t.trim().to_owned())
+        .ok_or_else(|| Failure::Failed(format!("{} holds no token", path.display())))
 }
 
 fn pretty(value: &Value) -> String {
@@ -187,30 +224,62 @@ fn status(s: &Value) -> String {
         text(&s["node"]["voicemail_type"]),
         text(&s["mode"]),
         text(&s["peer"]["fqdn"]),
-        if s["peer"]["visible"] == true { "visible" } else { "INVISIBLE" },
+        if s["peer"]["visible"] == true {
+            "visible"
+        } else {
+            "INVISIBLE"
+        },
     )];
     for g in s["groups"].as_array().map_or(&[][..], Vec::as_slice) {
         lines.push(format!(
             "group {}: {} serves ({}, epoch {}) since {}: {}",
-            text(&g["name"]), text(&g["owner"]), text(&g["phase"]), text(&g["epoch"]), text(&g["since"]), text(&g["reason"]),
+            text(&g["name"]),
+            text(&g["owner"]),
+            text(&g["phase"]),
+            text(&g["epoch"]),
+            text(&g["since"]),
+            text(&g["reason"]),
         ));
-        for wait in g["failback"]["waiting_for"].as_array().map_or(&[][..], Vec::as_slice) {
+        for wait in g["failback"]["waiting_for"]
+            .as_array()
+            .map_or(&[][..], Vec::as_slice)
+        {
             lines.push(format!("  failback waits for {}", text(wait)));
         }
     }
-    for (name, d) in [("to the peer", &s["sync"]["out"]), ("from the peer", &s["sync"]["in"])] {
-        lines.push(format!("sync {name}: {}, {} operations left", text(&d["state"]), text(&d["pending_ops"])));
+    for (name, d) in [
+        ("to the peer", &s["sync"]["out"]),
+        ("from the peer", &s["sync"]["in"]),
+    ] {
+        lines.push(format!(
+            "sync {name}: {}, {} operations left",
+            text(&d["state"]),
+            text(&d["pending_ops"])
+        ));
     }
     lines.push(format!(
         "{} mailboxes, {} messages, {} calls, {} alarms",
-        text(&s["totals"]["mailboxes"]), text(&s["totals"]["messages"]), text(&s["calls"]), text(&s["alarms"]),
+        text(&s["totals"]["mailboxes"]),
+        text(&s["totals"]["messages"]),
+        text(&s["calls"]),
+        text(&s["alarms"]),
     ));
     lines.join("\n")
 }
 
 fn outcome(o: &Value) -> String {
-    let dry = if o["dry_run"] == true { "would happen: " } else { "" };
-    let mut line = format!("{dry}{} (group {}, owner {}, epoch {})", text(&o["what"]), text(&o["group"]), text(&o["owner"]), text(&o["epoch"]));
+    let dry = if o["dry_run"] == true {
+        "would happen: "
+    } else {
+        ""
+    };
+    let mut line = format!(
+        "{dry}{} (group {}, owner {}, epoch {})",
+        text(&o["what"]),
+        text(&o["group"]),
+        text(&o["owner"]),
+        text(&o["epoch"])
+    );
     for wait in o["waiting_for"].as_array().map_or(&[][..], Vec::as_slice) {
         line.push_str(&format!("\n  waits for {}", text(wait)));
     }
@@ -221,30 +290,76 @@ fn mailboxes(list: &Value) -> String {
     let rows = items(list).iter().map(|m| {
         let c = &m["counts"];
         vec![
-            text(&m["extension"]), text(&m["name"]), text(&c["new"]), text(&c["unopened"]), text(&c["old"]), text(&c["saved"]), text(&c["deleted"]),
-            if m["enabled"] == false { "disabled".to_owned() } else { String::new() },
+            text(&m["extension"]),
+            text(&m["name"]),
+            text(&c["new"]),
+            text(&c["unopened"]),
+            text(&c["old"]),
+            text(&c["saved"]),
+            text(&c["deleted"]),
+            if m["enabled"] == false {
+                "disabled".to_owned()
+            } else {
+                String::new()
+            },
         ]
     });
-    table(&["EXTENSION", "NAME", "NEW", "UNOPENED", "OLD", "SAVED", "DELETED", ""], rows)
+    table(
+        &[
+            "EXTENSION",
+            "NAME",
+            "NEW",
+            "UNOPENED",
+            "OLD",
+            "SAVED",
+            "DELETED",
+            "",
+        ],
+        rows,
+    )
 }
 
 fn messages(list: &Value) -> String {
     let rows = items(list).iter().map(|m| {
         let seconds = m["duration_ms"].as_f64().unwrap_or_default() / 1000.0;
-        vec![text(&m["id"]), text(&m["state"]), text(&m["caller_number"]), text(&m["received_at"]), format!("{seconds:.1} s")]
+        vec![
+            text(&m["id"]),
+            text(&m["state"]),
+            text(&m["caller_number"]),
+            text(&m["received_at"]),
+            format!("{seconds:.1} s"),
+        ]
     });
     table(&["ID", "STATE", "CALLER", "RECEIVED", "LENGTH"], rows)
 }
 
 fn calls(list: &Value) -> String {
-    let rows = items(list).iter().map(|c| vec![text(&c["id"]), text(&c["kind"]), text(&c["mailbox"]), text(&c["started"])]);
+    let rows = items(list).iter().map(|c| {
+        vec![
+            text(&c["id"]),
+            text(&c["kind"]),
+            text(&c["mailbox"]),
+            text(&c["started"]),
+        ]
+    });
     table(&["ID", "KIND", "MAILBOX", "STARTED"], rows)
 }
 
 fn alarms(list: &Value) -> String {
     let rows = items(list).iter().map(|a| {
-        let state = if a["cleared"].is_null() { "up" } else { "ended" };
-        vec![text(&a["id"]), state.to_owned(), text(&a["since"]), text(&a["code"]), text(&a["subject"]), text(&a["text"])]
+        let state = if a["cleared"].is_null() {
+            "up"
+        } else {
+            "ended"
+        };
+        vec![
+            text(&a["id"]),
+            state.to_owned(),
+            text(&a["since"]),
+            text(&a["code"]),
+            text(&a["subject"]),
+            text(&a["text"]),
+        ]
     });
     table(&["ID", "STATE", "SINCE", "CODE", "SUBJECT", "TEXT"], rows)
 }
@@ -254,7 +369,13 @@ fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let head: Vec<String> = head.iter().map(|h| (*h).to_owned()).collect();
     let all: Vec<Vec<String>> = std::iter::once(head).chain(rows).collect();
     let columns = all.first().map_or(0, Vec::len);
-    let width = |c: usize| all.iter().filter_map(|r| r.get(c)).map(|t| t.chars().count()).max().unwrap_or(0);
+    let width = |c: usize| {
+        all.iter()
+            .filter_map(|r| r.get(c))
+            .map(|t| t.chars().count())
+            .max()
+            .unwrap_or(0)
+    };
     let widths: Vec<_> = (0..columns).map(width).collect();
     let line = |row: &Vec<String>| {
         let cells = row.iter().zip(&widths).map(|(t, w)| format!("{t:<w$}"));

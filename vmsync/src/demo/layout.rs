@@ -62,7 +62,10 @@ pub(crate) fn prepare(dir: &Path, base_port: Option<u16>) -> Result<DemoFile, St
     if plan.exists() {
         let text = fs::read_to_string(&plan).map_err(|e| format!("{}: {e}", plan.display()))?;
         return serde_json::from_str(&text).map_err(|e| {
-            format!("{}: {e}; remove the folder to start a new demo", plan.display())
+            format!(
+                "{}: {e}; remove the folder to start a new demo",
+                plan.display()
+            )
         });
     }
     if fs::read_dir(&dir).map_err(at)?.next().is_some() {
@@ -84,8 +87,9 @@ fn ports(base: Option<u16>) -> Result<[u16; 5], String> {
     if let Some(base) = base {
         let last = base.checked_add(4).ok_or("--base-port: at most 65531")?;
         for port in base..=last {
-            TcpListener::bind((Ipv4Addr::LOCALHOST, port))
-                .map_err(|e| format!("port {port} can't be used: {e}; choose another --base-port"))?;
+            TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(|e| {
+                format!("port {port} can't be used: {e}; choose another --base-port")
+            })?;
         }
         return Ok([base, base + 1, base + 2, base + 3, base + 4]);
     }

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use lettre::{
-    AsyncSmtpTransport, AsyncTransport, Tokio1Executor,
-    address::Envelope,
+    AsyncSmtpTransport, AsyncTransport, Tokio1Executor, address::Envelope,
     transport::smtp::extension::ClientId,
 };
 
@@ -13,7 +12,8 @@ pub(crate) async fn send(server: &str, from: &str, to: &str, mail: &[u8]) -> Res
     let (host, port) = server.rsplit_once(':').ok_or("a server is host:port")?;
     let port = port.parse().map_err(|e| format!("{server}: {e}"))?;
     let address = |a: &str| a.parse().map_err(|e| format!("{a}: {e}"));
-    let envelope = Envelope::new(Some(address(from)?), vec![address(to)?]).map_err(|e| e.to_string())?;
+    let envelope =
+        Envelope::new(Some(address(from)?), vec![address(to)?]).map_err(|e| e.to_string())?;
     let transport = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(host)
         .port(port)
         .hello_name(ClientId::Domain("pbx.demo.example".to_owned()))

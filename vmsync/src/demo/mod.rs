@@ -57,12 +57,15 @@ pub async fn run(options: DemoOptions, out: &mut (impl Write + Send)) -> Result<
     }
     demo.wait_until_ready().await?;
     demo.write_file()?;
-    create_mailboxes(&demo.client(0)?).await.map_err(|e| e.to_string())?;
+    create_mailboxes(&demo.client(0)?)
+        .await
+        .map_err(|e| e.to_string())?;
     welcome(&demo, out).map_err(|e| e.to_string())?;
     let ended = demo.until_stopped().await;
     writeln!(out, "\nStopping both nodes …").map_err(|e| e.to_string())?;
     let stopped = demo.stop().await;
-    writeln!(out, "Stopped. Everything is kept in {}", demo.dir.display()).map_err(|e| e.to_string())?;
+    writeln!(out, "Stopped. Everything is kept in {}", demo.dir.display())
+        .map_err(|e| e.to_string())?;
     ended.and(stopped)
 }
 
@@ -87,33 +90,72 @@ fn welcome(demo: &Demo, out: &mut impl Write) -> std::io::Result<()> {
     let [primary, secondary] = demo.file.nodes.as_slice() else {
         return Ok(());
     };
-    writeln!(out, "\nA pair of voicemail servers is running; both keep every mailbox.\n")?;
+    writeln!(
+        out,
+        "\nA pair of voicemail servers is running; both keep every mailbox.\n"
+    )?;
     for node in [primary, secondary] {
-        writeln!(out, "  {:<10} {:<20} console {}/", node.role, node.fqdn, node.http)?;
-        writeln!(out, "             SMTP {}   process {}   log {}", node.smtp, node.pid, node.log.display())?;
+        writeln!(
+            out,
+            "  {:<10} {:<20} console {}/",
+            node.role, node.fqdn, node.http
+        )?;
+        writeln!(
+            out,
+            "             SMTP {}   process {}   log {}",
+            node.smtp,
+            node.pid,
+            node.log.display()
+        )?;
         writeln!(out, "             token {}\n", node.admin_token)?;
     }
-    writeln!(out, "Mailboxes 2001, 2002 and 2003 exist. Three things to try:\n")?;
+    writeln!(
+        out,
+        "Mailboxes 2001, 2002 and 2003 exist. Three things to try:\n"
+    )?;
     let p = &primary.http;
     let s = &secondary.http;
-    writeln!(out, "1. Leave a message at the primary, then list it at the secondary:")?;
+    writeln!(
+        out,
+        "1. Leave a message at the primary, then list it at the secondary:"
+    )?;
     writeln!(
         out,
         "   curl -H 'Authorization: Bearer {}' -H 'Content-Type: audio/wav' --data-binary @{} '{p}/api/v1/mailboxes/2001/messages?caller_number=5551234'",
         primary.admin_token,
         demo.dir.join("message.wav").display()
     )?;
-    writeln!(out, "   curl -H 'Authorization: Bearer {}' {s}/api/v1/mailboxes/2001/messages\n", secondary.admin_token)?;
-    writeln!(out, "2. Pull the plug on the primary:\n   kill -9 {}\n", primary.pid)?;
-    writeln!(out, "3. Let the secondary take over (or press the button in its console):")?;
+    writeln!(
+        out,
+        "   curl -H 'Authorization: Bearer {}' {s}/api/v1/mailboxes/2001/messages\n",
+        secondary.admin_token
+    )?;
+    writeln!(
+        out,
+        "2. Pull the plug on the primary:\n   kill -9 {}\n",
+        primary.pid
+    )?;
+    writeln!(
+        out,
+        "3. Let the secondary take over (or press the button in its console):"
+    )?;
     writeln!(
         out,
         "   curl -X POST -H 'Authorization: Bearer {}' {s}/api/v1/groups/primary/activate-backup\n",
         secondary.admin_token
     )?;
-    writeln!(out, "   Start the primary again: {} serve --config {}", program(), primary.config.display())?;
+    writeln!(
+        out,
+        "   Start the primary again: {} serve --config {}",
+        program(),
+        primary.config.display()
+    )?;
     writeln!(out, "   It catches up and gets its users back by itself.\n")?;
-    writeln!(out, "Everything is in {}. Ctrl-C stops both nodes.", demo.dir.display())?;
+    writeln!(
+        out,
+        "Everything is in {}. Ctrl-C stops both nodes.",
+        demo.dir.display()
+    )?;
     out.flush()
 }
 
@@ -124,10 +166,16 @@ fn program() -> String {
 impl Demo {
     fn prepare(dir: &Path, base_port: Option<u16>) -> Result<Self, String> {
         let file = layout::prepare(dir, base_port)?;
-        let dir = dir.canonicalize().map_err(|e| format!("{}: {e}", dir.display()))?;
+        let dir = dir
+            .canonicalize()
+            .map_err(|e| format!("{}: {e}", dir.display()))?;
         let wav = dir.join("message.wav");
         std::fs::write(&wav, story::ONE).map_err(|e| format!("{}: {e}", wav.display()))?;
-        Ok(Self { file, dir, processes: vec![None, None] })
+        Ok(Self {
+            file,
+            dir,
+            processes: vec![None, None],
+        })
     }
 
     pub(crate) fn node(&self, node: usize) -> &DemoNode {
@@ -183,7 +231,11 @@ impl Demo {
         let log = std::fs::read_to_string(&self.node(node).log).unwrap_or_default();
         let last: Vec<_> = log.lines().rev().take(5).collect();
         let last: Vec<_> = last.into_iter().rev().collect();
-        Err(format!("{} has ended ({how}):\n{}", self.node(node).id, last.join("\n")))
+        Err(format!(
+            "{} has ended ({how}):\n{}",
+            self.node(node).id,
+            last.join("\n")
+        ))
     }
 
     /// Writes `demo.json`, so that scripts can drive the pair.
@@ -204,7 +256,9 @@ impl Demo {
     pub(crate) async fn stop(&mut self) -> Result<(), String> {
         let mut stopped = Ok(());
         for node in 0..2 {
-            let Some(mut process) = self.processes[node].take() else { continue };
+            let Some(mut process) = self.processes[node].take() else {
+                continue;
+            };
             if process.ended().is_some() {
                 continue;
             }

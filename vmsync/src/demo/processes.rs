@@ -25,7 +25,9 @@ impl Process {
             .append(true)
             .open(&node.log)
             .map_err(|e| format!("{}: {e}", node.log.display()))?;
-        let errors = log.try_clone().map_err(|e| format!("{}: {e}", node.log.display()))?;
+        let errors = log
+            .try_clone()
+            .map_err(|e| format!("{}: {e}", node.log.display()))?;
         let mut child = Command::new(program)
             .arg("serve")
             .arg("--config")

@@ -18,14 +18,21 @@ pub(crate) async fn run(
     options: &DemoOptions,
     out: &mut (impl Write + Send),
 ) -> Result<(), String> {
-    let limit = if options.kill.is_some() { LIMIT_WITH_KILL } else { LIMIT };
+    let limit = if options.kill.is_some() {
+        LIMIT_WITH_KILL
+    } else {
+        LIMIT
+    };
     let told = tokio::time::timeout(limit, tell(demo, options, out)).await;
     let told = told.unwrap_or_else(|_| Err(format!("not done within {} s", limit.as_secs())));
     let stopped = demo.stop().await;
     let result = told.and(stopped);
     let closing = match &result {
         Ok(()) => "\nThe whole story held. Both nodes stopped cleanly.".to_owned(),
-        Err(_) => format!("\nThe story did not hold. Logs and data are kept in {}", demo.dir.display()),
+        Err(_) => format!(
+            "\nThe story did not hold. Logs and data are kept in {}",
+            demo.dir.display()
+        ),
     };
     writeln!(out, "{closing}").map_err(|e| e.to_string())?;
     if result.is_ok() && options.dir.is_none() {
@@ -54,15 +61,26 @@ async fn tell(
             Ok(told) => ("ok", told.clone()),
             Err(why) => ("FAILED", why.clone()),
         };
-        let note = kill.map_or(String::new(), |(_, node)| format!(" [{node} killed meanwhile]"));
-        writeln!(out, "{number:>2}. {mark:<6} {took:>5.2} s  {}{note}", step.title())
-            .and_then(|()| writeln!(out, "                    {told}"))
-            .and_then(|()| out.flush())
-            .map_err(|e| e.to_string())?;
+        let note = kill.map_or(String::new(), |(_, node)| {
+            format!(" [{node} killed meanwhile]")
+        });
+        writeln!(
+            out,
+            "{number:>2}. {mark:<6} {took:>5.2} s  {}{note}",
+            step.title()
+        )
+        .and_then(|()| writeln!(out, "                    {told}"))
+        .and_then(|()| out.flush())
+        .map_err(|e| e.to_string())?;
         checked.map_err(|why| format!("step {number} ({}): {why}", step.title()))?;
     }
-    writeln!(out, "\n{} steps in {:.1} s", story::STEPS.len(), begun.elapsed().as_secs_f64())
-        .map_err(|e| e.to_string())
+    writeln!(
+        out,
+        "\n{} steps in {:.1} s",
+        story::STEPS.len(),
+        begun.elapsed().as_secs_f64()
+    )
+    .map_err(|e| e.to_string())
 }
 
 /// Runs a step while `node` is killed in the middle of it and started again; then runs it once

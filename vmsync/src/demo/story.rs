@@ -119,7 +119,11 @@ impl Story {
         node == PRIMARY
             && matches!(
                 step,
-                Step::KillPrimary | Step::Activate | Step::WorkAtBackup | Step::Recording | Step::Call
+                Step::KillPrimary
+                    | Step::Activate
+                    | Step::WorkAtBackup
+                    | Step::Recording
+                    | Step::Call
             )
     }
 
@@ -134,7 +138,10 @@ impl Story {
         let backup = demo.client(SECONDARY)?;
         let body = json!({"kind": "leave", "mailbox": "2003", "caller_number": "5550123"});
         let call = soon("start a call", || async {
-            backup.post("/api/v1/calls", &body).await.map_err(|e| e.to_string())
+            backup
+                .post("/api/v1/calls", &body)
+                .await
+                .map_err(|e| e.to_string())
         })
         .await?;
         let id = call["id"].as_str().ok_or("the call has no id")?.to_owned();
@@ -155,8 +162,15 @@ impl Story {
         let primary = demo.client(PRIMARY)?;
         let synced = soon("the primary to hold what the secondary took", || async {
             let status = get(&primary, "/api/v1/status").await?;
-            let (state, digests) = (status["sync"]["in"]["state"].clone(), equal_digests(&status));
-            if state == "finished" && digests { Ok(status) } else { Err(format!("sync in is {state}, digests equal: {digests}")) }
+            let (state, digests) = (
+                status["sync"]["in"]["state"].clone(),
+                equal_digests(&status),
+            );
+            if state == "finished" && digests {
+                Ok(status)
+            } else {
+                Err(format!("sync in is {state}, digests equal: {digests}"))
+            }
         })
         .await?;
         let owner = owner(&synced)?;
@@ -169,14 +183,19 @@ impl Story {
             .await
             .map_err(|e| e.to_string())?;
         if reply.status != 307 {
-            return Err(format!("a deposit at the primary was answered with {}, not 307", reply.status));
+            return Err(format!(
+                "a deposit at the primary was answered with {}, not 307",
+                reply.status
+            ));
         }
         let to = reply.location.unwrap_or_default();
         let wanted = &demo.node(SECONDARY).http;
         if !to.starts_with(wanted) {
             return Err(format!("the 307 points to {to}, not to {wanted}"));
         }
-        Ok(format!("synchronised; {owner} still serves, a deposit at vmpro1 is sent on with 307 to {to}"))
+        Ok(format!(
+            "synchronised; {owner} still serves, a deposit at vmpro1 is sent on with 307 to {to}"
+        ))
     }
 
     async fn held(&mut self, demo: &Demo) -> Result<String, String> {
@@ -186,12 +205,18 @@ impl Story {
         while tokio::time::Instant::now() < until {
             let status = soon("the secondary's status", || get(&backup, "/api/v1/status")).await?;
             if self.call_lost {
-                return Ok("the call was lost with its process; nothing is left to hold failback".to_owned());
+                return Ok(
+                    "the call was lost with its process; nothing is left to hold failback"
+                        .to_owned(),
+                );
             }
             if owner(&status)? != "vmpro2" {
                 return Err("failback happened with a call active".to_owned());
             }
-            waiting = status["groups"][0]["failback"]["waiting_for"].as_array().cloned().unwrap_or_default();
+            waiting = status["groups"][0]["failback"]["waiting_for"]
+                .as_array()
+                .cloned()
+                .unwrap_or_default();
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         if waiting.is_empty() {
@@ -206,9 +231,16 @@ impl Story {
         if let Some(id) = &self.call {
             let path = format!("/api/v1/calls/{id}");
             soon("end the call", || async {
-                let reply = backup.call(Method::DELETE, &path, &[], Body::None).await.map_err(|e| e.to_string())?;
+                let reply = backup
+                    .call(Method::DELETE, &path, &[], Body::None)
+                    .await
+                    .map_err(|e| e.to_string())?;
                 // Not found: it ended with an earlier try, or with its process.
-                if reply.status.is_success() || reply.status == 404 { Ok(()) } else { Err(reply.status.to_string()) }
+                if reply.status.is_success() || reply.status == 404 {
+                    Ok(())
+                } else {
+                    Err(reply.status.to_string())
+                }
             })
             .await?;
         }
@@ -218,7 +250,11 @@ impl Story {
             let status = soon("graceful failback", || async {
                 let status = get(&client, "/api/v1/status").await?;
                 let owner = owner(&status)?;
-                if owner == "vmpro1" { Ok(status) } else { Err(format!("{owner} still serves")) }
+                if owner == "vmpro1" {
+                    Ok(status)
+                } else {
+                    Err(format!("{owner} still serves"))
+                }
             })
             .await?;
             seen.push(status["groups"][0].clone());
@@ -227,7 +263,11 @@ impl Story {
         if route["owner"] != "vmpro1" {
             return Err(format!("route says {route}"));
         }
-        Ok(format!("epoch {} on both: {}", seen[0]["epoch"], seen[0]["reason"].as_str().unwrap_or_default()))
+        Ok(format!(
+            "epoch {} on both: {}",
+            seen[0]["epoch"],
+            seen[0]["reason"].as_str().unwrap_or_default()
+        ))
     }
 }
 
@@ -244,24 +284,43 @@ async fn ready(demo: &mut Demo) -> Result<String, String> {
         let client = demo.client(node)?;
         let status = soon("both directions to finish", || async {
             let status = get(&client, "/api/v1/status").await?;
-            let done = status["sync"]["out"]["state"] == "finished" && status["sync"]["in"]["state"] == "finished";
-            if done { Ok(status) } else { Err(status["sync"].to_string()) }
+            let done = status["sync"]["out"]["state"] == "finished"
+                && status["sync"]["in"]["state"] == "finished";
+            if done {
+                Ok(status)
+            } else {
+                Err(status["sync"].to_string())
+            }
         })
         .await?;
-        seen.push(format!("{} is {}", demo.node(node).id, status["node"]["voicemail_type"].as_str().unwrap_or("?")));
+        seen.push(format!(
+            "{} is {}",
+            demo.node(node).id,
+            status["node"]["voicemail_type"].as_str().unwrap_or("?")
+        ));
     }
-    Ok(format!("synchronisation finished over SMTP; {}", seen.join(", ")))
+    Ok(format!(
+        "synchronisation finished over SMTP; {}",
+        seen.join(", ")
+    ))
 }
 
 async fn mailboxes(demo: &Demo) -> Result<String, String> {
     let primary = demo.client(PRIMARY)?;
-    soon("make the mailboxes", || async { create_mailboxes(&primary).await.map_err(|e| e.to_string()) }).await?;
+    soon("make the mailboxes", || async {
+        create_mailboxes(&primary).await.map_err(|e| e.to_string())
+    })
+    .await?;
     let secondary = demo.client(SECONDARY)?;
     for (extension, name, _) in MAILBOXES {
         let path = format!("/api/v1/mailboxes/{extension}");
         soon("the mailbox at the secondary", || async {
             let mailbox = get(&secondary, &path).await?;
-            if mailbox["name"] == name { Ok(()) } else { Err(mailbox.to_string()) }
+            if mailbox["name"] == name {
+                Ok(())
+            } else {
+                Err(mailbox.to_string())
+            }
         })
         .await?;
     }
@@ -272,9 +331,16 @@ async fn mail(demo: &Demo) -> Result<String, String> {
     let node = demo.node(PRIMARY);
     let text = asterisk_mail(&node.fqdn);
     let to = format!("2001@{}", node.fqdn);
-    soon("mail to the primary", || mailer::send(&node.smtp, "asterisk@pbx.demo.example", &to, &text)).await?;
+    soon("mail to the primary", || {
+        mailer::send(&node.smtp, "asterisk@pbx.demo.example", &to, &text)
+    })
+    .await?;
     let message = one_message(&demo.client(PRIMARY)?, "2001", "5551234").await?;
-    Ok(format!("taken as message {} of {} ms", message["id"].as_str().unwrap_or("?"), message["duration_ms"]))
+    Ok(format!(
+        "taken as message {} of {} ms",
+        message["id"].as_str().unwrap_or("?"),
+        message["duration_ms"]
+    ))
 }
 
 async fn upload(demo: &Demo) -> Result<String, String> {
@@ -306,37 +372,69 @@ async fn activate(demo: &Demo) -> Result<String, String> {
     let body = json!({"reason": "demo: the primary was killed"});
     soon("activate the backup", || async {
         let reply = backup
-            .call(Method::POST, "/api/v1/groups/primary/activate-backup", &[], Body::Json(&body))
+            .call(
+                Method::POST,
+                "/api/v1/groups/primary/activate-backup",
+                &[],
+                Body::Json(&body),
+            )
             .await
             .map_err(|e| e.to_string())?;
         let answer = reply.json();
-        if reply.status == 202 || answer["code"] == "already_there" { Ok(()) } else { Err(answer.to_string()) }
+        if reply.status == 202 || answer["code"] == "already_there" {
+            Ok(())
+        } else {
+            Err(answer.to_string())
+        }
     })
     .await?;
     let status = soon("the secondary to serve", || async {
         let status = get(&backup, "/api/v1/status").await?;
-        if owner(&status)? == "vmpro2" { Ok(status) } else { Err("vmpro1 still owns the group".to_owned()) }
+        if owner(&status)? == "vmpro2" {
+            Ok(status)
+        } else {
+            Err("vmpro1 still owns the group".to_owned())
+        }
     })
     .await?;
-    Ok(format!("vmpro2 serves, epoch {}", status["groups"][0]["epoch"]))
+    Ok(format!(
+        "vmpro2 serves, epoch {}",
+        status["groups"][0]["epoch"]
+    ))
 }
 
 async fn work_at_backup(demo: &Demo) -> Result<String, String> {
     let backup = demo.client(SECONDARY)?;
     let id = deposit(&backup, "2003", "5559999", "demo-2003-1").await?;
     let played = one_message(&backup, "2001", "5551234").await?;
-    let path = format!("/api/v1/mailboxes/2001/messages/{}", played["id"].as_str().unwrap_or_default());
+    let path = format!(
+        "/api/v1/mailboxes/2001/messages/{}",
+        played["id"].as_str().unwrap_or_default()
+    );
     let old = json!({"state": "old"});
     soon("mark the message played", || async {
-        backup.ok(Method::PATCH, &path, &[], Body::Json(&old)).await.map_err(|e| e.to_string())
+        backup
+            .ok(Method::PATCH, &path, &[], Body::Json(&old))
+            .await
+            .map_err(|e| e.to_string())
     })
     .await?;
     soon("set the greeting", || async {
         let body = Body::Audio("audio/wav", GREETING.to_vec());
-        backup.ok(Method::PUT, "/api/v1/mailboxes/2001/greetings/standard", &[], body).await.map_err(|e| e.to_string())
+        backup
+            .ok(
+                Method::PUT,
+                "/api/v1/mailboxes/2001/greetings/standard",
+                &[],
+                body,
+            )
+            .await
+            .map_err(|e| e.to_string())
     })
     .await?;
-    Ok(format!("message {id} for 2003; 2001's message is old; 2001 has a new greeting"))
+    Ok(format!(
+        "message {id} for 2003; 2001's message is old; 2001 has a new greeting"
+    ))
 }
 
 async fn recording(demo: &Demo) -> Result<String, String> {
@@ -344,7 +442,10 @@ async fn recording(demo: &Demo) -> Result<String, String> {
     let path = format!("/api/v1/vrl/recordings?name={RECORDING}");
     soon("hand in the recording", || async {
         let body = Body::Audio("audio/wav", GREETING.to_vec());
-        backup.ok(Method::POST, &path, &[], body).await.map_err(|e| e.to_string())
+        backup
+            .ok(Method::POST, &path, &[], body)
+            .await
+            .map_err(|e| e.to_string())
     })
     .await?;
     let file = demo.node(SECONDARY).vrl_dir.join(RECORDING);
@@ -357,14 +458,24 @@ async fn recording(demo: &Demo) -> Result<String, String> {
 
 async fn proof(demo: &Demo) -> Result<String, String> {
     let primary = demo.client(PRIMARY)?;
-    for (mailbox, caller, wav) in [("2001", "5551234", ONE), ("2002", "5555678", TWO), ("2003", "5559999", TWO)] {
+    for (mailbox, caller, wav) in [
+        ("2001", "5551234", ONE),
+        ("2002", "5555678", TWO),
+        ("2003", "5559999", TWO),
+    ] {
         same_audio(&primary, mailbox, caller, wav).await?;
     }
-    let greeting = primary.get_bytes("/api/v1/mailboxes/2001/greetings/standard").await.map_err(|e| e.to_string())?;
+    let greeting = primary
+        .get_bytes("/api/v1/mailboxes/2001/greetings/standard")
+        .await
+        .map_err(|e| e.to_string())?;
     if greeting != GREETING {
         return Err("the primary's greeting of 2001 differs".to_owned());
     }
-    let (here, there) = (demo.node(PRIMARY).vrl_dir.join(RECORDING), demo.node(SECONDARY).vrl_dir.join(RECORDING));
+    let (here, there) = (
+        demo.node(PRIMARY).vrl_dir.join(RECORDING),
+        demo.node(SECONDARY).vrl_dir.join(RECORDING),
+    );
     soon("the recording to move by FTP", || async {
         match std::fs::read(&here) {
             Ok(bytes) if bytes != GREETING => Err(format!("{} has other content", here.display())),
@@ -382,16 +493,29 @@ async fn proof(demo: &Demo) -> Result<String, String> {
             soon("the message waiting indicator", || async {
                 let mwi = get(&client, &path).await?;
                 let right = mwi["new"] == new && mwi["on"] == (new > 0);
-                if right { Ok(()) } else { Err(format!("{mailbox}: {mwi}, expected {new} new")) }
+                if right {
+                    Ok(())
+                } else {
+                    Err(format!("{mailbox}: {mwi}, expected {new} new"))
+                }
             })
             .await?;
         }
         let status = soon("equal digests", || async {
             let status = get(&client, "/api/v1/status").await?;
-            if equal_digests(&status) { Ok(status) } else { Err(status["sync"].to_string()) }
+            if equal_digests(&status) {
+                Ok(status)
+            } else {
+                Err(status["sync"].to_string())
+            }
         })
         .await?;
-        digests.push(status["sync"]["digest"].as_str().unwrap_or_default().to_owned());
+        digests.push(
+            status["sync"]["digest"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned(),
+        );
     }
     if digests[0] != digests[1] {
         return Err(format!("digests differ: {} and {}", digests[0], digests[1]));
@@ -403,11 +527,20 @@ async fn proof(demo: &Demo) -> Result<String, String> {
 }
 
 /// Deposits [`TWO`]; the same `key` is one message however often it is sent.
-async fn deposit(client: &ApiClient, mailbox: &str, caller: &str, key: &str) -> Result<String, String> {
-    let path = format!("/api/v1/mailboxes/{mailbox}/messages?caller_number={caller}&caller_name=Demo");
+async fn deposit(
+    client: &ApiClient,
+    mailbox: &str,
+    caller: &str,
+    key: &str,
+) -> Result<String, String> {
+    let path =
+        format!("/api/v1/mailboxes/{mailbox}/messages?caller_number={caller}&caller_name=Demo");
     let message = soon("leave a message", || async {
         let body = Body::Audio("audio/wav", TWO.to_vec());
-        client.ok(Method::POST, &path, &[("idempotency-key", key)], body).await.map_err(|e| e.to_string())
+        client
+            .ok(Method::POST, &path, &[("idempotency-key", key)], body)
+            .await
+            .map_err(|e| e.to_string())
     })
     .await?;
     Ok(message.json()["id"].as_str().unwrap_or_default().to_owned())
@@ -419,21 +552,41 @@ async fn one_message(client: &ApiClient, mailbox: &str, caller: &str) -> Result<
     soon("the message", || async {
         let list = get(client, &path).await?;
         let empty = Vec::new();
-        let found: Vec<_> = list["items"].as_array().unwrap_or(&empty).iter().filter(|m| m["caller_number"] == caller).collect();
+        let found: Vec<_> = list["items"]
+            .as_array()
+            .unwrap_or(&empty)
+            .iter()
+            .filter(|m| m["caller_number"] == caller)
+            .collect();
         match found.as_slice() {
             [one] => Ok((*one).clone()),
-            other => Err(format!("{mailbox} has {} messages of {caller}", other.len())),
+            other => Err(format!(
+                "{mailbox} has {} messages of {caller}",
+                other.len()
+            )),
         }
     })
     .await
 }
 
-async fn same_audio(client: &ApiClient, mailbox: &str, caller: &str, wav: &[u8]) -> Result<(), String> {
+async fn same_audio(
+    client: &ApiClient,
+    mailbox: &str,
+    caller: &str,
+    wav: &[u8],
+) -> Result<(), String> {
     let message = one_message(client, mailbox, caller).await?;
     let id = message["id"].as_str().unwrap_or_default();
     let path = format!("/api/v1/mailboxes/{mailbox}/messages/{id}/audio");
-    let audio = soon("the audio", || async { client.get_bytes(&path).await.map_err(|e| e.to_string()) }).await?;
-    if audio == wav { Ok(()) } else { Err(format!("message {id} of {mailbox} sounds different")) }
+    let audio = soon("the audio", || async {
+        client.get_bytes(&path).await.map_err(|e| e.to_string())
+    })
+    .await?;
+    if audio == wav {
+        Ok(())
+    } else {
+        Err(format!("message {id} of {mailbox} sounds different"))
+    }
 }
 
 async fn get(client: &ApiClient, path: &str) -> Result<Value, String> {
@@ -441,15 +594,22 @@ async fn get(client: &ApiClient, path: &str) -> Result<Value, String> {
 }
 
 fn owner(status: &Value) -> Result<String, String> {
-    status["groups"][0]["owner"].as_str().map(str::to_owned).ok_or_else(|| format!("no group in {status}"))
+    status["groups"][0]["owner"]
+        .as_str()
+        .map(str::to_owned)
+        .ok_or_else(|| format!("no group in {status}"))
 }
 
 fn equal_digests(status: &Value) -> bool {
-    status["sync"]["digest"].is_string() && status["sync"]["digest"] == status["sync"]["peer_digest"]
+    status["sync"]["digest"].is_string()
+        && status["sync"]["digest"] == status["sync"]["peer_digest"]
 }
 
 /// Tries until it works; the last reason when it does not within [`SOON`].
-async fn soon<T, F: Future<Output = Result<T, String>>>(what: &str, mut attempt: impl FnMut() -> F) -> Result<T, String> {
+async fn soon<T, F: Future<Output = Result<T, String>>>(
+    what: &str,
+    mut attempt: impl FnMut() -> F,
+) -> Result<T, String> {
     let deadline = tokio::time::Instant::now() + SOON;
     loop {
         match attempt().await {

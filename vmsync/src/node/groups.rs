@@ -11,8 +11,12 @@ use vmsync_core::resilience::{
 };
 use vmsync_store::{Store, StoreError};
 
+use crate::pair::Report;
+
 /// Ownership of each group by name.
 const OWNERSHIP: &str = "ownership";
+/// For a held group: the life of the home's process in which the backup was activated.
+const HELD_LIFE: &str = "held-life";
 /// Every transition, `group/epoch`.
 const HISTORY: &str = "history";
 /// Transitions kept for each group.
@@ -23,6 +27,10 @@ pub(super) struct GroupState {
     pub(super) machine: Machine,
     pub(super) ownership: Ownership,
     pub(super) evidence: PhoneEvidence,
+    /// While the ownership is held: the home's life in which the backup was activated. Another life
+    /// means that the home went away and came back, even if neither was ever missed, because this
+    /// node was away itself.
+    pub(super) held_life: Option<u64>,
     /// The last decision: phase and what is waited for.
     pub(super) decision: Decision,
 }
@@ -39,7 +47,12 @@ pub(super) struct Seen {
 
 impl GroupState {
     /// Reads the group's last ownership from `store`.
-    pub(super) fn load(store: &Store, config: &Config, group: Group, now: Now) -> Result<Self, StoreError> {
+    pub(super) fn load(
+        store: &Store,
+        config: &Config,
+        group: Group,
+        now: Now,
+    ) -> Result<Self, StoreError> {
         let kept = store.local(OWNERSHIP, group.name.as_str())?;
         let ownership = match kept {
             None => Ownership::initial(&group, now.wall),
@@ -51,9 +64,23 @@ impl GroupState {
         let evidence = PhoneEvidence::new(&group, &config.systems);
         let machine = Machine::new(group);
         let view = View::new(config.node.id.clone(), now.mono);
-        let decision = machine.decide(&ownership, &view, &rules(config, &config.failback), None, now);
+        let decision = machine.decide(
+            &ownership,
+            &view,
+            &rules(config, &config.failback),
+            None,
+            now,
+        );
         // Decided only for its phase: a transition is not taken before the peer was asked.
-        Ok(Self { machine, ownership, evidence, decision })
+        let held_life = store.local(HELD_LIFE, machine.group().name.as_str())?;
+        let held_life = held_life.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        Ok(Self {
+            machine,
+            ownership,
+            evidence,
+            held_life,
+            decision,
+        })
     }
 
     pub(super) fn name(&self) -> &GroupName {
@@ -72,9 +99,23 @@ impl GroupState {
         }
     }
 
+    /// Whether a hold is over because the home is in another life than when it began.
+    pub(super) fn outlived(&self, report: &Report) -> bool {
+        let of_home = self.machine.group().home == report.node;
+        of_home && self.ownership.held && self.held_life != Some(report.boot)
+    }
+
     /// Decides; changes nothing.
-    pub(super) fn decide(&self, seen: &Seen, calls: u32, rules: &Rules, ask: Option<&Ask>, now: Now) -> Decision {
-        self.machine.decide(&self.ownership, &self.view(seen, calls), rules, ask, now)
+    pub(super) fn decide(
+        &self,
+        seen: &Seen,
+        calls: u32,
+        rules: &Rules,
+        ask: Option<&Ask>,
+        now: Now,
+    ) -> Decision {
+        self.machine
+            .decide(&self.ownership, &self.view(seen, calls), rules, ask, now)
     }
 
     /// The peer's record, where it wins over ours.
@@ -97,9 +138,16 @@ pub(super) fn rules(config: &Config, failback: &Failback) -> Rules {
 }
 
 /// Makes a new ownership durable, with its place in the history.
-pub(super) fn persist(store: &Store, ownership: &Ownership) -> Result<(), StoreError> {
+pub(super) fn persist(
+    store: &Store,
+    ownership: &Ownership,
+    held_life: Option<u64>,
+) -> Result<(), StoreError> {
     let bytes = serde_json::to_vec(ownership).map_err(|e| StoreError::Invalid(e.to_string()))?;
     let group = ownership.group.as_str();
+    if let Some(life) = held_life.filter(|_| ownership.held) {
+        store.put_local(HELD_LIFE, group, Some(life.to_string().as_bytes()))?;
+    }
     // History first: a crash in between leaves a line too many, never one too few, and the
     // same line is written again when the decision is taken again.
     store.put_local(HISTORY, &history_key(group, ownership.epoch), Some(&bytes))?;
@@ -118,7 +166,10 @@ pub(super) fn history(store: &Store, group: &GroupName) -> Result<Vec<Ownership>
     for (key, _) in lines.drain(..surplus) {
         store.put_local(HISTORY, &key, None)?;
     }
-    Ok(lines.iter().filter_map(|(_, bytes)| serde_json::from_slice(bytes).ok()).collect())
+    Ok(lines
+        .iter()
+        .filter_map(|(_, bytes)| serde_json::from_slice(bytes).ok())
+        .collect())
 }
 
 fn history_key(group: &str, epoch: u64) -> String {

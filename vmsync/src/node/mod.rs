@@ -20,8 +20,8 @@ use std::sync::Arc;
 
 use rand::Rng;
 use tokio::sync::{Notify, mpsc, watch};
-use vmsync_config::{Config, Mode};
 use vmsync_config::words::GroupName;
+use vmsync_config::{Config, Mode};
 use vmsync_core::resilience::Serving;
 
 pub use command::Command;
@@ -56,7 +56,16 @@ pub fn channel(config: &Config) -> (NodeHandle, Seat) {
         serving: serving_seen,
         calls_changed: Arc::clone(&calls_changed),
     };
-    (handle, Seat { boot, commands: received, status, serving, calls_changed })
+    (
+        handle,
+        Seat {
+            boot,
+            commands: received,
+            status,
+            serving,
+            calls_changed,
+        },
+    )
 }
 
 /// `single-active` or `dual-active`.

@@ -22,10 +22,7 @@ use crate::{
 /// What came of a plan.
 pub(super) enum Sent {
     /// These operations are in a mail that is about to go out.
-    Packed {
-        ticket: Ticket,
-        upto: Vector,
-    },
+    Packed { ticket: Ticket, upto: Vector },
     /// 250: durable at the peer.
     Taken {
         ticket: Ticket,
@@ -49,7 +46,10 @@ pub(super) struct Outbox {
 }
 
 /// The connection to the peer's receiver as the first sender entry says (R-SY-2).
-pub(super) fn sender(config: &Config, tls: Option<Arc<rustls::ClientConfig>>) -> Result<PeerSender, String> {
+pub(super) fn sender(
+    config: &Config,
+    tls: Option<Arc<rustls::ClientConfig>>,
+) -> Result<PeerSender, String> {
     let entry = config.senders.first().ok_or("no [[smtp.sender]] entry")?;
     let tls = match tls {
         None => None,
@@ -83,9 +83,17 @@ impl Outbox {
             let outcome = match self.send(plan).await {
                 Ok(operations) => {
                     let took = clock::now().mono.saturating_sub(begun);
-                    Sent::Taken { ticket, operations, took }
+                    Sent::Taken {
+                        ticket,
+                        operations,
+                        took,
+                    }
                 }
-                Err((temporary, why)) => Sent::Failed { ticket, temporary, why },
+                Err((temporary, why)) => Sent::Failed {
+                    ticket,
+                    temporary,
+                    why,
+                },
             };
             if self.out.send(outcome).await.is_err() {
                 return;
@@ -107,7 +115,13 @@ impl Outbox {
         };
         let count = packed.count;
         let upto = packed.upto.clone();
-        let _ = self.out.send(Sent::Packed { ticket: plan.ticket, upto }).await;
+        let _ = self
+            .out
+            .send(Sent::Packed {
+                ticket: plan.ticket,
+                upto,
+            })
+            .await;
         let mail = self.encode(&plan, packed).await.map_err(|e| here(&e))?;
         let Addresses { from, to } = self.addresses();
         self.sender.send(&from, &to, &mail).await.map_err(|e| {
@@ -126,8 +140,17 @@ impl Outbox {
             config.pair.peer_id.clone(),
             clock::wall(),
         );
-        let Packed { operations, audio, voice, .. } = packed;
-        let mail = Mail { head, operations, audio };
+        let Packed {
+            operations,
+            audio,
+            voice,
+            ..
+        } = packed;
+        let mail = Mail {
+            head,
+            operations,
+            audio,
+        };
         let addresses = self.addresses();
         let keys = self.app.keys.clone();
         tokio::task::spawn_blocking(move || wire::encode(&mail, voice.as_ref(), &addresses, &keys))
@@ -144,6 +167,9 @@ impl Outbox {
         let from = entry
             .and_then(|e| e.sender.clone())
             .unwrap_or_else(|| format!("{NODE_MAILBOX}@{domain}"));
-        Addresses { from, to: format!("{NODE_MAILBOX}@{}", config.pair.peer) }
+        Addresses {
+            from,
+            to: format!("{NODE_MAILBOX}@{}", config.pair.peer),
+        }
     }
 }

@@ -40,7 +40,8 @@ pub(crate) fn pack(store: &Store, ranges: &[(Origin, u64, u64)]) -> Result<Packe
                 break;
             }
             let audio = named_audio(&operation);
-            let json = serde_json::to_value(&operation).map_err(|e| StoreError::Invalid(e.to_string()))?;
+            let json =
+                serde_json::to_value(&operation).map_err(|e| StoreError::Invalid(e.to_string()))?;
             size += json.to_string().len();
             let full = packed.operations.len() == MOST || size > MOST_BYTES || audio.is_some();
             if full && !packed.operations.is_empty() {
@@ -59,13 +60,19 @@ pub(crate) fn pack(store: &Store, ranges: &[(Origin, u64, u64)]) -> Result<Packe
 impl Packed {
     fn add(&mut self, operation: &Operation, json: Value) {
         self.operations.push(json);
-        self.upto.raise(&operation.stamp.origin, operation.stamp.seq);
+        self.upto
+            .raise(&operation.stamp.origin, operation.stamp.seq);
         self.count += 1;
     }
 
     /// Adds the audio an operation names. The store gives an operation whose audio nobody needs any
     /// more without it; should the file go between the two reads, the mail is packed anew.
-    fn carry(&mut self, store: &Store, operation: &Operation, audio: &AudioRef) -> Result<(), StoreError> {
+    fn carry(
+        &mut self,
+        store: &Store,
+        operation: &Operation,
+        audio: &AudioRef,
+    ) -> Result<(), StoreError> {
         let bytes = store.read_audio(audio)?;
         let facts = facts_of(operation);
         let about = AboutAudio {
@@ -74,7 +81,10 @@ impl Packed {
             facts: facts.clone(),
         };
         let about = serde_json::to_value(about).map_err(|e| StoreError::Invalid(e.to_string()))?;
-        self.audio.push(CarriedAudio { about, bytes: bytes.into() });
+        self.audio.push(CarriedAudio {
+            about,
+            bytes: bytes.into(),
+        });
         self.voice = voice_of(operation, audio, &facts);
         Ok(())
     }
@@ -82,8 +92,12 @@ impl Packed {
 
 /// The audio an operation brings into being, if any.
 fn named_audio(operation: &Operation) -> Option<AudioRef> {
-    let Effect::Set(fields) = &operation.effect else { return None };
-    fields.get("audio").and_then(|v| serde_json::from_value(v.clone()).ok())
+    let Effect::Set(fields) = &operation.effect else {
+        return None;
+    };
+    fields
+        .get("audio")
+        .and_then(|v| serde_json::from_value(v.clone()).ok())
 }
 
 fn facts_of(operation: &Operation) -> Value {

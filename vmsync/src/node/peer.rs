@@ -6,7 +6,10 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use vmsync_config::words::{Now, UnixMillis};
 
-use crate::{clock, pair::{PeerClient, PeerError, Report}};
+use crate::{
+    clock,
+    pair::{PeerClient, PeerError, Report},
+};
 
 /// The other node as seen from here.
 pub(super) struct Peer {
@@ -59,7 +62,11 @@ impl Peer {
     /// Whether `report` comes from another life of its process than the last one: it went away and
     /// came back, however quickly.
     pub(super) fn restarted(&self, report: &Report) -> bool {
-        self.visible() && self.report.as_ref().is_some_and(|last| last.boot != report.boot)
+        self.visible()
+            && self
+                .report
+                .as_ref()
+                .is_some_and(|last| last.boot != report.boot)
     }
 
     /// It is gone, known for certain rather than by a missing answer.
@@ -119,7 +126,9 @@ impl Heartbeat {
             if self.out.send(Beat { result }).await.is_err() {
                 return;
             }
-            let rest = self.every.saturating_sub(clock::now().mono.saturating_sub(begun));
+            let rest = self
+                .every
+                .saturating_sub(clock::now().mono.saturating_sub(begun));
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.poke.notified() => {}
@@ -134,7 +143,10 @@ mod tests {
     use super::*;
 
     fn at(ms: u64) -> Now {
-        Now { mono: Duration::from_millis(ms), wall: UnixMillis(1_000_000 + ms) }
+        Now {
+            mono: Duration::from_millis(ms),
+            wall: UnixMillis(1_000_000 + ms),
+        }
     }
 
     fn report() -> Report {
@@ -154,8 +166,13 @@ mod tests {
         let mut peer = Peer::new(Duration::from_secs(5), at(0));
         assert!(!peer.visible());
         assert!(peer.answered(report(), at(1_000)));
-        assert!(!peer.answered(report(), at(2_000)), "it was visible already");
-        peer.missed(&PeerError::Forged { url: "x".to_owned() });
+        assert!(
+            !peer.answered(report(), at(2_000)),
+            "it was visible already"
+        );
+        peer.missed(&PeerError::Forged {
+            url: "x".to_owned(),
+        });
         assert!(!peer.vanished(at(6_999)));
         assert!(peer.vanished(at(7_000)));
         assert_eq!(peer.sight, Err(Duration::from_secs(7)));
@@ -169,6 +186,9 @@ mod tests {
         assert!(!peer.restarted(&report()), "the first report is no restart");
         peer.answered(report(), at(1_000));
         assert!(!peer.restarted(&report()));
-        assert!(peer.restarted(&Report { boot: 2, ..report() }));
+        assert!(peer.restarted(&Report {
+            boot: 2,
+            ..report()
+        }));
     }
 }

@@ -34,13 +34,20 @@ impl Phones {
         let phone = checked(&registration)?;
         let mut worth = "of no group this node backs up".to_owned();
         for group in groups {
-            match group.evidence.registered(&phone, peer, failover_after, now.mono) {
+            match group
+                .evidence
+                .registered(&phone, peer, failover_after, now.mono)
+            {
                 Verdict::Elsewhere => {}
                 Verdict::Counts => worth = format!("counts for group {}", group.name()),
                 Verdict::Refused(why) => worth = format!("refused: {why}"),
             }
         }
-        let seen = SeenPhone { registration, at: rfc3339(now.wall), evidence: worth };
+        let seen = SeenPhone {
+            registration,
+            at: rfc3339(now.wall),
+            evidence: worth,
+        };
         let same = |s: &SeenPhone| {
             s.registration.extension == seen.registration.extension
                 && s.registration.home_system == seen.registration.home_system
@@ -53,23 +60,42 @@ impl Phones {
 }
 
 fn checked(registration: &Registration) -> Result<Evidence, Refused> {
-    let invalid = |reason: String| Refused { code: "invalid".to_owned(), reason };
-    let Registration { extension, kind, home_system, at_system } = registration;
-    let digits = (1..=15).contains(&extension.len()) && extension.bytes().all(|b| b.is_ascii_digit());
+    let invalid = |reason: String| Refused {
+        code: "invalid".to_owned(),
+        reason,
+    };
+    let Registration {
+        extension,
+        kind,
+        home_system,
+        at_system,
+    } = registration;
+    let digits =
+        (1..=15).contains(&extension.len()) && extension.bytes().all(|b| b.is_ascii_digit());
     if !digits {
-        return Err(invalid(format!("extension {extension:?} is not 1 to 15 digits")));
+        return Err(invalid(format!(
+            "extension {extension:?} is not 1 to 15 digits"
+        )));
     }
     let kind = match kind.as_str() {
         "desk" => PhoneKind::Desk,
         "dect" => PhoneKind::Dect,
         "softphone" => PhoneKind::Softphone,
         "webrtc" => PhoneKind::Webrtc,
-        other => return Err(invalid(format!("kind {other:?} is not desk, dect, softphone or webrtc"))),
+        other => {
+            return Err(invalid(format!(
+                "kind {other:?} is not desk, dect, softphone or webrtc"
+            )));
+        }
     };
     Ok(Evidence {
         extension: extension.clone(),
         kind,
-        home_system: home_system.parse().map_err(|e| invalid(format!("home_system: {e}")))?,
-        at_system: at_system.parse().map_err(|e| invalid(format!("at_system: {e}")))?,
+        home_system: home_system
+            .parse()
+            .map_err(|e| invalid(format!("home_system: {e}")))?,
+        at_system: at_system
+            .parse()
+            .map_err(|e| invalid(format!("at_system: {e}")))?,
     })
 }

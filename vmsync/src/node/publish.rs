@@ -54,7 +54,10 @@ impl Progress {
     fn eta(&self, pending: u64) -> Option<u64> {
         let operations: u64 = self.pace.iter().map(|(n, _)| n).sum();
         let took: Duration = self.pace.iter().map(|(_, t)| *t).sum();
-        let millis = u64::try_from(took.as_millis()).ok()?.checked_mul(pending)?.checked_div(operations)?;
+        let millis = u64::try_from(took.as_millis())
+            .ok()?
+            .checked_mul(pending)?
+            .checked_div(operations)?;
         (pending > 0).then_some(millis.div_ceil(1000))
     }
 }
@@ -79,11 +82,16 @@ impl Node {
     }
 
     fn phase_events(&mut self, status: &Status) {
-        let phases = status.groups.iter().map(|g| (g.name.clone(), g.phase.clone()));
+        let phases = status
+            .groups
+            .iter()
+            .map(|g| (g.name.clone(), g.phase.clone()));
         let phases: Vec<_> = phases.collect();
         if phases != self.progress.announced {
             for (group, phase) in &phases {
-                self.app.events.publish("phase", serde_json::json!({"group": group, "phase": phase}));
+                self.app
+                    .events
+                    .publish("phase", serde_json::json!({"group": group, "phase": phase}));
             }
             self.progress.announced = phases;
         }
@@ -99,7 +107,9 @@ impl Node {
     }
 
     fn status(&mut self, now: Now) -> Status {
-        let groups: Vec<_> = (0..self.groups.len()).map(|i| self.group_status(i, now)).collect();
+        let groups: Vec<_> = (0..self.groups.len())
+            .map(|i| self.group_status(i, now))
+            .collect();
         let serves = groups.iter().any(|g| g.serving_here == "yes");
         let out = self.session.outgoing(now.mono);
         let incoming = self.session.incoming(now.mono);
@@ -178,7 +188,13 @@ impl Node {
         }
     }
 
-    fn direction(&mut self, which: usize, direction: Direction, eta_s: Option<u64>, now: Now) -> DirectionStatus {
+    fn direction(
+        &mut self,
+        which: usize,
+        direction: Direction,
+        eta_s: Option<u64>,
+        now: Now,
+    ) -> DirectionStatus {
         let since = match &mut self.progress.states[which] {
             Some((state, since)) if *state == direction.state => *since,
             slot => slot.insert((direction.state, now)).1,
@@ -190,7 +206,12 @@ impl Node {
             lag.get_or_insert(now.mono);
         }
         let lag = lag.map_or(Duration::ZERO, |since| now.mono.saturating_sub(since));
-        let mean = self.progress.totals.bytes.checked_div(self.progress.totals.messages.max(1)).unwrap_or(0);
+        let mean = self
+            .progress
+            .totals
+            .bytes
+            .checked_div(self.progress.totals.messages.max(1))
+            .unwrap_or(0);
         DirectionStatus {
             state: match direction.state {
                 SyncState::Idle => "idle",
@@ -240,7 +261,10 @@ impl Node {
 
     fn vrl_summary(&self) -> VrlSummary {
         let Some(vrl) = &self.app.vrl else {
-            return VrlSummary { state: "off".to_owned(), ..VrlSummary::default() };
+            return VrlSummary {
+                state: "off".to_owned(),
+                ..VrlSummary::default()
+            };
         };
         let status = vrl.status();
         VrlSummary {
@@ -290,7 +314,11 @@ fn meaning(colour: Colour) -> &'static str {
 }
 
 pub(super) fn totals(totals: Totals) -> TotalsStatus {
-    TotalsStatus { mailboxes: totals.mailboxes, messages: totals.messages, bytes: totals.bytes }
+    TotalsStatus {
+        mailboxes: totals.mailboxes,
+        messages: totals.messages,
+        bytes: totals.bytes,
+    }
 }
 
 fn node_status(config: &Config) -> NodeStatus {
@@ -331,7 +359,12 @@ pub(super) fn starting(config: &Config) -> Status {
         peer: PeerStatus {
             id: config.pair.peer_id.to_string(),
             fqdn: config.pair.peer.to_string(),
-            url: config.pair.peer_url.as_str().trim_end_matches('/').to_owned(),
+            url: config
+                .pair
+                .peer_url
+                .as_str()
+                .trim_end_matches('/')
+                .to_owned(),
             visible: false,
             since: rfc3339(clock::wall()),
             last_seen: None,
@@ -340,11 +373,20 @@ pub(super) fn starting(config: &Config) -> Status {
             totals: None,
         },
         groups: Vec::new(),
-        sync: SyncStatus { out: idle(), incoming: idle(), digest: String::new(), peer_digest: None, diverged: false },
+        sync: SyncStatus {
+            out: idle(),
+            incoming: idle(),
+            digest: String::new(),
+            peer_digest: None,
+            diverged: false,
+        },
         links: Vec::new(),
         calls: 0,
         totals: TotalsStatus::default(),
-        vrl: VrlSummary { state: "off".to_owned(), ..VrlSummary::default() },
+        vrl: VrlSummary {
+            state: "off".to_owned(),
+            ..VrlSummary::default()
+        },
         alarms: 0,
     }
 }

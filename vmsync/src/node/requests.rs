@@ -2,7 +2,7 @@
 
 use tokio::sync::oneshot;
 use vmsync_config::words::{GroupName, NodeId, Now};
-use vmsync_core::resilience::{Ask, Decision, Request};
+use vmsync_core::resilience::{Ask, Ownership, Request};
 
 use super::Node;
 use crate::{
@@ -21,18 +21,25 @@ impl Node {
         now: Now,
     ) -> Option<Result<Outcome, Refused>> {
         if !self.started(now) {
-            return Some(Err(refused("starting", "this node is asking its peer before it decides; try again in a second")));
+            return Some(Err(refused(
+                "starting",
+                "this node is asking its peer before it decides; try again in a second",
+            )));
         }
         let Some(index) = self.groups.iter().position(|g| g.name() == name) else {
             let known: Vec<_> = self.groups.iter().map(|g| g.name().as_str()).collect();
-            return Some(Err(refused("not_found", &format!("there is no group {name}; there is {}", known.join(" and ")))));
+            return Some(Err(refused(
+                "not_found",
+                &format!("there is no group {name}; there is {}", known.join(" and ")),
+            )));
         };
         let ask = match ask(request, guard) {
             Ok(ask) => ask,
             Err(refused) => return Some(Err(refused)),
         };
         let calls = self.calls_on_owner(index);
-        let decision = self.groups[index].decide(&self.seen(), calls, &self.rules(), Some(&ask), now);
+        let decision =
+            self.groups[index].decide(&self.seen(), calls, &self.rules(), Some(&ask), now);
         if let Some(no) = decision.refused {
             if no.code == "not_backup" && !forwarded {
                 return None;
@@ -42,10 +49,29 @@ impl Node {
         let Some(next) = decision.ownership.clone() else {
             return Some(Err(refused("nothing_to_do", "nothing would change")));
         };
-        if !guard.dry_run && let Err(error) = self.own(index, next.clone(), true).await {
-            return Some(Err(refused("not_durable", &format!("{error}; nothing was changed"))));
+        let transition = decision.row.is_some();
+        if !guard.dry_run
+            && let Err(error) = self.own(index, next.clone(), transition).await
+        {
+            return Some(Err(refused(
+                "not_durable",
+                &format!("{error}; nothing was changed"),
+            )));
         }
-        Some(Ok(outcome(&decision, name, &next.owner, next.epoch, &next.reason, guard.dry_run)))
+        let Ownership { owner, epoch, .. } = &next;
+        let what = if transition {
+            format!("{owner} serves group {name}: {}", next.reason)
+        } else {
+            format!("failback of group {name} goes on by itself, as the policy says")
+        };
+        Some(Ok(Outcome {
+            group: name.to_string(),
+            owner: owner.to_string(),
+            epoch: *epoch,
+            what,
+            dry_run: guard.dry_run,
+            waiting_for: decision.waiting_for.clone(),
+        }))
     }
 
     /// Hands a request to the peer and its answer back, without holding up the loop.
@@ -57,9 +83,18 @@ impl Node {
         answer: oneshot::Sender<Result<Outcome, Refused>>,
     ) {
         let peer = self.app.config.pair.peer_id.clone();
-        let boot = self.peer.report.as_ref().filter(|_| self.peer.visible()).map(|r| r.boot);
+        let boot = self
+            .peer
+            .report
+            .as_ref()
+            .filter(|_| self.peer.visible())
+            .map(|r| r.boot);
         let client = self.client.clone();
-        let act = Act { group, request: name(request).to_owned(), guard };
+        let act = Act {
+            group,
+            request: name(request).to_owned(),
+            guard,
+        };
         tokio::spawn(async move {
             let result = match boot {
                 None => Err(unreachable_peer(&peer, "it is out of sight")),
@@ -77,7 +112,8 @@ fn ask(request: Request, guard: &Guard) -> Result<Ask, Refused> {
     let expected_owner = guard.expected_owner.as_ref().map(NodeId::new).transpose();
     Ok(Ask {
         request,
-        expected_owner: expected_owner.map_err(|e| refused("invalid", &format!("expected_owner: {e}")))?,
+        expected_owner: expected_owner
+            .map_err(|e| refused("invalid", &format!("expected_owner: {e}")))?,
         reason: guard.reason.clone(),
     })
 }
@@ -89,21 +125,16 @@ fn name(request: Request) -> &'static str {
     }
 }
 
-fn outcome(decision: &Decision, group: &GroupName, owner: &NodeId, epoch: u64, reason: &str, dry_run: bool) -> Outcome {
-    Outcome {
-        group: group.to_string(),
-        owner: owner.to_string(),
-        epoch,
-        what: format!("{owner} serves group {group}: {reason}"),
-        dry_run,
-        waiting_for: decision.waiting_for.clone(),
-    }
-}
-
 fn unreachable_peer(peer: &NodeId, why: &str) -> Refused {
-    refused("peer_unreachable", &format!("{peer} decides about this group and can't be asked: {why}"))
+    refused(
+        "peer_unreachable",
+        &format!("{peer} decides about this group and can't be asked: {why}"),
+    )
 }
 
 fn refused(code: &str, reason: &str) -> Refused {
-    Refused { code: code.to_owned(), reason: reason.to_owned() }
+    Refused {
+        code: code.to_owned(),
+        reason: reason.to_owned(),
+    }
 }

@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use rand::Rng;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
-use vmsync_config::{Failback, Mode, Role, words::{NodeId, Now}};
+use vmsync_config::{
+    Failback, Mode, Role,
+    words::{NodeId, Now},
+};
 use vmsync_core::{
     resilience::{Ownership, Phase, Rules, Serving, Startup, serves},
     sync::{Event as SyncEvent, Plan, Session},
@@ -50,7 +53,10 @@ pub struct Node {
 /// What is to be done once the decisions of this turn are durable.
 #[derive(Default)]
 struct Waiting {
-    answers: Vec<(oneshot::Sender<Result<Outcome, Refused>>, Result<Outcome, Refused>)>,
+    answers: Vec<(
+        oneshot::Sender<Result<Outcome, Refused>>,
+        Result<Outcome, Refused>,
+    )>,
     heartbeats: Vec<oneshot::Sender<Report>>,
 }
 
@@ -89,7 +95,10 @@ impl Node {
                 let groups = config.groups().into_iter();
                 let groups = groups.map(|g| GroupState::load(store, config, g, now));
                 let groups = groups.collect::<Result<Vec<_>, _>>()?;
-                Ok((groups, http::effective_failback(&config.failback, &store.settings()?)))
+                Ok((
+                    groups,
+                    http::effective_failback(&config.failback, &store.settings()?),
+                ))
             })
             .await
             .map_err(|e| e.to_string())?;
@@ -152,11 +161,23 @@ impl Node {
             out: beats_in,
         };
         let sender = outbox::sender(&self.app.config, self.tls.take())?;
-        let outbox = Outbox { app: Arc::clone(&self.app), sender, plans: plans_out, out: sent_in };
+        let outbox = Outbox {
+            app: Arc::clone(&self.app),
+            sender,
+            plans: plans_out,
+            out: sent_in,
+        };
         tokio::spawn(heartbeat.run(stop.clone()));
         tokio::spawn(outbox.run(stop.clone()));
         let committed = watch_store::start(&self.app, stop.clone());
-        Ok(Lines { beats, sent, plans, report, poke, committed })
+        Ok(Lines {
+            beats,
+            sent,
+            plans,
+            report,
+            poke,
+            committed,
+        })
     }
 
     async fn next(&mut self, lines: &mut Lines, stop: &CancellationToken) -> Input {
@@ -230,19 +251,40 @@ impl Node {
     }
 
     /// Makes a new ownership durable and takes it on. Nothing is acted on before that.
-    pub(super) async fn own(&mut self, index: usize, next: Ownership, transition: bool) -> Result<(), StoreError> {
+    pub(super) async fn own(
+        &mut self,
+        index: usize,
+        next: Ownership,
+        transition: bool,
+    ) -> Result<(), StoreError> {
         let kept = next.clone();
         let before = self.groups[index].ownership.owner.clone();
-        if let Err(error) = self.app.store(move |s| groups::persist(s, &kept)).await {
-            self.app.alarms.raise("ownership_not_kept", next.group.as_str(), &format!("{error}; nothing was changed"));
+        let life = if transition {
+            self.peer.report.as_ref().map(|r| r.boot)
+        } else {
+            self.groups[index].held_life
+        };
+        if let Err(error) = self
+            .app
+            .store(move |s| groups::persist(s, &kept, life))
+            .await
+        {
+            self.app.alarms.raise(
+                "ownership_not_kept",
+                next.group.as_str(),
+                &format!("{error}; nothing was changed"),
+            );
             return Err(error);
         }
-        self.app.alarms.clear("ownership_not_kept", next.group.as_str());
+        self.app
+            .alarms
+            .clear("ownership_not_kept", next.group.as_str());
         if transition || before != next.owner {
             tracing::info!(group = %next.group, epoch = next.epoch, owner = %next.owner, "{}", next.reason);
             self.announce(index, &next);
         }
         self.groups[index].ownership = next;
+        self.groups[index].held_life = life;
         Ok(())
     }
 
@@ -257,7 +299,13 @@ impl Node {
                 self.refresh_store(now).await;
                 self.session.heard(&head, now);
             }
-            Command::Request { group, request, guard, forwarded, answer } => {
+            Command::Request {
+                group,
+                request,
+                guard,
+                forwarded,
+                answer,
+            } => {
                 if let Some(result) = self.request(&group, request, &guard, forwarded, now).await {
                     self.waiting.answers.push((answer, result));
                 } else {
@@ -268,9 +316,18 @@ impl Node {
                 let lines = self.app.store(move |s| groups::history(s, &group)).await;
                 let _ = answer.send(lines.unwrap_or_default());
             }
-            Command::Phone { registration, answer } => {
+            Command::Phone {
+                registration,
+                answer,
+            } => {
                 let after = self.app.config.resilience.failover_after;
-                let seen = self.phones.registered(registration, &mut self.groups, self.peer.sight, after, now);
+                let seen = self.phones.registered(
+                    registration,
+                    &mut self.groups,
+                    self.peer.sight,
+                    after,
+                    now,
+                );
                 let _ = answer.send(seen);
             }
             Command::Phones { answer } => drop(answer.send(self.phones.list())),
@@ -288,7 +345,8 @@ impl Node {
         match beat.result {
             Err(error) => self.peer.missed(&error),
             Ok(report) => {
-                if self.peer.restarted(&report) {
+                let outlived = self.groups.iter().any(|g| g.outlived(&report));
+                if self.peer.restarted(&report) || outlived {
                     tracing::info!(peer = %self.app.config.pair.peer_id, "the peer was started anew");
                     self.peer.lost(now);
                     self.out_of_sight(now);
@@ -320,16 +378,30 @@ impl Node {
     fn sent(&mut self, sent: Sent, now: Now) {
         match sent {
             Sent::Packed { ticket, upto } => self.session.packed(ticket, &upto),
-            Sent::Taken { ticket, operations, took } => {
+            Sent::Taken {
+                ticket,
+                operations,
+                took,
+            } => {
                 self.progress.taken(operations, took, now);
                 self.session.sent(ticket, now);
-                self.app.alarms.clear("sync_refused", self.app.config.pair.peer_id.as_str());
+                self.app
+                    .alarms
+                    .clear("sync_refused", self.app.config.pair.peer_id.as_str());
             }
-            Sent::Failed { ticket, temporary, why } => {
+            Sent::Failed {
+                ticket,
+                temporary,
+                why,
+            } => {
                 tracing::debug!(%why, temporary, "a mail to the peer was not taken");
                 if !temporary {
                     let peer = self.app.config.pair.peer_id.as_str();
-                    self.app.alarms.raise("sync_refused", peer, &format!("{peer} refuses our mails: {why}"));
+                    self.app.alarms.raise(
+                        "sync_refused",
+                        peer,
+                        &format!("{peer} refuses our mails: {why}"),
+                    );
                 }
                 self.session.failed(ticket, now, temporary, &why);
             }
@@ -359,7 +431,11 @@ impl Node {
                 self.session.local(have, digest.0, now);
             }
             Err(error) => {
-                self.app.alarms.raise("store_failed", self.app.config.node.id.as_str(), &error.to_string());
+                self.app.alarms.raise(
+                    "store_failed",
+                    self.app.config.node.id.as_str(),
+                    &error.to_string(),
+                );
             }
         }
     }
@@ -380,7 +456,9 @@ impl Node {
                 ),
                 SyncEvent::PeerKnowsMore { origin, held, theirs } => self.new_incarnation(&origin.to_string(), held, theirs).await,
             }
-            self.app.events.publish("sync", serde_json::json!({"peer": peer}));
+            self.app
+                .events
+                .publish("sync", serde_json::json!({"peer": peer}));
         }
     }
 
@@ -395,7 +473,11 @@ impl Node {
                 );
                 self.session.rename(next);
             }
-            Err(error) => self.app.alarms.raise("restored", origin, &format!("no new incarnation: {error}")),
+            Err(error) => {
+                self.app
+                    .alarms
+                    .raise("restored", origin, &format!("no new incarnation: {error}"))
+            }
         }
     }
 
@@ -450,7 +532,12 @@ impl Node {
     }
 
     pub(super) fn serving(&self, index: usize, now: Now) -> Serving {
-        serves(self.me(), &self.groups[index].ownership, self.peer.visible(), self.started(now))
+        serves(
+            self.me(),
+            &self.groups[index].ownership,
+            self.peer.visible(),
+            self.started(now),
+        )
     }
 
     pub(super) fn report(&self, now: Now) -> Report {
@@ -480,7 +567,10 @@ impl Node {
         for system in systems.filter(|s| self.app.group_of(Some(s.name.as_str())) == group.name) {
             let name = system.name.as_str();
             if failed_over {
-                let text = format!("voicemail of {name} is served by {}: {}", next.owner, next.reason);
+                let text = format!(
+                    "voicemail of {name} is served by {}: {}",
+                    next.owner, next.reason
+                );
                 self.app.alarms.raise("voicemail_failover", name, &text);
             } else {
                 self.app.alarms.clear("voicemail_failover", name);
@@ -502,7 +592,9 @@ impl Node {
         CertificateAnswer {
             at: certificate.map(|c| c.at.to_string()),
             digest: certificate.map(|c| c.digest.clone()),
-            vector: certificate.map_or(serde_json::Value::Null, |c| serde_json::to_value(&c.vector).unwrap_or_default()),
+            vector: certificate.map_or(serde_json::Value::Null, |c| {
+                serde_json::to_value(&c.vector).unwrap_or_default()
+            }),
             equal_now: self.session.finished(),
         }
     }
@@ -515,9 +607,15 @@ impl Node {
         };
         let home = &group.machine.group().home;
         if config.pair.mode == Mode::DualActive {
-            (false, "in dual-active recordings stay with the node that made them (R-VR-3)".to_owned())
+            (
+                false,
+                "in dual-active recordings stay with the node that made them (R-VR-3)".to_owned(),
+            )
         } else if config.node.role == Role::Primary {
-            (false, "recordings are moved by the secondary (R-VR-1)".to_owned())
+            (
+                false,
+                "recordings are moved by the secondary (R-VR-1)".to_owned(),
+            )
         } else if group.decision.phase == Phase::Normal && self.peer.visible() {
             (true, format!("{home} serves again"))
         } else {

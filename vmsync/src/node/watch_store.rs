@@ -6,7 +6,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, atomic::{AtomicBool, Ordering}},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use serde_json::json;
@@ -14,7 +17,10 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use vmsync_config::words::{Extension, GroupName};
 use vmsync_core::resilience::Serving;
-use vmsync_store::{Committed, Effect, EntityKey, model::{Counts, Mailbox}};
+use vmsync_store::{
+    Committed, Effect, EntityKey,
+    model::{Counts, Mailbox},
+};
 
 use crate::app::App;
 
@@ -35,7 +41,11 @@ pub(super) fn start(app: &Arc<App>, stop: CancellationToken) -> Arc<Notify> {
         }
         wake.notify_one();
     }));
-    let teller = Teller { app: Arc::clone(app), shown: HashMap::new(), missed };
+    let teller = Teller {
+        app: Arc::clone(app),
+        shown: HashMap::new(),
+        missed,
+    };
     tokio::spawn(teller.run(commits, stop));
     notice
 }
@@ -87,43 +97,33 @@ impl Teller {
                 Effect::Set(fields) => fields.keys().filter(|f| *f != "pin_hash").collect(),
                 Effect::Delete => Vec::new(),
             };
-            self.app.events.publish(kind, json!({
-                "entity": operation.entity.to_string(),
-                "deleted": operation.effect == Effect::Delete,
-                "fields": fields,
-                "from_peer": commit.remote,
-            }));
+            self.app.events.publish(
+                kind,
+                json!({
+                    "entity": operation.entity.to_string(),
+                    "deleted": operation.effect == Effect::Delete,
+                    "fields": fields,
+                    "from_peer": commit.remote,
+                }),
+            );
         }
-        for ext in self.touched(commit).await {
+        let Some(mailboxes) = &commit.mailboxes else {
+            return self.assert_all().await;
+        };
+        for extension in mailboxes.iter() {
+            let ext = extension.clone();
             if let Ok(Some(mailbox)) = self.app.store(move |s| s.mailbox(&ext)).await {
                 self.indicate(&mailbox, false);
             }
         }
     }
 
-    /// The mailboxes whose messages a commit changed.
-    async fn touched(&self, commit: &Committed) -> Vec<Extension> {
-        let operations = Arc::clone(&commit.operations);
-        let found = self
-            .app
-            .store(move |store| {
-                let mut touched = std::collections::BTreeSet::new();
-                for operation in operations.iter() {
-                    match &operation.entity {
-                        EntityKey::Mailbox(ext) => drop(touched.insert(ext.clone())),
-                        EntityKey::Message(id) => touched.extend(store.message(*id)?.map(|m| m.mailbox)),
-                        _ => {}
-                    }
-                }
-                Ok(touched)
-            })
-            .await;
-        found.unwrap_or_default().into_iter().collect()
-    }
-
     /// Publishes the indicator of `mailbox` if its counts changed (or `anew`), where this node serves it.
     fn indicate(&mut self, mailbox: &Mailbox, anew: bool) {
-        let system = mailbox.home_system.as_ref().map(vmsync_config::words::SystemName::as_str);
+        let system = mailbox
+            .home_system
+            .as_ref()
+            .map(vmsync_config::words::SystemName::as_str);
         if self.app.node.serving(&self.app.group_of(system)) != Serving::Yes {
             self.shown.remove(&mailbox.extension);
             return;
@@ -131,11 +131,20 @@ impl Teller {
         let shown = (mailbox.counts.new > 0, mailbox.counts);
         let before = self.shown.insert(mailbox.extension.clone(), shown);
         if anew || before != Some(shown) {
-            let Counts { new, unopened, old, saved, .. } = mailbox.counts;
-            self.app.events.publish("mwi", json!({
-                "mailbox": mailbox.extension, "on": new > 0,
-                "new": new, "unopened": unopened, "old": old, "saved": saved,
-            }));
+            let Counts {
+                new,
+                unopened,
+                old,
+                saved,
+                ..
+            } = mailbox.counts;
+            self.app.events.publish(
+                "mwi",
+                json!({
+                    "mailbox": mailbox.extension, "on": new > 0,
+                    "new": new, "unopened": unopened, "old": old, "saved": saved,
+                }),
+            );
         }
     }
 
@@ -143,7 +152,10 @@ impl Teller {
         let mut cursor: Option<String> = None;
         loop {
             let from = cursor.take();
-            let page = self.app.store(move |s| s.mailboxes(from.as_deref(), PAGE)).await;
+            let page = self
+                .app
+                .store(move |s| s.mailboxes(from.as_deref(), PAGE))
+                .await;
             let Ok(page) = page else { return };
             for mailbox in &page.items {
                 let known = self.shown.contains_key(&mailbox.extension);

@@ -68,7 +68,12 @@ impl PeerClient {
             .no_proxy()
             .tcp_nodelay(true)
             .build()?;
-        Ok(Self { http, base, keys, me })
+        Ok(Self {
+            http,
+            base,
+            keys,
+            me,
+        })
     }
 
     /// One heartbeat: tells ours, gets theirs.
@@ -93,7 +98,8 @@ impl PeerClient {
             bytes,
             sha256: sha256.to_owned(),
         };
-        self.ask(CONFIRM, None, &question, Duration::from_secs(120)).await
+        self.ask(CONFIRM, None, &question, Duration::from_secs(120))
+            .await
     }
 
     async fn ask<Q: Serialize, A: DeserializeOwned>(
@@ -124,9 +130,17 @@ impl PeerClient {
         to_boot: Option<u64>,
         body: &Q,
     ) -> Result<A, PeerError> {
-        let malformed = |why: String| PeerError::Malformed { url: url.to_string(), why };
+        let malformed = |why: String| PeerError::Malformed {
+            url: url.to_string(),
+            why,
+        };
         let nonce = uuid::Uuid::new_v4();
-        let question = Question { nonce, from: self.me.clone(), to_boot, body };
+        let question = Question {
+            nonce,
+            from: self.me.clone(),
+            to_boot,
+            body,
+        };
         let bytes = serde_json::to_vec(&question).map_err(|e| malformed(e.to_string()))?;
         let tag = sign_question(&self.keys, path, &bytes);
         let response = self
@@ -137,7 +151,10 @@ impl PeerClient {
             .body(bytes)
             .send()
             .await
-            .map_err(|e| PeerError::Unreachable { url: url.to_string(), why: cause(&e) })?;
+            .map_err(|e| PeerError::Unreachable {
+                url: url.to_string(),
+                why: cause(&e),
+            })?;
         let status = response.status().as_u16();
         let tag = response
             .headers()
@@ -146,19 +163,30 @@ impl PeerClient {
             .map(str::to_owned);
         let answer = bounded(response)
             .await
-            .map_err(|why| PeerError::Unreachable { url: url.to_string(), why })?;
+            .map_err(|why| PeerError::Unreachable {
+                url: url.to_string(),
+                why,
+            })?;
         if status != 200 {
             let text: String = String::from_utf8_lossy(&answer).chars().take(300).collect();
-            return Err(PeerError::Refused { url: url.to_string(), status, text });
+            return Err(PeerError::Refused {
+                url: url.to_string(),
+                status,
+                text,
+            });
         }
         let signed = tag.is_some_and(|t| answer_is_signed(&self.keys, path, &answer, &t));
         if !signed {
-            return Err(PeerError::Forged { url: url.to_string() });
+            return Err(PeerError::Forged {
+                url: url.to_string(),
+            });
         }
         let answer: Answer<A> =
             serde_json::from_slice(&answer).map_err(|e| malformed(e.to_string()))?;
         if answer.nonce != nonce {
-            return Err(PeerError::Forged { url: url.to_string() });
+            return Err(PeerError::Forged {
+                url: url.to_string(),
+            });
         }
         Ok(answer.body)
     }

@@ -17,7 +17,10 @@ use serde::{Deserialize, Serialize};
 use vmsync_config::words::{GroupName, NodeId, UnixMillis};
 use vmsync_core::{resilience::Ownership, wire::Keys};
 
-use crate::{app::{Guard, Outcome, Refused}, status::TotalsStatus};
+use crate::{
+    app::{Guard, Outcome, Refused},
+    status::TotalsStatus,
+};
 
 /// Heartbeat.
 pub const HEARTBEAT: &str = "/pair/v1/heartbeat";

@@ -35,7 +35,10 @@ struct Shared {
 
 /// The routes under `/pair/v1`.
 pub fn router(app: Arc<App>) -> Router {
-    let shared = Arc::new(Shared { app, acted: Mutex::default() });
+    let shared = Arc::new(Shared {
+        app,
+        acted: Mutex::default(),
+    });
     Router::new()
         .route(HEARTBEAT, post(heartbeat))
         .route(ACT, post(act))
@@ -75,7 +78,11 @@ async fn act(
             return Err(Denied::Replayed);
         }
     }
-    let Act { group, request, guard } = question.body;
+    let Act {
+        group,
+        request,
+        guard,
+    } = question.body;
     let request = match request.as_str() {
         "activate-backup" => Request::ActivateBackup,
         "failback" => Request::Failback { force: guard.force },
@@ -84,10 +91,19 @@ async fn act(
     let acted: Acted = shared
         .app
         .node
-        .ask(|answer| Command::Request { group, request, guard, forwarded: true, answer })
+        .ask(|answer| Command::Request {
+            group,
+            request,
+            guard,
+            forwarded: true,
+            answer,
+        })
         .await
         .unwrap_or_else(|| {
-            Err(Refused { code: "stopping".to_owned(), reason: "the node is stopping".to_owned() })
+            Err(Refused {
+                code: "stopping".to_owned(),
+                reason: "the node is stopping".to_owned(),
+            })
         });
     shared.answer(ACT, question.nonce, &acted)
 }
@@ -99,7 +115,11 @@ async fn confirm(
 ) -> Result<Response, Denied> {
     let question: Question<ConfirmQuestion> = shared.read(CONFIRM, &headers, &body)?;
     let folder = shared.app.config.vrl.folder.clone();
-    let ConfirmQuestion { name, bytes, sha256 } = question.body;
+    let ConfirmQuestion {
+        name,
+        bytes,
+        sha256,
+    } = question.body;
     let answer = tokio::task::spawn_blocking(move || {
         crate::vrl::confirm_local(&folder, &name, bytes, &sha256)
     })
@@ -160,7 +180,10 @@ enum Denied {
 impl IntoResponse for Denied {
     fn into_response(self) -> Response {
         match self {
-            Self::Unsigned => (StatusCode::UNAUTHORIZED, "not signed with this pair's key".to_owned()),
+            Self::Unsigned => (
+                StatusCode::UNAUTHORIZED,
+                "not signed with this pair's key".to_owned(),
+            ),
             Self::Stranger(node) => (
                 StatusCode::FORBIDDEN,
                 format!("{node} is not this node's peer; check pair.peer_id"),

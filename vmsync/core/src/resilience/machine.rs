@@ -110,7 +110,14 @@ impl Machine {
                 let next = self.after(row, &sight, ask.and_then(|a| a.reason.as_deref()));
                 self.outlook(&sight, Some((next, Some(row.id))), None)
             }
-            Ok(None) => self.outlook(&sight, released(&sight).map(|o| (o, None)), None),
+            Ok(None) => {
+                let ended = if ask.is_some() {
+                    unheld(&sight)
+                } else {
+                    released(&sight)
+                };
+                self.outlook(&sight, ended.map(|o| (o, None)), None)
+            }
             Err(refused) => self.outlook(&sight, None, Some(refused)),
         }
     }
@@ -142,6 +149,7 @@ impl Machine {
         }
     }
 
+    /// `Ok(None)`: nothing fires now, but the hold ends, so the policy goes on by itself.
     fn requested(
         &self,
         sight: &Sight<'_>,
@@ -168,6 +176,7 @@ impl Machine {
         let conditions = row.map_or(&[][..], |r| r.conditions);
         match first_unmet(sight, target.gate()).or_else(|| first_unmet(sight, conditions)) {
             None => Ok(row),
+            Some(unmet) if leaves_to_policy(sight, unmet) => Ok(None),
             Some(unmet) => Err(Refused {
                 code: unmet.code,
                 reason: self.needs(sight, target, unmet),
@@ -291,10 +300,22 @@ fn first_unmet<'c>(sight: &Sight<'_>, conditions: &[&'c Condition]) -> Option<&'
 
 /// The home was seen to go away, so what comes next is a return (R-FB-1).
 fn released(sight: &Sight<'_>) -> Option<Ownership> {
-    (sight.ownership.held && sight.view.peer.is_err()).then(|| Ownership {
+    unheld(sight).filter(|_| sight.view.peer.is_err())
+}
+
+fn unheld(sight: &Sight<'_>) -> Option<Ownership> {
+    sight.ownership.held.then(|| Ownership {
         held: false,
         ..sight.ownership.clone()
     })
+}
+
+/// An administrator asked for the failback of a held group while calls are active: the hold was all
+/// that stood in the policy's way, so the request is granted by ending it (R-FB-6).
+fn leaves_to_policy(sight: &Sight<'_>, unmet: &Condition) -> bool {
+    sight.ownership.held
+        && unmet.code == "calls_active"
+        && sight.rules.policy != FailbackPolicy::Manual
 }
 
 fn stale(sight: &Sight<'_>, ask: &Ask) -> Option<Refused> {
