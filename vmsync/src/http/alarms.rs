@@ -15,7 +15,9 @@ use super::{
 use crate::{alarms::Alarm, app::App};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::new().routes(routes!(list)).routes(routes!(acknowledge))
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(acknowledge))
 }
 
 /// Which alarms.
@@ -41,9 +43,16 @@ async fn list(
     State(app): State<Arc<App>>,
     Query(wanted): Query<Wanted>,
 ) -> Result<Json<Listed<Alarm>>, Problem> {
-    let paging = Paging { limit: wanted.limit, cursor: wanted.cursor };
+    let paging = Paging {
+        limit: wanted.limit,
+        cursor: wanted.cursor,
+    };
     let alarms = app.alarms.list().into_iter();
-    let alarms = alarms.filter(|a| wanted.active.is_none_or(|active| a.cleared.is_none() == active));
+    let alarms = alarms.filter(|a| {
+        wanted
+            .active
+            .is_none_or(|active| a.cleared.is_none() == active)
+    });
     Ok(Json(page(alarms, &paging, |a| a.id)?))
 }
 
@@ -58,5 +67,7 @@ async fn acknowledge(
     Path(id): Path<u64>,
 ) -> Result<Json<Alarm>, Problem> {
     let alarm = app.alarms.acknowledge(id);
-    alarm.map(Json).ok_or_else(|| Problem::not_found(format_args!("alarm {id}")))
+    alarm
+        .map(Json)
+        .ok_or_else(|| Problem::not_found(format_args!("alarm {id}")))
 }

@@ -50,7 +50,10 @@ pub(super) fn reference(headers: &HeaderMap, bytes: &[u8]) -> Result<AudioRef, P
 /// The type as it was sent where it is another name of what the bytes are; else what they are.
 fn content_type(sent: &str, measured: &str) -> String {
     let same = match measured {
-        "audio/wav" => matches!(sent, "audio/wav" | "audio/x-wav" | "audio/wave" | "audio/vnd.wave"),
+        "audio/wav" => matches!(
+            sent,
+            "audio/wav" | "audio/x-wav" | "audio/wave" | "audio/vnd.wave"
+        ),
         "audio/ogg" => matches!(sent, "audio/ogg" | "audio/opus" | "application/ogg"),
         _ => false,
     };
@@ -58,9 +61,16 @@ fn content_type(sent: &str, measured: &str) -> String {
 }
 
 fn essence(headers: &HeaderMap) -> String {
-    let value = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+    let value = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or("");
     let essence = value.split(';').next().unwrap_or("").trim();
-    essence.chars().take(80).collect::<String>().to_ascii_lowercase()
+    essence
+        .chars()
+        .take(80)
+        .collect::<String>()
+        .to_ascii_lowercase()
 }
 
 /// Answers with the audio: 200, 206 for a single range, 304 where the asker has it, 416 beyond its end.
@@ -75,15 +85,22 @@ pub(super) async fn answer(
     if matches_tag(headers, header::IF_NONE_MATCH, &etag) {
         return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response());
     }
-    let fresh = !headers.contains_key(header::IF_RANGE)
-        || matches_tag(headers, header::IF_RANGE, &etag);
-    let wanted = headers.get(header::RANGE).filter(|_| fresh).and_then(|v| v.to_str().ok());
+    let fresh =
+        !headers.contains_key(header::IF_RANGE) || matches_tag(headers, header::IF_RANGE, &etag);
+    let wanted = headers
+        .get(header::RANGE)
+        .filter(|_| fresh)
+        .and_then(|v| v.to_str().ok());
     let part = match wanted.map_or(Part::Whole, |text| range(text, audio.bytes)) {
         Part::Beyond => return Err(beyond(audio.bytes)),
         Part::Whole => None,
         Part::Of(part) => Some(part),
     };
-    let status = if part.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
+    let status = if part.is_some() {
+        StatusCode::PARTIAL_CONTENT
+    } else {
+        StatusCode::OK
+    };
     let span = part.clone().unwrap_or(0..audio.bytes);
     let body = stream(app, audio.blob, span.clone()).await?;
     let mut response = (status, body).into_response();
@@ -98,8 +115,15 @@ pub(super) async fn answer(
     set(header::ACCEPT_RANGES, "bytes");
     set(header::ETAG, &etag);
     set(header::CACHE_CONTROL, "private, no-cache");
-    let ending = if audio.content_type == "audio/ogg" { "ogg" } else { "wav" };
-    set(header::CONTENT_DISPOSITION, &format!("inline; filename=\"{name}.{ending}\""));
+    let ending = if audio.content_type == "audio/ogg" {
+        "ogg"
+    } else {
+        "wav"
+    };
+    set(
+        header::CONTENT_DISPOSITION,
+        &format!("inline; filename=\"{name}.{ending}\""),
+    );
     if part.is_some() {
         let of = format!("bytes {}-{}/{}", span.start, span.end - 1, audio.bytes);
         set(header::CONTENT_RANGE, &of);
@@ -111,30 +135,37 @@ pub(super) async fn answer(
 async fn stream(app: &App, blob: Uuid, span: Range<u64>) -> Result<Body, Problem> {
     let length = span.end - span.start;
     let reader = app.store(move |s| s.open_audio(blob, span.start)).await?;
-    let chunks = futures_util::stream::try_unfold((reader, length), |(mut reader, left)| async move {
-        if left == 0 {
-            return Ok(None);
-        }
-        let read = tokio::task::spawn_blocking(move || {
-            let mut chunk = vec![0; CHUNK.min(usize::try_from(left).unwrap_or(CHUNK))];
-            let count = reader.read(&mut chunk)?;
-            chunk.truncate(count);
-            std::io::Result::Ok((reader, Bytes::from(chunk)))
+    let chunks =
+        futures_util::stream::try_unfold((reader, length), |(mut reader, left)| async move {
+            if left == 0 {
+                return Ok(None);
+            }
+            let read = tokio::task::spawn_blocking(move || {
+                let mut chunk = vec![0; CHUNK.min(usize::try_from(left).unwrap_or(CHUNK))];
+                let count = reader.read(&mut chunk)?;
+                chunk.truncate(count);
+                std::io::Result::Ok((reader, Bytes::from(chunk)))
+            });
+            let (reader, chunk) = read.await.map_err(std::io::Error::other)??;
+            if chunk.is_empty() {
+                // The answer's length is promised already: only breaking it off tells the truth.
+                return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof));
+            }
+            let left = left.saturating_sub(chunk.len() as u64);
+            Ok(Some((chunk, (reader, left))))
         });
-        let (reader, chunk) = read.await.map_err(std::io::Error::other)??;
-        if chunk.is_empty() {
-            // The answer's length is promised already: only breaking it off tells the truth.
-            return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof));
-        }
-        let left = left.saturating_sub(chunk.len() as u64);
-        Ok(Some((chunk, (reader, left))))
-    });
     Ok(Body::from_stream(chunks))
 }
 
 fn matches_tag(headers: &HeaderMap, name: header::HeaderName, etag: &str) -> bool {
-    let value = headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or("");
-    value.split(',').map(|t| t.trim().trim_start_matches("W/")).any(|t| t == etag || t == "*")
+    let value = headers
+        .get(name)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or("");
+    value
+        .split(',')
+        .map(|t| t.trim().trim_start_matches("W/"))
+        .any(|t| t == etag || t == "*")
 }
 
 fn beyond(length: u64) -> Problem {
@@ -176,7 +207,11 @@ fn range(text: &str, length: u64) -> Part {
             _ => return Part::Whole,
         },
     };
-    if start < end { Part::Of(start..end) } else { Part::Beyond }
+    if start < end {
+        Part::Of(start..end)
+    } else {
+        Part::Beyond
+    }
 }
 
 #[cfg(test)]
@@ -213,8 +248,14 @@ mod tests {
 
     #[test]
     fn what_says_it_is_no_audio_is_refused_unread() {
-        let kind = |text| HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(text))]);
-        assert_eq!(declared_audio(&kind("text/plain; charset=utf-8")).unwrap_err().status(), 415);
+        let kind =
+            |text| HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(text))]);
+        assert_eq!(
+            declared_audio(&kind("text/plain; charset=utf-8"))
+                .unwrap_err()
+                .status(),
+            415
+        );
         assert!(declared_audio(&kind("Audio/WAV")).is_ok());
         assert!(declared_audio(&HeaderMap::new()).is_ok());
     }

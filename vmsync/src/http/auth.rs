@@ -19,11 +19,7 @@ use crate::{
 pub(super) const FAILED: Duration = Duration::from_millis(250);
 
 /// Middleware of everything under `/api/v1` and of `/metrics`.
-pub(super) async fn bearer(
-    State(app): State<Arc<App>>,
-    request: Request,
-    next: Next,
-) -> Response {
+pub(super) async fn bearer(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     match allowed(&app.tokens, request.method(), request.headers()) {
         Ok(()) => next.run(request).await,
         Err(problem) => {

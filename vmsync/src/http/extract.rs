@@ -1,7 +1,9 @@
 //! Reading requests: path, query and JSON whose every rejection is a [`Problem`] that names the field.
 
 use axum::{
-    extract::{FromRequest, FromRequestParts, OptionalFromRequest, Request, rejection::PathRejection},
+    extract::{
+        FromRequest, FromRequestParts, OptionalFromRequest, Request, rejection::PathRejection,
+    },
     http::request::Parts,
 };
 use serde::de::DeserializeOwned;
@@ -100,7 +102,11 @@ mod tests {
     fn an_unknown_field_is_named() {
         let problem = parse::<Lamp>(br#"{"on": true, "colour": "red"}"#).unwrap_err();
         assert_eq!(problem.code(), "invalid");
-        assert!(problem.detail().contains("`colour`"), "{}", problem.detail());
+        assert!(
+            problem.detail().contains("`colour`"),
+            "{}",
+            problem.detail()
+        );
     }
 
     #[test]

@@ -104,7 +104,9 @@ async fn set(
     let headers = request.headers().clone();
     audio::declared_audio(&headers)?;
     existing(&app, &ext).await?;
-    let upload = budget.read(request, app.config.limits.message_bytes).await?;
+    let upload = budget
+        .read(request, app.config.limits.message_bytes)
+        .await?;
     let longest = app.config.limits.message_max;
     let of = ext.clone();
     let greeting = blocking(&app, move |store| {
@@ -139,9 +141,12 @@ async fn listen(
 ) -> Result<Response, Problem> {
     let (ext, kind) = (Extension::new(ext)?, kind.parse::<GreetingKind>()?);
     let of = ext.clone();
-    let greeting = app.store(move |s| s.greeting(&of, kind)).await?.ok_or_else(|| {
-        Problem::not_found(format_args!("greeting {} of mailbox {ext}", kind.as_str()))
-    })?;
+    let greeting = app
+        .store(move |s| s.greeting(&of, kind))
+        .await?
+        .ok_or_else(|| {
+            Problem::not_found(format_args!("greeting {} of mailbox {ext}", kind.as_str()))
+        })?;
     let name = format!("{ext}-{}", kind.as_str());
     audio::answer(&app, &greeting.audio, &headers, &name).await
 }

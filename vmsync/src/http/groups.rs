@@ -8,7 +8,10 @@ use axum::{extract::State, http::StatusCode};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
-use vmsync_config::{Group, words::{GroupName, UnixMillis}};
+use vmsync_config::{
+    Group,
+    words::{GroupName, UnixMillis},
+};
 use vmsync_core::resilience::{Ownership, Request};
 
 use super::{
@@ -91,6 +94,9 @@ struct Transition {
     since: UnixMillis,
     /// Why.
     reason: String,
+    /// Failback waits for an administrator, or for the home to go away and come back: the backup was
+    /// activated while the home was visible.
+    held: bool,
 }
 
 impl From<Ownership> for Transition {
@@ -101,6 +107,7 @@ impl From<Ownership> for Transition {
             owner: o.owner.to_string(),
             since: o.since,
             reason: o.reason,
+            held: o.held,
         }
     }
 }
@@ -118,13 +125,19 @@ async fn history(
 ) -> Result<axum::Json<Listed<Transition>>, Problem> {
     let group = known(&app, &group)?;
     let history = app.node.history(group.name).await;
-    let page = page(history.into_iter().map(Transition::from), &paging, |t| t.epoch)?;
+    let page = page(history.into_iter().map(Transition::from), &paging, |t| {
+        t.epoch
+    })?;
     Ok(axum::Json(page))
 }
 
 async fn ask(app: &App, group: &str, request: Request, guard: Guard) -> Answer {
     let (dry_run, outcome) = (guard.dry_run, operate(app, group, request, guard).await?);
-    let status = if dry_run { StatusCode::OK } else { StatusCode::ACCEPTED };
+    let status = if dry_run {
+        StatusCode::OK
+    } else {
+        StatusCode::ACCEPTED
+    };
     Ok((status, axum::Json(outcome)))
 }
 
@@ -136,8 +149,14 @@ pub(super) async fn operate(
     guard: Guard,
 ) -> Result<Outcome, Problem> {
     let group = known(app, group)?;
-    if guard.reason.as_ref().is_some_and(|r| r.chars().count() > REASON) {
-        return Err(Problem::invalid(format!("reason is longer than {REASON} characters")));
+    if guard
+        .reason
+        .as_ref()
+        .is_some_and(|r| r.chars().count() > REASON)
+    {
+        return Err(Problem::invalid(format!(
+            "reason is longer than {REASON} characters"
+        )));
     }
     Ok(app.node.request(group.name, request, guard).await?)
 }
@@ -146,9 +165,12 @@ pub(super) async fn operate(
 pub(super) fn known(app: &App, name: &str) -> Result<Group, Problem> {
     let groups = app.config.groups();
     let wanted = GroupName::new(name)?;
-    groups.iter().find(|g| g.name == wanted).cloned().ok_or_else(|| {
-        let names: Vec<_> = groups.iter().map(|g| g.name.as_str()).collect();
-        Problem::not_found(format_args!("group {name}"))
-            .with("groups", names)
-    })
+    groups
+        .iter()
+        .find(|g| g.name == wanted)
+        .cloned()
+        .ok_or_else(|| {
+            let names: Vec<_> = groups.iter().map(|g| g.name.as_str()).collect();
+            Problem::not_found(format_args!("group {name}")).with("groups", names)
+        })
 }

@@ -35,7 +35,9 @@ pub(super) fn limit(asked: Option<usize>) -> Result<usize, Problem> {
     match asked {
         None => Ok(DEFAULT),
         Some(n @ 1..=MOST) => Ok(n),
-        Some(n) => Err(Problem::invalid(format!("limit is {n}; it must be 1 to {MOST}"))),
+        Some(n) => Err(Problem::invalid(format!(
+            "limit is {n}; it must be 1 to {MOST}"
+        ))),
     }
 }
 
@@ -55,7 +57,10 @@ pub(super) fn page<T: ToSchema>(
     let mut rest = all.filter(|item| after.is_none_or(|last| number(item) > last));
     let items: Vec<T> = rest.by_ref().take(limit).collect();
     let more = rest.next().is_some();
-    let next = items.last().filter(|_| more).map(|last| number(last).to_string());
+    let next = items
+        .last()
+        .filter(|_| more)
+        .map(|last| number(last).to_string());
     Ok(Listed { items, next })
 }
 
@@ -67,7 +72,10 @@ mod tests {
         let mut pages = Vec::new();
         let mut cursor = None;
         loop {
-            let paging = Paging { limit: Some(limit), cursor };
+            let paging = Paging {
+                limit: Some(limit),
+                cursor,
+            };
             let one = page(1..=5_u64, &paging, |n| *n).unwrap();
             pages.push(one.items);
             cursor = one.next;

@@ -170,9 +170,18 @@ async fn list(
     Query(paging): Query<Paging>,
 ) -> Result<axum::Json<Listed<MailboxView>>, Problem> {
     let most = limit(paging.limit)?;
-    let page = app.store(move |s| s.mailboxes(paging.cursor.as_deref(), most)).await?;
-    let items = page.items.into_iter().map(|m| MailboxView::new(&app, m)).collect();
-    Ok(axum::Json(Listed { items, next: page.next }))
+    let page = app
+        .store(move |s| s.mailboxes(paging.cursor.as_deref(), most))
+        .await?;
+    let items = page
+        .items
+        .into_iter()
+        .map(|m| MailboxView::new(&app, m))
+        .collect();
+    Ok(axum::Json(Listed {
+        items,
+        next: page.next,
+    }))
 }
 
 /// Creates a mailbox.

@@ -137,7 +137,10 @@ async fn list(
         .store(move |s| s.messages(&ext, &states, wanted.cursor.as_deref(), most))
         .await?;
     let items = page.items.into_iter().map(MessageView::from).collect();
-    Ok(axum::Json(Listed { items, next: page.next }))
+    Ok(axum::Json(Listed {
+        items,
+        next: page.next,
+    }))
 }
 
 /// What is known of a message besides its audio.
@@ -202,7 +205,9 @@ async fn deposit(
     if !mailbox.enabled {
         return Err(vmsync_store::StoreError::Disabled(ext).into());
     }
-    let upload = budget.read(request, app.config.limits.message_bytes).await?;
+    let upload = budget
+        .read(request, app.config.limits.message_bytes)
+        .await?;
     let limits = app.config.limits.clone();
     let (message, first) = blocking(&app, move |store| {
         let audio = audio::reference(&headers, &upload.bytes)?;
@@ -215,8 +220,15 @@ async fn deposit(
         Ok((message, first))
     })
     .await?;
-    let at = format!("/api/v1/mailboxes/{}/messages/{}", message.mailbox, message.id);
-    let status = if first { StatusCode::CREATED } else { StatusCode::OK };
+    let at = format!(
+        "/api/v1/mailboxes/{}/messages/{}",
+        message.mailbox, message.id
+    );
+    let status = if first {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
     let body = axum::Json(MessageView::from(message));
     Ok((status, [(header::LOCATION, at)], body).into_response())
 }
@@ -260,7 +272,9 @@ async fn change(
     let ext = Extension::new(ext)?;
     mailbox_here(&app, &ext, &uri).await?;
     existing_message(&app, &ext, id).await?;
-    let message = app.store(move |s| s.set_message_state(id, change.state)).await?;
+    let message = app
+        .store(move |s| s.set_message_state(id, change.state))
+        .await?;
     Ok(axum::Json(message.into()))
 }
 
@@ -296,7 +310,9 @@ async fn delete(
         app.store(move |s| s.purge_message(id)).await?;
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    let message = app.store(move |s| s.set_message_state(id, MessageState::Deleted)).await?;
+    let message = app
+        .store(move |s| s.set_message_state(id, MessageState::Deleted))
+        .await?;
     Ok(axum::Json(MessageView::from(message)).into_response())
 }
 
@@ -348,8 +364,10 @@ fn states(text: Option<&str>) -> Result<Vec<MessageState>, Problem> {
     };
     text.split(',')
         .map(|word| {
-            MessageState::deserialize(serde::de::value::StrDeserializer::<serde::de::value::Error>::new(word.trim()))
-                .map_err(|e| Problem::invalid(format!("state: {e}")))
+            MessageState::deserialize(
+                serde::de::value::StrDeserializer::<serde::de::value::Error>::new(word.trim()),
+            )
+            .map_err(|e| Problem::invalid(format!("state: {e}")))
         })
         .collect()
 }
@@ -365,14 +383,18 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
         .map(str::trim)
         .filter(|key| (1..=200).contains(&key.len()))
         .map(|key| Some(format!("http:{key}")))
-        .ok_or_else(|| Problem::invalid("Idempotency-Key must be 1 to 200 visible ASCII characters"))
+        .ok_or_else(|| {
+            Problem::invalid("Idempotency-Key must be 1 to 200 visible ASCII characters")
+        })
 }
 
 fn checked(app: &App, facts: Facts, key: Option<String>) -> Result<MessageFacts, Problem> {
     let short = |name: &str, text: Option<String>| match text {
-        Some(t) if t.chars().count() > FACT || t.chars().any(char::is_control) => Err(Problem::invalid(
-            format!("{name} must be at most {FACT} characters without control characters"),
-        )),
+        Some(t) if t.chars().count() > FACT || t.chars().any(char::is_control) => {
+            Err(Problem::invalid(format!(
+                "{name} must be at most {FACT} characters without control characters"
+            )))
+        }
         text => Ok(text.filter(|t| !t.is_empty())),
     };
     Ok(MessageFacts {
@@ -389,7 +411,10 @@ fn checked(app: &App, facts: Facts, key: Option<String>) -> Result<MessageFacts,
 
 /// R-MB-8.
 fn length_allowed(audio: &AudioRef, limits: &Limits) -> Result<(), Problem> {
-    let (min, max) = (limits.message_min.as_millis(), limits.message_max.as_millis());
+    let (min, max) = (
+        limits.message_min.as_millis(),
+        limits.message_max.as_millis(),
+    );
     let length = u128::from(audio.duration_ms);
     if length < min {
         let detail = format!(
@@ -431,10 +456,12 @@ mod tests {
 
     #[test]
     fn a_key_must_be_there_and_short() {
-        let with = |v: &str| HeaderMap::from_iter([(
-            header::HeaderName::from_static("idempotency-key"),
-            v.parse().unwrap(),
-        )]);
+        let with = |v: &str| {
+            HeaderMap::from_iter([(
+                header::HeaderName::from_static("idempotency-key"),
+                v.parse().unwrap(),
+            )])
+        };
         assert_eq!(idempotency_key(&with("a1")).unwrap().unwrap(), "http:a1");
         assert_eq!(idempotency_key(&HeaderMap::new()).unwrap(), None);
         assert!(idempotency_key(&with(" ")).is_err());

@@ -40,19 +40,24 @@ impl<'a> Family<'a> {
         Self::new(out, name, "gauge", help)
     }
 
-    fn is(&mut self, labels: &[(&str, &str)], value: impl std::fmt::Display) -> &mut Self {
-        let labels: Vec<String> =
-            labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).collect();
-        let _ = match labels.is_empty() {
-            true => writeln!(self.out, "{} {value}", self.name),
-            false => writeln!(self.out, "{}{{{}}} {value}", self.name, labels.join(",")),
+    fn set(&mut self, labels: &[(&str, &str)], value: impl std::fmt::Display) -> &mut Self {
+        let labels: Vec<String> = labels
+            .iter()
+            .map(|(name, value)| format!("{name}=\"{}\"", escaped(value)))
+            .collect();
+        let _ = if labels.is_empty() {
+            writeln!(self.out, "{} {value}", self.name)
+        } else {
+            writeln!(self.out, "{}{{{}}} {value}", self.name, labels.join(","))
         };
         self
     }
 }
 
 fn escaped(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    text.replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
 }
 
 fn text(status: &Status) -> String {
@@ -61,24 +66,53 @@ fn text(status: &Status) -> String {
     groups(&mut out, status);
     directions(&mut out, status);
     let mut gauge = |name, help, value: u64| {
-        Family::gauge(&mut out, name, help).is(&[], value);
+        Family::gauge(&mut out, name, help).set(&[], value);
     };
-    gauge("vmsync_sync_diverged", "1 while vectors are equal and digests are not", status.sync.diverged.into());
-    gauge("vmsync_calls", "Active calls on this node", status.calls.into());
+    gauge(
+        "vmsync_sync_diverged",
+        "1 while vectors are equal and digests are not",
+        status.sync.diverged.into(),
+    );
+    gauge(
+        "vmsync_calls",
+        "Active calls on this node",
+        status.calls.into(),
+    );
     gauge("vmsync_mailboxes", "Mailboxes", status.totals.mailboxes);
-    gauge("vmsync_messages", "Messages in any state", status.totals.messages);
-    gauge("vmsync_audio_bytes", "Audio bytes held", status.totals.bytes);
-    gauge("vmsync_vrl_pending_files", "Recordings to move", status.vrl.files_pending);
-    gauge("vmsync_vrl_pending_bytes", "Bytes of recordings to move", status.vrl.bytes_pending);
+    gauge(
+        "vmsync_messages",
+        "Messages in any state",
+        status.totals.messages,
+    );
+    gauge(
+        "vmsync_audio_bytes",
+        "Audio bytes held",
+        status.totals.bytes,
+    );
+    gauge(
+        "vmsync_vrl_pending_files",
+        "Recordings to move",
+        status.vrl.files_pending,
+    );
+    gauge(
+        "vmsync_vrl_pending_bytes",
+        "Bytes of recordings to move",
+        status.vrl.bytes_pending,
+    );
     gauge("vmsync_alarms", "Alarms not cleared", status.alarms.into());
-    Family::new(&mut out, "vmsync_vrl_moved_files_total", "counter", "Recordings moved since start")
-        .is(&[], status.vrl.files_done);
+    Family::new(
+        &mut out,
+        "vmsync_vrl_moved_files_total",
+        "counter",
+        "Recordings moved since start",
+    )
+    .set(&[], status.vrl.files_done);
     out
 }
 
 fn node(out: &mut String, status: &Status) {
     let node = &status.node;
-    Family::gauge(out, "vmsync_info", "This node").is(
+    Family::gauge(out, "vmsync_info", "This node").set(
         &[
             ("node", &node.id),
             ("fqdn", &node.fqdn),
@@ -88,25 +122,41 @@ fn node(out: &mut String, status: &Status) {
         ],
         1,
     );
-    Family::gauge(out, "vmsync_ready", "1 once the node knows whom it serves").is(&[], u8::from(node.ready));
-    Family::gauge(out, "vmsync_peer_visible", "1 while the peer answers heartbeats")
-        .is(&[("peer", &status.peer.id)], u8::from(status.peer.visible));
+    Family::gauge(out, "vmsync_ready", "1 once the node knows whom it serves")
+        .set(&[], u8::from(node.ready));
+    Family::gauge(
+        out,
+        "vmsync_peer_visible",
+        "1 while the peer answers heartbeats",
+    )
+    .set(&[("peer", &status.peer.id)], u8::from(status.peer.visible));
 }
 
 fn groups(out: &mut String, status: &Status) {
-    let mut family = Family::gauge(out, "vmsync_group_epoch", "Raised by each failover and failback");
+    let mut family = Family::gauge(
+        out,
+        "vmsync_group_epoch",
+        "Raised by each failover and failback",
+    );
     for group in &status.groups {
-        family.is(&[("group", &group.name)], group.epoch);
+        family.set(&[("group", &group.name)], group.epoch);
     }
-    let mut family = Family::gauge(out, "vmsync_group_serving", "1 while this node serves the group");
+    let mut family = Family::gauge(
+        out,
+        "vmsync_group_serving",
+        "1 while this node serves the group",
+    );
     for group in &status.groups {
         let serves = matches!(group.serving_here.as_str(), "yes" | "partition");
-        family.is(&[("group", &group.name)], u8::from(serves));
+        family.set(&[("group", &group.name)], u8::from(serves));
     }
     let mut family = Family::gauge(out, "vmsync_group_phase", "1 for the phase the group is in");
     for group in &status.groups {
         for phase in PHASES {
-            family.is(&[("group", &group.name), ("phase", phase)], u8::from(group.phase == phase));
+            family.set(
+                &[("group", &group.name), ("phase", phase)],
+                u8::from(group.phase == phase),
+            );
         }
     }
 }
@@ -117,20 +167,39 @@ type Measure = fn(&DirectionStatus) -> u64;
 fn directions(out: &mut String, status: &Status) {
     let both = [("out", &status.sync.out), ("in", &status.sync.incoming)];
     let measures: [(&str, &str, Measure); 3] = [
-        ("vmsync_sync_pending_operations", "Operations left to exchange", |d| d.pending_ops),
-        ("vmsync_sync_pending_bytes", "Bytes left to exchange, estimated", |d| d.pending_bytes),
-        ("vmsync_sync_lag_milliseconds", "Time since synchronisation was last finished", |d| d.lag_ms),
+        (
+            "vmsync_sync_pending_operations",
+            "Operations left to exchange",
+            |d| d.pending_ops,
+        ),
+        (
+            "vmsync_sync_pending_bytes",
+            "Bytes left to exchange, estimated",
+            |d| d.pending_bytes,
+        ),
+        (
+            "vmsync_sync_lag_milliseconds",
+            "Time since synchronisation was last finished",
+            |d| d.lag_ms,
+        ),
     ];
     for (name, help, measure) in measures {
         let mut family = Family::gauge(out, name, help);
         for (word, direction) in both {
-            family.is(&[("direction", word)], measure(direction));
+            family.set(&[("direction", word)], measure(direction));
         }
     }
-    let mut family = Family::gauge(out, "vmsync_sync_state", "1 for the state a direction is in");
+    let mut family = Family::gauge(
+        out,
+        "vmsync_sync_state",
+        "1 for the state a direction is in",
+    );
     for (word, direction) in both {
         for state in STATES {
-            family.is(&[("direction", word), ("state", state)], u8::from(direction.state == state));
+            family.set(
+                &[("direction", word), ("state", state)],
+                u8::from(direction.state == state),
+            );
         }
     }
 }
@@ -143,8 +212,8 @@ mod tests {
     fn a_series_is_written_as_prometheus_reads_it() {
         let mut out = String::new();
         Family::gauge(&mut out, "vmsync_calls", "Calls")
-            .is(&[("node", "a\"b\\c")], 3)
-            .is(&[], 1);
+            .set(&[("node", "a\"b\\c")], 3)
+            .set(&[], 1);
         assert_eq!(
             out,
             "# HELP vmsync_calls Calls\n# TYPE vmsync_calls gauge\nvmsync_calls{node=\"a\\\"b\\\\c\"} 3\nvmsync_calls 1\n"

@@ -57,10 +57,14 @@ use crate::app::App;
 pub fn router(app: Arc<App>) -> Router {
     let (api, document) = api_routes();
     let budget = body::Budget::new(app.config.limits.message_bytes);
+    let followers = stream::Followers::new(app.config.limits.http_connections);
     let pages = console::routes(Arc::clone(&app), &document);
     let document = Arc::new(document);
     let api = api
-        .route("/api/v1/openapi.json", get(move || async move { Json((*document).clone()) }))
+        .route(
+            "/api/v1/openapi.json",
+            get(move || async move { Json((*document).clone()) }),
+        )
         .route("/metrics", get(metrics::metrics))
         .layer(from_fn_with_state(Arc::clone(&app), serving::freshness))
         .layer(from_fn_with_state(Arc::clone(&app), auth::bearer))
@@ -74,7 +78,7 @@ pub fn router(app: Arc<App>) -> Router {
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(map_response(hardened))
-        .layer(Extension(stream::Followers::default()))
+        .layer(Extension(followers))
         .layer(Extension(budget))
 }
 
@@ -105,7 +109,10 @@ async fn no_such_path(uri: Uri) -> Problem {
 }
 
 async fn no_such_method(method: Method, uri: Uri) -> Problem {
-    let detail = format!("{method} is not for {}; the Allow header lists what is", uri.path());
+    let detail = format!(
+        "{method} is not for {}; the Allow header lists what is",
+        uri.path()
+    );
     Problem::new(Code::MethodNotAllowed, detail)
 }
 
@@ -113,7 +120,9 @@ async fn no_such_method(method: Method, uri: Uri) -> Problem {
 async fn hardened(mut response: Response) -> Response {
     let headers = response.headers_mut();
     let mut set = |name: HeaderName, value: &'static str| {
-        headers.entry(name).or_insert(HeaderValue::from_static(value));
+        headers
+            .entry(name)
+            .or_insert(HeaderValue::from_static(value));
     };
     set(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
     set(header::X_FRAME_OPTIONS, "DENY");

@@ -47,7 +47,9 @@ impl Modify for Common {
             .description("What is wrong and what to do (RFC 9457)")
             .content("application/problem+json", problem)
             .build();
-        components.responses.insert("Problem".to_owned(), response.into());
+        components
+            .responses
+            .insert("Problem".to_owned(), response.into());
     }
 }
 

@@ -32,7 +32,10 @@ async fn list(
     let phones = (1_u64..).zip(app.node.phones().await).map(Numbered::from);
     let page = page(phones, &paging, |p| p.number)?;
     let items = page.items.into_iter().map(|p| p.phone).collect();
-    Ok(axum::Json(Listed { items, next: page.next }))
+    Ok(axum::Json(Listed {
+        items,
+        next: page.next,
+    }))
 }
 
 /// A phone has registered at a system.

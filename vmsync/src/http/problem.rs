@@ -334,7 +334,8 @@ mod tests {
 
     #[test]
     fn a_problem_has_the_members_of_rfc_9457_and_a_code() {
-        let problem = Problem::new(Code::TooLarge, "the body is larger than 10 bytes").with("limit_bytes", 10);
+        let problem = Problem::new(Code::TooLarge, "the body is larger than 10 bytes")
+            .with("limit_bytes", 10);
         let json = problem.json();
         assert_eq!(json["type"], "urn:vmsync:problem:too_large");
         assert_eq!(json["status"], 413);
@@ -344,16 +345,29 @@ mod tests {
 
     #[test]
     fn what_the_node_refuses_keeps_its_own_code() {
-        let refused = |code: &str| Refused { code: code.to_owned(), reason: "because".to_owned() };
+        let refused = |code: &str| Refused {
+            code: code.to_owned(),
+            reason: "because".to_owned(),
+        };
         let stale = Problem::from(refused("stale_owner"));
-        assert_eq!((stale.status().as_u16(), stale.code()), (409, "stale_owner"));
+        assert_eq!(
+            (stale.status().as_u16(), stale.code()),
+            (409, "stale_owner")
+        );
         let stopping = Problem::from(refused("stopping"));
-        assert_eq!((stopping.status().as_u16(), stopping.code()), (503, "stopping"));
+        assert_eq!(
+            (stopping.status().as_u16(), stopping.code()),
+            (503, "stopping")
+        );
     }
 
     #[test]
     fn a_full_disk_is_507_and_asks_to_come_back() {
-        let full = StoreError::Full { path: "data".into(), free: 1, reserve: 2 };
+        let full = StoreError::Full {
+            path: "data".into(),
+            free: 1,
+            reserve: 2,
+        };
         let response = Problem::from(full).into_response();
         assert_eq!(response.status(), StatusCode::INSUFFICIENT_STORAGE);
         assert!(response.headers().contains_key(header::RETRY_AFTER));

@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use axum::{Json, extract::State, http::{HeaderMap, header}};
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderMap, header},
+};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -64,7 +68,11 @@ async fn route(
     let group = match (wanted.mailbox, wanted.system) {
         (Some(mailbox), None) => group_of_mailbox(&app, &mailbox).await?,
         (None, Some(system)) => group_of_system(&app, &system)?,
-        _ => return Err(Problem::invalid("ask for one: ?mailbox=EXTENSION or ?system=NAME")),
+        _ => {
+            return Err(Problem::invalid(
+                "ask for one: ?mailbox=EXTENSION or ?system=NAME",
+            ));
+        }
     };
     let status = app.node.status();
     let seen = status
@@ -76,13 +84,24 @@ async fn route(
     let (fqdn, url) = if mine {
         (&app.config.node.fqdn, own_url(&app, &headers))
     } else {
-        (&app.config.pair.peer, app.config.pair.peer_url.as_str().trim_end_matches('/').to_owned())
+        (
+            &app.config.pair.peer,
+            app.config
+                .pair
+                .peer_url
+                .as_str()
+                .trim_end_matches('/')
+                .to_owned(),
+        )
     };
     Ok(Json(Route {
         owner: seen.owner.clone(),
         fqdn: fqdn.to_string(),
         url,
-        here: matches!(app.node.serving(&group), Serving::Yes | Serving::YesPartition),
+        here: matches!(
+            app.node.serving(&group),
+            Serving::Yes | Serving::YesPartition
+        ),
         phase: seen.phase.clone(),
         epoch: seen.epoch,
         since: seen.since.clone(),

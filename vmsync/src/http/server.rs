@@ -50,7 +50,12 @@ pub struct Patience {
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { head: HEAD, stalled: STALLED, body: body::Timeouts::default(), grace: GRACE }
+        Self {
+            head: HEAD,
+            stalled: STALLED,
+            body: body::Timeouts::default(),
+            grace: GRACE,
+        }
     }
 }
 

@@ -10,10 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
-use vmsync_config::{
-    Failback, FailbackPolicy, parse_duration, show_duration,
-    words::UnixMillis,
-};
+use vmsync_config::{Failback, FailbackPolicy, parse_duration, show_duration, words::UnixMillis};
 use vmsync_store::model::Settings;
 
 use super::{extract::Json, problem::Problem};
@@ -25,7 +22,7 @@ const STABLE_FOR: &str = "failback.stable_for";
 /// R-FB-5.
 const MINUTES: std::ops::RangeInclusive<u64> = 1..=60;
 /// Longest `stable_for`.
-const STABLE_MOST: Duration = Duration::from_secs(24 * 3600);
+const STABLE_MOST: Duration = Duration::from_hours(24);
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(read, change))
@@ -107,7 +104,10 @@ pub fn effective(configured: &Failback, settings: &Settings) -> Failback {
 #[utoipa::path(get, path = "/settings", tag = "pair", responses((status = 200, body = SettingsAnswer)))]
 async fn read(State(app): State<Arc<App>>) -> Result<axum::Json<SettingsAnswer>, Problem> {
     let settings = app.store(vmsync_store::Store::settings).await?;
-    Ok(axum::Json(answer(&effective(&app.config.failback, &settings), &settings)))
+    Ok(axum::Json(answer(
+        &effective(&app.config.failback, &settings),
+        &settings,
+    )))
 }
 
 /// Changes settings, on either node; they replicate.
@@ -122,7 +122,9 @@ async fn change(
 ) -> Result<axum::Json<SettingsAnswer>, Problem> {
     let values = checked(change.failback)?;
     app.store(move |store| {
-        values.into_iter().try_for_each(|(name, value)| store.set_setting(name, value))
+        values
+            .into_iter()
+            .try_for_each(|(name, value)| store.set_setting(name, value))
     })
     .await?;
     read(State(app)).await
@@ -166,7 +168,13 @@ fn answer(failback: &Failback, settings: &Settings) -> SettingsAnswer {
         .iter()
         .map(|(name, (_, stamp))| {
             let by = stamp.origin.node.to_string();
-            (name.clone(), Changed { at: stamp.at.wall, by })
+            (
+                name.clone(),
+                Changed {
+                    at: stamp.at.wall,
+                    by,
+                },
+            )
         })
         .collect();
     SettingsAnswer {
@@ -197,15 +205,22 @@ mod tests {
     fn configured() -> Failback {
         Failback {
             policy: FailbackPolicy::Graceful,
-            timeout: Duration::from_secs(600),
+            timeout: Duration::from_mins(10),
             stable_for: Duration::ZERO,
         }
     }
 
     fn stored(values: &[(&str, Value)]) -> Settings {
         let origin: Origin = "vmpro1.00000001".parse().unwrap();
-        let stamp = Stamp { at: Hlc::default(), origin, seq: 1 };
-        values.iter().map(|(n, v)| ((*n).to_owned(), (v.clone(), stamp.clone()))).collect()
+        let stamp = Stamp {
+            at: Hlc::default(),
+            origin,
+            seq: 1,
+        };
+        values
+            .iter()
+            .map(|(n, v)| ((*n).to_owned(), (v.clone(), stamp.clone())))
+            .collect()
     }
 
     #[test]
@@ -217,7 +232,7 @@ mod tests {
         ]);
         let now = effective(&configured(), &settings);
         assert_eq!(now.policy, FailbackPolicy::Automatic);
-        assert_eq!(now.timeout, Duration::from_secs(300));
+        assert_eq!(now.timeout, Duration::from_mins(5));
         assert_eq!(now.stable_for, Duration::from_secs(90));
         assert_eq!(effective(&configured(), &Settings::new()), configured());
     }
@@ -225,7 +240,7 @@ mod tests {
     #[test]
     fn no_stored_value_lifts_the_cap_of_60_minutes() {
         let now = effective(&configured(), &stored(&[(TIMEOUT, 61.into())]));
-        assert_eq!(now.timeout, Duration::from_secs(3600));
+        assert_eq!(now.timeout, Duration::from_hours(1));
     }
 
     #[test]

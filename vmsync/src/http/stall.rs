@@ -25,7 +25,11 @@ pub(super) struct Stall<S> {
 
 impl<S> Stall<S> {
     pub(super) fn new(inner: S, patience: Duration) -> Self {
-        Self { inner, patience, waiting: None }
+        Self {
+            inner,
+            patience,
+            waiting: None,
+        }
     }
 
     /// Passes a finished write on; lets an unfinished one wait until patience ends.
@@ -39,7 +43,9 @@ impl<S> Stall<S> {
             return written;
         }
         let patience = self.patience;
-        let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(patience)));
+        let waiting = self
+            .waiting
+            .get_or_insert_with(|| Box::pin(sleep(patience)));
         ready!(waiting.as_mut().poll(cx));
         Poll::Ready(Err(io::Error::new(
             io::ErrorKind::TimedOut,
@@ -97,23 +103,27 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    const PATIENCE: Duration = Duration::from_millis(300);
+
+    #[tokio::test]
     async fn a_client_that_does_not_read_is_given_up() {
         let (ours, _theirs) = tokio::io::duplex(16);
-        let mut ours = Stall::new(ours, Duration::from_secs(30));
+        let mut ours = Stall::new(ours, PATIENCE);
         let error = ours.write_all(&[0; 64]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_slow_reader_is_not() {
         let (ours, mut theirs) = tokio::io::duplex(16);
-        let mut ours = Stall::new(ours, Duration::from_secs(30));
+        let mut ours = Stall::new(ours, PATIENCE);
         let reader = tokio::spawn(async move {
             let mut taken = [0; 16];
             for _ in 0..4 {
-                sleep(Duration::from_secs(20)).await;
-                tokio::io::AsyncReadExt::read_exact(&mut theirs, &mut taken).await.unwrap();
+                sleep(PATIENCE / 3).await;
+                tokio::io::AsyncReadExt::read_exact(&mut theirs, &mut taken)
+                    .await
+                    .unwrap();
             }
         });
         ours.write_all(&[0; 64]).await.unwrap();

@@ -4,12 +4,7 @@
 //! `Last-Event-ID` when the reader comes back. A reader that missed more than is kept gets an event
 //! `gap` first: it must read the state anew. So does one that is too slow to follow.
 
-use std::{
-    collections::HashSet,
-    convert::Infallible,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     extract::{Extension, State},
@@ -36,20 +31,21 @@ use crate::{
     events::{Event, EventHub},
 };
 
-/// Readers at once; each holds a connection, and requests need some too.
+/// Most readers at once. Each holds a connection, and requests need some too: a quarter is theirs.
 const MOST: usize = 64;
 /// A comment line now and then shows both sides that the other is there.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// A stream ends after this long; its reader comes back with `Last-Event-ID`, and its token is checked again.
-const LONGEST: Duration = Duration::from_secs(3600);
+const LONGEST: Duration = Duration::from_hours(1);
 
-/// Readers of the stream now.
+/// Places for readers of the stream.
 #[derive(Clone)]
 pub(super) struct Followers(Arc<Semaphore>);
 
-impl Default for Followers {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(MOST)))
+impl Followers {
+    /// Places on a node that takes so many connections.
+    pub(super) fn new(connections: usize) -> Self {
+        Self(Arc::new(Semaphore::new((connections / 4).clamp(1, MOST))))
     }
 }
 
@@ -82,7 +78,9 @@ async fn events(
     Query(wanted): Query<Wanted>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let kinds = wanted.kinds.map(|k| k.split(',').map(|k| k.trim().to_owned()).collect());
+    let kinds = wanted
+        .kinds
+        .map(|k| k.split(',').map(|k| k.trim().to_owned()).collect());
     let last = headers.get("last-event-id").and_then(|v| v.to_str().ok());
     let stopping = stopping.map(|Extension(s)| s).unwrap_or_default();
     follow(&app.events, last, kinds, &followers, stopping, LONGEST)
@@ -98,7 +96,11 @@ pub(super) fn follow(
     longest: Duration,
 ) -> Result<Response, Problem> {
     let place = Arc::clone(&followers.0).try_acquire_owned().map_err(|_| {
-        Problem::new(Code::Busy, format!("{MOST} readers follow the stream already")).retry_after(5)
+        Problem::new(
+            Code::Busy,
+            format!("{MOST} readers follow the stream already"),
+        )
+        .retry_after(5)
     })?;
     let end = async move {
         tokio::select! {
@@ -120,7 +122,9 @@ fn frames(
 ) -> impl Stream<Item = Result<Frame, Infallible>> + use<> {
     let subscription = hub.subscribe(last);
     // A first comment: the reader knows at once that it is connected.
-    let hello = Frame::default().comment("connected").retry(Duration::from_secs(1));
+    let hello = Frame::default()
+        .comment("connected")
+        .retry(Duration::from_secs(1));
     let first = stream::iter([hello].into_iter().chain(subscription.gap.then(gap)));
     let missed = stream::iter(subscription.missed).map(Ok);
     let live = BroadcastStream::new(subscription.live);

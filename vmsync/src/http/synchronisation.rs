@@ -40,8 +40,9 @@ struct SyncAnswer {
 /// Vectors, digests and what is left to exchange.
 #[utoipa::path(get, path = "/sync", tag = "watching", responses((status = 200, body = SyncAnswer)))]
 async fn sync(State(app): State<Arc<App>>) -> Result<Json<SyncAnswer>, Problem> {
-    let (origin, have, (at, digest)) =
-        app.store(|s| Ok((s.origin(), s.have(), s.digest()))).await?;
+    let (origin, have, (at, digest)) = app
+        .store(|s| Ok((s.origin(), s.have(), s.digest())))
+        .await?;
     Ok(Json(SyncAnswer {
         status: app.node.status().sync.clone(),
         origin: origin.to_string(),
@@ -74,5 +75,8 @@ async fn certificate(State(app): State<Arc<App>>) -> Result<Json<CertificateAnsw
 }
 
 fn entries(vector: &Vector) -> BTreeMap<String, u64> {
-    vector.iter().map(|(origin, seq)| (origin.to_string(), seq)).collect()
+    vector
+        .iter()
+        .map(|(origin, seq)| (origin.to_string(), seq))
+        .collect()
 }

@@ -63,7 +63,10 @@ fn answer(app: &App) -> VrlAnswer {
     VrlAnswer {
         status: app.vrl.as_ref().map_or_else(stays, VrlHandle::status),
         folder: config.folder.display().to_string(),
-        remote: config.remote.as_ref().map(|r| format!("{}:{}{}", r.host, r.port, r.location)),
+        remote: config
+            .remote
+            .as_ref()
+            .map(|r| format!("{}:{}{}", r.host, r.port, r.location)),
         right: config.right,
     }
 }
@@ -90,7 +93,11 @@ struct Tested {
 async fn test(State(app): State<Arc<App>>) -> Result<Json<Tested>, Problem> {
     let steps = mover(&app)?.test().await;
     let failed = steps.iter().find(|s| !s.ok).map(|s| s.step.clone());
-    Ok(Json(Tested { ok: failed.is_none() && !steps.is_empty(), failed, steps }))
+    Ok(Json(Tested {
+        ok: failed.is_none() && !steps.is_empty(),
+        failed,
+        steps,
+    }))
 }
 
 /// Starts the move now, without waiting for its turn.
@@ -157,11 +164,22 @@ async fn record(
     }
     let (folder, reserve) = (&app.config.vrl.folder, limits.min_free_bytes);
     let bytes = upload.bytes.clone();
-    let taken = take(folder, &recording.name, bytes, recording.sha256.as_deref(), reserve).await?;
+    let taken = take(
+        folder,
+        &recording.name,
+        bytes,
+        recording.sha256.as_deref(),
+        reserve,
+    )
+    .await?;
     if let Some(mover) = &app.vrl {
         mover.taken(taken.clone());
     }
-    let status = if taken.new { StatusCode::CREATED } else { StatusCode::OK };
+    let status = if taken.new {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
     Ok((status, Json(taken)).into_response())
 }
 
@@ -172,9 +190,12 @@ fn may_record(app: &App, uri: &Uri) -> Result<(), Problem> {
         return Err(Problem::new(Code::NoMediaManagerRight, detail));
     }
     let groups = app.config.groups();
-    let serves_one = groups
-        .iter()
-        .any(|g| matches!(app.node.serving(&g.name), Serving::Yes | Serving::YesPartition));
+    let serves_one = groups.iter().any(|g| {
+        matches!(
+            app.node.serving(&g.name),
+            Serving::Yes | Serving::YesPartition
+        )
+    });
     match app.config.pair.mode {
         Mode::DualActive if serves_one => Ok(()),
         _ => group_here(app, &app.group_of(None), uri),

@@ -41,10 +41,26 @@ impl Action {
         }
     }
 
+    /// As in the address.
+    fn path(self) -> &'static str {
+        match self {
+            Self::Activate => "activate-backup",
+            Self::Failback => "failback",
+        }
+    }
+
     fn title(self) -> &'static str {
         match self {
             Self::Activate => "Activate Backup Server",
             Self::Failback => "Failback",
+        }
+    }
+
+    /// What the list of an outcome is about.
+    fn waits(self) -> &'static str {
+        match self {
+            Self::Activate => "Failback will then wait for",
+            Self::Failback => "It will wait for",
         }
     }
 
@@ -88,10 +104,10 @@ pub(super) async fn confirm(
             p.lead { strong { (to) } " takes voicemail over from " strong { (from) } "." }
             @match &would {
                 Ok(outcome) => {
-                    p { (outcome.what) }
+                    p.muted { "The history will say: " (outcome.what) "." }
                     @if !outcome.waiting_for.is_empty() {
                         div.waiting {
-                            h3 { "It would wait for" }
+                            h3 { (action.waits()) }
                             ul { @for what in &outcome.waiting_for { li { (what) } } }
                         }
                     }
@@ -101,7 +117,7 @@ pub(super) async fn confirm(
                     p { (problem.detail()) }
                 }
             }
-            form.stack method="post" action={ "/console/groups/" (seen.name) "/" (if action == Action::Activate { "activate-backup" } else { "failback" }) } {
+            form.stack method="post" action={ "/console/groups/" (seen.name) "/" (action.path()) } {
                 (form_token(&session))
                 input type="hidden" name="expected_owner" value=(seen.owner);
                 label for="reason" { "Reason, for the history" }
@@ -117,7 +133,13 @@ pub(super) async fn confirm(
             }
         }
     };
-    Ok(page(app, Some(&session), Here::Elsewhere, action.title(), &body))
+    Ok(page(
+        app,
+        Some(&session),
+        Here::Elsewhere,
+        action.title(),
+        &body,
+    ))
 }
 
 /// What the form sends.
@@ -151,7 +173,11 @@ pub(super) async fn act(
     let outcome = operate(&console.app, &group, action.request(deed.force), guard).await?;
     let mut notice = outcome.what;
     if !outcome.waiting_for.is_empty() {
-        notice = format!("{notice} Waiting for: {}.", outcome.waiting_for.join("; "));
+        notice = format!(
+            "{notice}. {} {}",
+            action.waits(),
+            outcome.waiting_for.join("; ")
+        );
     }
     console.sessions.notice(&signed_in.id, notice);
     Ok(Redirect::to("/"))
@@ -188,5 +214,6 @@ pub(super) async fn sign_out(
 }
 
 pub(super) fn sent<T>(form: Result<Form<T>, FormRejection>) -> Result<T, Problem> {
-    form.map(|Form(form)| form).map_err(|e| Problem::new(Code::Malformed, e.body_text()))
+    form.map(|Form(form)| form)
+        .map_err(|e| Problem::new(Code::Malformed, e.body_text()))
 }

@@ -153,7 +153,10 @@ fn type_of(schema: &Value) -> Markup {
     if let Some(name) = schema["$ref"].as_str().and_then(|r| r.rsplit('/').next()) {
         return html! { a href={ "#shape-" (name) } { (name) } };
     }
-    if let Some(one) = schema["oneOf"].as_array().and_then(|all| all.iter().find(|s| s["type"] != "null")) {
+    if let Some(one) = schema["oneOf"]
+        .as_array()
+        .and_then(|all| all.iter().find(|s| s["type"] != "null"))
+    {
         return html! { (type_of(one)) " or null" };
     }
     match &schema["type"] {
@@ -197,7 +200,12 @@ mod tests {
         });
         let html = document(&json).into_string();
         for expected in [
-            "GET", "/lamps", "Lists lamps.", "href=\"#shape-Lamp\"", "boolean", "string or null",
+            "GET",
+            "/lamps",
+            "Lists lamps.",
+            "href=\"#shape-Lamp\"",
+            "boolean",
+            "string or null",
             "<code>works</code>",
         ] {
             assert!(html.contains(expected), "{expected} is missing in {html}");

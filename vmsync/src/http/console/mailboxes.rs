@@ -2,11 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{
-    extract::State,
-    http::HeaderMap,
-    response::Response,
-};
+use axum::{extract::State, http::HeaderMap, response::Response};
 use maud::{Markup, html};
 use serde::Deserialize;
 use uuid::Uuid;
@@ -42,7 +38,9 @@ pub(super) async fn list(
     Query(paging): Query<Paging>,
 ) -> Result<Markup, Oops> {
     let app = &console.app;
-    let mailboxes = app.store(move |s| s.mailboxes(paging.cursor.as_deref(), PAGE)).await?;
+    let mailboxes = app
+        .store(move |s| s.mailboxes(paging.cursor.as_deref(), PAGE))
+        .await?;
     let body = html! {
         header.head {
             h1 { "Mailboxes" }
@@ -68,7 +66,13 @@ pub(super) async fn list(
         }
         (next_page(mailboxes.next.as_deref(), ""))
     };
-    Ok(page(app, Some(&session), Here::Mailboxes, "Mailboxes", &body))
+    Ok(page(
+        app,
+        Some(&session),
+        Here::Mailboxes,
+        "Mailboxes",
+        &body,
+    ))
 }
 
 fn row(mailbox: &Mailbox) -> Markup {
@@ -108,8 +112,9 @@ pub(super) async fn read(
     let mailbox = existing(app, &ext).await?;
     let states: &[MessageState] = if paging.deleted { &ALL } else { &[] };
     let of = ext.clone();
-    let messages =
-        app.store(move |s| s.messages(&of, states, paging.cursor.as_deref(), PAGE)).await?;
+    let messages = app
+        .store(move |s| s.messages(&of, states, paging.cursor.as_deref(), PAGE))
+        .await?;
     let title = format!("Mailbox {ext}");
     let body = html! {
         nav.crumbs aria-label="Path" { a href="/console/mailboxes" { "Mailboxes" } }
@@ -146,7 +151,11 @@ const ALL: [MessageState; 5] = [
 fn message_row(message: &Message) -> Markup {
     let facts = &message.facts;
     let number = facts.caller_number.as_deref();
-    let caller = facts.caller_name.as_deref().or(number).unwrap_or("Unknown caller");
+    let caller = facts
+        .caller_name
+        .as_deref()
+        .or(number)
+        .unwrap_or("Unknown caller");
     let state = match message.state {
         MessageState::New => "new",
         MessageState::Unopened => "unopened",

@@ -47,7 +47,7 @@ use crate::{app::App, clock};
 /// Largest form, bytes.
 const FORM_BYTES: usize = 16 * 1024;
 /// An event stream of the console ends after this long; the browser comes back, its session is checked again.
-const STREAM: Duration = Duration::from_secs(15 * 60);
+const STREAM: Duration = Duration::from_mins(15);
 /// How much of history, alarms and events the overview shows.
 const SHOWN: usize = 8;
 const EVENTS: usize = 12;
@@ -62,18 +62,28 @@ pub(super) struct Console {
 /// Everything under `/` that is for people.
 pub(super) fn routes(app: Arc<App>, document: &OpenApi) -> Router {
     let document = serde_json::to_value(document).unwrap_or_default();
-    let console = Arc::new(Console { app, sessions: Sessions::default(), document });
+    let console = Arc::new(Console {
+        app,
+        sessions: Sessions::default(),
+        document,
+    });
     Router::new()
         .route("/", get(overview_page))
         .route("/login", get(login_page).post(login))
         .route("/logout", post(actions::sign_out))
         .route("/console/fragment", get(fragment))
         .route("/console/events", get(events))
-        .route("/console/groups/{group}/{action}", get(actions::confirm).post(actions::act))
+        .route(
+            "/console/groups/{group}/{action}",
+            get(actions::confirm).post(actions::act),
+        )
         .route("/console/alarms/{id}/ack", post(actions::acknowledge))
         .route("/console/mailboxes", get(mailboxes::list))
         .route("/console/mailboxes/{ext}", get(mailboxes::read))
-        .route("/console/mailboxes/{ext}/messages/{id}/audio", get(mailboxes::listen))
+        .route(
+            "/console/mailboxes/{ext}/messages/{id}/audio",
+            get(mailboxes::listen),
+        )
         .route("/api/docs", get(docs::docs))
         .route("/static/{file}", get(asset))
         .layer(DefaultBodyLimit::max(FORM_BYTES))
@@ -104,7 +114,10 @@ impl SignedIn {
         if self.session.sent(form_token) {
             return Ok(());
         }
-        Err(Problem::new(Code::NotThisForm, "the form was not made for this session; open the page again"))
+        Err(Problem::new(
+            Code::NotThisForm,
+            "the form was not made for this session; open the page again",
+        ))
     }
 }
 
@@ -114,7 +127,9 @@ impl FromRequestParts<Arc<Console>> for SignedIn {
         parts: &mut Parts,
         console: &Arc<Console>,
     ) -> Result<Self, Redirect> {
-        console.signed_in(&parts.headers).ok_or_else(|| Redirect::to("/login"))
+        console
+            .signed_in(&parts.headers)
+            .ok_or_else(|| Redirect::to("/login"))
     }
 }
 
@@ -162,8 +177,14 @@ impl Console {
         alarms.truncate(SHOWN);
         let mut events = app.events.recent(EVENTS);
         events.reverse();
-        Overview { status: &status, history: &history, alarms: &alarms, events: &events, session }
-            .render()
+        Overview {
+            status: &status,
+            history: &history,
+            alarms: &alarms,
+            events: &events,
+            session,
+        }
+        .render()
     }
 }
 
@@ -177,10 +198,19 @@ async fn overview_page(
         p.offline hidden role="alert" { "This node no longer answers. What you see may be out of date." }
         div #live { (console.parts(&session).await) }
     };
-    page(&console.app, Some(&session), Here::Overview, "Overview", &body)
+    page(
+        &console.app,
+        Some(&session),
+        Here::Overview,
+        "Overview",
+        &body,
+    )
 }
 
-async fn fragment(State(console): State<Arc<Console>>, SignedIn { session, .. }: SignedIn) -> Markup {
+async fn fragment(
+    State(console): State<Arc<Console>>,
+    SignedIn { session, .. }: SignedIn,
+) -> Markup {
     console.parts(&session).await
 }
 
@@ -193,7 +223,14 @@ async fn events(
 ) -> Result<Response, Problem> {
     let last = headers.get("last-event-id").and_then(|v| v.to_str().ok());
     let stopping = stopping.map(|Extension(s)| s).unwrap_or_default();
-    follow(&console.app.events, last, None, &followers, stopping, STREAM)
+    follow(
+        &console.app.events,
+        last,
+        None,
+        &followers,
+        stopping,
+        STREAM,
+    )
 }
 
 /// Where to go after signing in.
@@ -240,15 +277,30 @@ async fn login(
     let form = actions::sent(form)?;
     let Some(scope) = console.app.tokens.check(form.token.trim()) else {
         tokio::time::sleep(auth::FAILED).await;
-        let page = login_form(&console, form.next.as_deref(), Some("This is not a token of this node."));
+        let page = login_form(
+            &console,
+            form.next.as_deref(),
+            Some("This is not a token of this node."),
+        );
         return Ok((StatusCode::UNAUTHORIZED, page).into_response());
     };
-    let id = console.sessions.begin(&scope, clock::now().mono).ok_or_else(|| {
-        Problem::new(Code::Internal, "the system gives no random bytes; nobody can sign in")
-    })?;
-    let to = form.next.filter(|n| own_path(n)).unwrap_or_else(|| "/".to_owned());
+    let id = console
+        .sessions
+        .begin(scope, clock::now().mono)
+        .ok_or_else(|| {
+            Problem::new(
+                Code::Internal,
+                "the system gives no random bytes; nobody can sign in",
+            )
+        })?;
+    let to = form
+        .next
+        .filter(|n| own_path(n))
+        .unwrap_or_else(|| "/".to_owned());
     // Behind a proxy that ends TLS the cookie must not travel in the clear either.
-    let https = headers.get("x-forwarded-proto").is_some_and(|v| v == "https");
+    let https = headers
+        .get("x-forwarded-proto")
+        .is_some_and(|v| v == "https");
     let cookie = format!(
         "{}={id}; Path=/; HttpOnly; SameSite=Strict; Max-Age={}{}",
         console.cookie_name(),
@@ -265,14 +317,29 @@ fn own_path(next: &str) -> bool {
         && next.bytes().all(|b| b.is_ascii_graphic() && b != b'\\')
 }
 
-async fn asset(axum::extract::Path(file): axum::extract::Path<String>) -> Result<Response, Problem> {
+async fn asset(
+    axum::extract::Path(file): axum::extract::Path<String>,
+) -> Result<Response, Problem> {
     let (kind, text) = match file.as_str() {
-        "console.css" => ("text/css; charset=utf-8", include_str!("../static/console.css")),
-        "console.js" => ("text/javascript; charset=utf-8", include_str!("../static/console.js")),
+        "console.css" => (
+            "text/css; charset=utf-8",
+            include_str!("../static/console.css"),
+        ),
+        "console.js" => (
+            "text/javascript; charset=utf-8",
+            include_str!("../static/console.js"),
+        ),
         "icon.svg" => ("image/svg+xml", include_str!("../static/icon.svg")),
         _ => return Err(Problem::not_found(format_args!("/static/{file}"))),
     };
-    Ok(([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-cache")], text).into_response())
+    Ok((
+        [
+            (header::CONTENT_TYPE, kind),
+            (header::CACHE_CONTROL, "no-cache"),
+        ],
+        text,
+    )
+        .into_response())
 }
 
 #[cfg(test)]
@@ -282,7 +349,13 @@ mod tests {
     #[test]
     fn a_login_leads_only_to_this_node() {
         assert!(own_path("/api/docs"));
-        for elsewhere in ["//evil.example", "https://evil.example", "/\\evil.example", "/a\r\nb", ""] {
+        for elsewhere in [
+            "//evil.example",
+            "https://evil.example",
+            "/\\evil.example",
+            "/a\r\nb",
+            "",
+        ] {
             assert!(!own_path(elsewhere), "{elsewhere}");
         }
     }

@@ -5,6 +5,7 @@
 //! focus is lost, and a screen reader hears only what is new.
 
 use maud::{Markup, html};
+use serde_json::Value;
 use vmsync_core::resilience::Ownership;
 
 use super::{
@@ -16,7 +17,7 @@ use super::{
 use crate::{
     alarms::Alarm,
     events::Event,
-    status::{DirectionStatus, GroupStatus, LinkStatus, Status, TotalsStatus},
+    status::{DirectionStatus, FailbackStatus, GroupStatus, LinkStatus, Status, TotalsStatus},
 };
 
 /// Everything the overview shows.
@@ -57,12 +58,11 @@ fn part(name: &str, body: &Markup) -> Markup {
 }
 
 fn banner(status: &Status) -> Markup {
-    let (tone, text) = sentence(status);
-    let (class, word) = tone.words();
+    let said = sentence(status);
     html! {
-        section.banner.(class) role="status" aria-label="Who serves" {
-            span.tone { (word) }
-            h1 { (text) }
+        section.banner.(said.tone.class()) role="status" aria-label="Who serves" {
+            p.tone { (said.label) }
+            h1 { (said.text) }
         }
     }
 }
@@ -78,7 +78,7 @@ fn group_card(group: &GroupStatus, admin: bool, named: bool) -> Markup {
                 div { dt { "Phase" } dd { (group.phase) } }
                 div { dt { "Epoch" } dd.num { (group.epoch) } }
                 div { dt { "Active calls" } dd.num { (group.calls) } }
-                div { dt { "Failback" } dd { (group.failback.policy) ", at most " (group.failback.timeout_minutes) " min" } }
+                div { dt { "Failback" } dd { (policy(&group.failback)) } }
                 @if group.phones_refused > 0 {
                     div { dt { "Phones refused" } dd.num { (group.phones_refused) } }
                 }
@@ -86,7 +86,7 @@ fn group_card(group: &GroupStatus, admin: bool, named: bool) -> Markup {
             }
             @if !group.failback.waiting_for.is_empty() || group.failback.deadline.is_some() {
                 div.waiting {
-                    h3 { "Failback waits for" }
+                    h3 { @if away { "Failback waits for" } @else { "Failover waits for" } }
                     ul { @for what in &group.failback.waiting_for { li { (what) } } }
                     @if let Some(deadline) = &group.failback.deadline {
                         p { "At the latest at " (time(deadline)) "." }
@@ -95,6 +95,14 @@ fn group_card(group: &GroupStatus, admin: bool, named: bool) -> Markup {
             }
             (buttons(group, away, admin))
         }
+    }
+}
+
+fn policy(failback: &FailbackStatus) -> String {
+    // Only the automatic policy runs a timer (R-FB-4).
+    match failback.policy.as_str() {
+        "automatic" => format!("automatic, within {} min", failback.timeout_minutes),
+        other => other.to_owned(),
     }
 }
 
@@ -130,7 +138,6 @@ struct Card<'a> {
     calls: Option<u32>,
     totals: Option<TotalsStatus>,
     rows: Vec<(&'static str, Markup)>,
-    url: Option<&'a str>,
 }
 
 /// Primary left, secondary right, whichever node is asked: an operator with both consoles open
@@ -172,19 +179,36 @@ fn own_card(status: &Status) -> Card<'_> {
         fqdn: &node.fqdn,
         role: &node.role,
         here: true,
-        state: if node.ready { serves } else { "starting".to_owned() },
+        state: if node.ready {
+            serves
+        } else {
+            "starting".to_owned()
+        },
         up: node.ready,
         calls: Some(status.calls),
         totals: Some(status.totals),
         rows,
-        url: None,
     }
 }
 
 fn peer_card(status: &Status) -> Card<'_> {
     let peer = &status.peer;
-    let word = if peer.visible { "Visible since" } else { "Out of sight since" };
-    let mut rows = vec![(word, time(&peer.since))];
+    let word = if peer.visible {
+        "Visible since"
+    } else {
+        "Out of sight since"
+    };
+    let address = peer
+        .url
+        .split_once("://")
+        .map_or(peer.url.as_str(), |(_, rest)| rest);
+    let mut rows = vec![
+        (
+            "Console",
+            html! { a href=(peer.url) rel="noopener" { (address.trim_end_matches('/')) } },
+        ),
+        (word, time(&peer.since)),
+    ];
     if let Some(seen) = peer.last_seen.as_ref().filter(|_| !peer.visible) {
         rows.push(("Last seen", time(seen)));
     }
@@ -194,20 +218,31 @@ fn peer_card(status: &Status) -> Card<'_> {
     Card {
         id: &peer.id,
         fqdn: &peer.fqdn,
-        role: if status.node.role == "primary" { "secondary" } else { "primary" },
+        role: if status.node.role == "primary" {
+            "secondary"
+        } else {
+            "primary"
+        },
         here: false,
-        state: if peer.visible { serves(status, &peer.id) } else { "out of sight".to_owned() },
+        state: if peer.visible {
+            serves(status, &peer.id)
+        } else {
+            "out of sight".to_owned()
+        },
         up: peer.visible,
         calls: peer.calls,
         totals: peer.totals,
         rows,
-        url: Some(&peer.url),
     }
 }
 
 fn serves(status: &Status, id: &str) -> String {
-    let groups: Vec<&str> =
-        status.groups.iter().filter(|g| g.owner == id).map(|g| g.name.as_str()).collect();
+    let groups: Vec<&str> = status
+        .groups
+        .iter()
+        .filter(|g| g.owner == id)
+        .map(|g| g.name.as_str())
+        .collect();
     match (groups.len(), status.groups.len()) {
         (0, _) => "stands by".to_owned(),
         (n, all) if n == all => "serves".to_owned(),
@@ -228,9 +263,7 @@ fn node_card(card: &Card<'_>) -> Markup {
                 h2 { (card.id) }
                 p.state { span.dot aria-hidden="true" {} (card.state) }
             }
-            p.fqdn {
-                @if let Some(url) = card.url { a href=(url) rel="noopener" { (card.fqdn) } } @else { (card.fqdn) }
-            }
+            p.fqdn { (card.fqdn) }
             dl.big {
                 div { dt { "Calls" } dd.num { (shown(card.calls.map(u64::from))) } }
                 div { dt { "Mailboxes" } dd.num { (shown(card.totals.map(|t| t.mailboxes))) } }
@@ -385,7 +418,7 @@ fn events(events: &[std::sync::Arc<Event>]) -> Markup {
                     li {
                         span.when { (moment(event.at)) }
                         span.kind { (event.kind) }
-                        span.what { (gist(&event.data)) }
+                        span.what { (gist(event.kind, &event.data)) }
                     }
                 }
             }
@@ -393,28 +426,61 @@ fn events(events: &[std::sync::Arc<Event>]) -> Markup {
     }
 }
 
-/// The plain facts of an event in one line.
-fn gist(data: &serde_json::Value) -> String {
-    use serde_json::Value;
+/// An event in one line.
+fn gist(kind: &str, data: &Value) -> String {
     const MOST: usize = 160;
-    let line = match data {
-        Value::Object(fields) => fields
-            .iter()
-            .filter_map(|(name, value)| match value {
-                Value::String(text) => Some(format!("{name} {text}")),
-                Value::Number(n) => Some(format!("{name} {n}")),
-                Value::Bool(b) => Some(format!("{name} {}", if *b { "yes" } else { "no" })),
-                _ => None,
-            })
-            .collect::<Vec<_>>()
-            .join(" · "),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
+    let text = |name: &str| data[name].as_str().unwrap_or_default();
+    let number = |name: &str| data[name].as_u64().unwrap_or_default();
+    let line = match kind {
+        "mwi" => {
+            let light = if data["on"] == true { "on" } else { "off" };
+            format!(
+                "mailbox {}: light {light}, {} new",
+                text("mailbox"),
+                number("new")
+            )
+        }
+        "phase" => format!("group {}: {}", text("group"), text("phase")),
+        "ownership" => format!(
+            "{} serves group {}: {}",
+            text("owner"),
+            text("group"),
+            text("reason")
+        ),
+        "alarm" => format!("{} {}: {}", text("code"), text("subject"), text("text")),
+        "message" | "mailbox" | "greeting" => {
+            let deed = if data["deleted"] == true {
+                "deleted"
+            } else {
+                "changed"
+            };
+            let place = if data["from_peer"] == true {
+                "at the peer"
+            } else {
+                "here"
+            };
+            format!("{} {deed} {place}", text("entity"))
+        }
+        _ => plain_facts(data),
     };
     if line.chars().count() <= MOST {
         return line;
     }
     line.chars().take(MOST - 1).chain(['…']).collect()
+}
+
+/// What an event of any kind says, without its nested parts.
+fn plain_facts(data: &Value) -> String {
+    let Some(fields) = data.as_object() else {
+        return data.to_string();
+    };
+    let facts = fields.iter().filter_map(|(name, value)| match value {
+        Value::String(text) => Some(format!("{name} {text}")),
+        Value::Number(n) => Some(format!("{name} {n}")),
+        Value::Bool(true) => Some(name.clone()),
+        _ => None,
+    });
+    facts.collect::<Vec<_>>().join(" · ")
 }
 
 #[cfg(test)]
@@ -423,10 +489,14 @@ mod tests {
 
     #[test]
     fn an_event_is_told_in_one_line() {
-        let data = serde_json::json!({"mailbox": "2001", "new": 2, "on": true, "counts": {}});
-        assert_eq!(gist(&data), "mailbox 2001 · new 2 · on yes");
-        let long = serde_json::json!("x".repeat(500));
-        assert_eq!(gist(&long).chars().count(), 160);
+        let data = serde_json::json!({"mailbox": "2001", "new": 2, "on": true, "old": 0});
+        assert_eq!(gist("mwi", &data), "mailbox 2001: light on, 2 new");
+        let data = serde_json::json!({"entity": "message/1", "deleted": false, "from_peer": true});
+        assert_eq!(gist("message", &data), "message/1 changed at the peer");
+        let data = serde_json::json!({"file": "a.wav", "bytes": 7, "done": true, "more": {}});
+        assert_eq!(gist("vrl", &data), "bytes 7 · done · file a.wav");
+        let long = serde_json::json!({"text": "x".repeat(500)});
+        assert_eq!(gist("new-kind", &long).chars().count(), 160);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::keys::Scope;
 /// Sessions at once.
 const MOST: usize = 64;
 /// A session not used for this long ends.
-pub(super) const IDLE: Duration = Duration::from_secs(12 * 3600);
+pub(super) const IDLE: Duration = Duration::from_hours(12);
 
 /// One person signed in.
 #[derive(Debug, Clone)]
@@ -43,16 +43,27 @@ pub(super) struct Sessions(Mutex<HashMap<String, Session>>);
 
 impl Sessions {
     /// Begins a session and returns its id; `None` where the system gives no random bytes.
-    pub(super) fn begin(&self, scope: &Scope, now: Duration) -> Option<String> {
+    pub(super) fn begin(&self, scope: Scope, now: Duration) -> Option<String> {
         let (id, form_token) = (secret()?, secret()?);
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, s| alive(s, now));
         if all.len() >= MOST {
-            let oldest = all.iter().min_by_key(|(_, s)| s.used).map(|(id, _)| id.clone());
+            let oldest = all
+                .iter()
+                .min_by_key(|(_, s)| s.used)
+                .map(|(id, _)| id.clone());
             oldest.and_then(|id| all.remove(&id));
         }
         let admin = matches!(scope, Scope::Admin);
-        all.insert(id.clone(), Session { admin, form_token, used: now, notice: None });
+        all.insert(
+            id.clone(),
+            Session {
+                admin,
+                form_token,
+                used: now,
+                notice: None,
+            },
+        );
         Some(id)
     }
 
@@ -66,7 +77,10 @@ impl Sessions {
 
     /// Ends a session.
     pub(super) fn end(&self, id: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(id);
     }
 
     /// Leaves a sentence for the session's next page.
@@ -101,7 +115,7 @@ mod tests {
     #[test]
     fn a_session_ends_when_it_is_not_used() {
         let sessions = Sessions::default();
-        let id = sessions.begin(&Scope::Read, Duration::ZERO).unwrap();
+        let id = sessions.begin(Scope::Read, Duration::ZERO).unwrap();
         assert!(sessions.find(&id, IDLE / 2).is_some());
         assert!(sessions.find(&id, IDLE).is_some(), "it was used half-way");
         assert!(sessions.find(&id, IDLE * 2).is_none());
@@ -110,10 +124,14 @@ mod tests {
     #[test]
     fn the_table_does_not_grow_and_drops_the_longest_unused() {
         let sessions = Sessions::default();
-        let first = sessions.begin(&Scope::Admin, Duration::ZERO).unwrap();
-        let second = sessions.begin(&Scope::Admin, Duration::from_secs(1)).unwrap();
+        let first = sessions.begin(Scope::Admin, Duration::ZERO).unwrap();
+        let second = sessions
+            .begin(Scope::Admin, Duration::from_secs(1))
+            .unwrap();
         for n in 0..MOST as u64 - 1 {
-            sessions.begin(&Scope::Admin, Duration::from_secs(2 + n)).unwrap();
+            sessions
+                .begin(Scope::Admin, Duration::from_secs(2 + n))
+                .unwrap();
         }
         let now = Duration::from_secs(100);
         assert!(sessions.find(&first, now).is_none());
@@ -124,8 +142,8 @@ mod tests {
     #[test]
     fn only_its_own_form_token_is_taken() {
         let sessions = Sessions::default();
-        let mine = sessions.begin(&Scope::Admin, Duration::ZERO).unwrap();
-        let other = sessions.begin(&Scope::Admin, Duration::ZERO).unwrap();
+        let mine = sessions.begin(Scope::Admin, Duration::ZERO).unwrap();
+        let other = sessions.begin(Scope::Admin, Duration::ZERO).unwrap();
         let mine = sessions.find(&mine, Duration::ZERO).unwrap();
         let other = sessions.find(&other, Duration::ZERO).unwrap();
         assert!(mine.sent(&mine.form_token));
@@ -136,7 +154,7 @@ mod tests {
     #[test]
     fn a_notice_is_shown_once() {
         let sessions = Sessions::default();
-        let id = sessions.begin(&Scope::Admin, Duration::ZERO).unwrap();
+        let id = sessions.begin(Scope::Admin, Duration::ZERO).unwrap();
         sessions.notice(&id, "done".to_owned());
         assert_eq!(sessions.take_notice(&id).as_deref(), Some("done"));
         assert_eq!(sessions.take_notice(&id), None);

@@ -37,7 +37,11 @@ pub(super) fn length(ms: u64) -> String {
     // Rounded up: a message of half a second is not one of none.
     let s = ms.div_ceil(1000);
     let (h, m, s) = (s / 3600, s / 60 % 60, s % 60);
-    if h > 0 { format!("{h}:{m:02}:{s:02}") } else { format!("{m}:{s:02}") }
+    if h > 0 {
+        format!("{h}:{m:02}:{s:02}")
+    } else {
+        format!("{m}:{s:02}")
+    }
 }
 
 /// A number and its noun, `1 message`, `7 messages`.
@@ -72,7 +76,10 @@ mod tests {
     #[test]
     fn a_time_keeps_its_machine_form() {
         let text = time("2026-11-22T08:43:12.000Z").into_string();
-        assert!(text.contains("datetime=\"2026-11-22T08:43:12.000Z\""), "{text}");
+        assert!(
+            text.contains("datetime=\"2026-11-22T08:43:12.000Z\""),
+            "{text}"
+        );
         assert!(text.contains("22 Nov 2026, 08:43:12 UTC"), "{text}");
     }
 }
