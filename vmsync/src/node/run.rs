@@ -32,6 +32,7 @@ use crate::{
 
 /// The loop looks at everything at least this often, whatever it was told.
 const TICK: Duration = Duration::from_secs(1);
+const DIVERGED: &str = "both nodes hold the same operations but not the same state; keep both data folders and report it";
 
 /// The node loop's state. Made by [`Node::load`], consumed by [`Node::run`].
 pub struct Node {
@@ -441,24 +442,33 @@ impl Node {
     }
 
     async fn sync_events(&mut self) {
+        let peer = self.app.config.pair.peer_id.to_string();
         while let Some(event) = self.session.next_event() {
-            let peer = self.app.config.pair.peer_id.to_string();
-            match event {
-                SyncEvent::Started => tracing::info!(%peer, "synchronisation started: both have exchanged what they hold"),
-                SyncEvent::Finished => {
-                    tracing::debug!(%peer, "both hold the same");
-                    self.app.alarms.clear("diverged", &peer);
+            let what = match event {
+                SyncEvent::Started => {
+                    tracing::info!(%peer, "synchronisation started: both have exchanged what they hold");
+                    "started"
                 }
-                SyncEvent::Diverged => self.app.alarms.raise(
-                    "diverged",
-                    &peer,
-                    "both nodes hold the same operations but not the same state; keep both data folders and report it",
-                ),
-                SyncEvent::PeerKnowsMore { origin, held, theirs } => self.new_incarnation(&origin.to_string(), held, theirs).await,
-            }
-            self.app
-                .events
-                .publish("sync", serde_json::json!({"peer": peer}));
+                SyncEvent::Finished => {
+                    self.app.alarms.clear("diverged", &peer);
+                    "finished"
+                }
+                SyncEvent::Diverged => {
+                    self.app.alarms.raise("diverged", &peer, DIVERGED);
+                    "diverged"
+                }
+                SyncEvent::PeerKnowsMore {
+                    origin,
+                    held,
+                    theirs,
+                } => {
+                    let origin = origin.to_string();
+                    self.new_incarnation(&origin, held, theirs).await;
+                    "restored"
+                }
+            };
+            let data = serde_json::json!({"peer": peer, "what": what});
+            self.app.events.publish("sync", data);
         }
     }
 

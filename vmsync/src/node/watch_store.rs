@@ -130,7 +130,8 @@ impl Teller {
         }
         let shown = (mailbox.counts.new > 0, mailbox.counts);
         let before = self.shown.insert(mailbox.extension.clone(), shown);
-        if anew || before != Some(shown) {
+        // A mailbox never told of is taken to be dark.
+        if anew || before.unwrap_or_default() != shown {
             let Counts {
                 new,
                 unopened,
