@@ -107,8 +107,7 @@ fn of_group(status: &Status, group: &GroupStatus) -> Sentence {
             say(Tone::Alert, "Partition", text)
         }
         "returning" => {
-            let text =
-                format!("{owner} serves {what}. {home} is back and takes over again in time.");
+            let text = format!("{owner} serves {what} for {home}, which is in sight.");
             say(Tone::Watch, "Returning", text)
         }
         _ => {
@@ -167,7 +166,7 @@ mod tests {
                 |s| away(s, "returning"),
                 Tone::Watch,
                 "Returning",
-                "vmpro2 serves voicemail. vmpro1 is back and takes over again in time.",
+                "vmpro2 serves voicemail for vmpro1, which is in sight.",
             ),
             (
                 |s| s.node.ready = false,
