@@ -43,7 +43,7 @@ impl Mailroom {
         Self { app }
     }
 
-    async fn from_peer(&self, envelope: &Envelope, body: Bytes) -> Result<Accepted, Refusal> {
+    async fn take_node_mail(&self, envelope: &Envelope, body: Bytes) -> Result<Accepted, Refusal> {
         let keys = self.app.keys.clone();
         let me = self.app.config.node.id.clone();
         let mail = blocking(move || wire::decode(&body, &keys, &me))
@@ -84,7 +84,11 @@ impl Mailroom {
         })
     }
 
-    async fn from_pbx(&self, recipients: &[Recipient], body: Bytes) -> Result<Accepted, Refusal> {
+    async fn take_voicemail(
+        &self,
+        recipients: &[Recipient],
+        body: Bytes,
+    ) -> Result<Accepted, Refusal> {
         let incoming = blocking(move || intake::read(&body, clock::wall()))
             .await?
             .map_err(|e| Refusal::bad_content(e.to_string()))?;
@@ -195,9 +199,14 @@ impl MailHandler for Mailroom {
 
     async fn deliver(&self, envelope: Envelope, body: Bytes) -> Result<Accepted, Refusal> {
         if envelope.recipients.contains(&Recipient::Node) {
-            self.from_peer(&envelope, body).await
+            self.take_node_mail(&envelope, body).await
+        } else if !self.app.node.status().node.ready {
+            // It may have been restored from an old copy: nothing is written before that is settled.
+            Err(Refusal::try_later(
+                "this node is starting; try again in a few seconds",
+            ))
         } else {
-            self.from_pbx(&envelope.recipients, body).await
+            self.take_voicemail(&envelope.recipients, body).await
         }
     }
 

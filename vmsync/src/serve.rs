@@ -182,9 +182,7 @@ async fn start(
         store,
         config,
     });
-    let node = node::Node::load(Arc::clone(&app), seat, peer, client)
-        .await
-        .map_err(|e| e.to_string())?;
+    let node = node::Node::load(Arc::clone(&app), seat, peer, client).await?;
     tasks.spawn(node.run(stop.clone()));
 
     let config = &app.config;

@@ -281,7 +281,8 @@ fn outcome(o: &Value) -> String {
         text(&o["epoch"])
     );
     for wait in o["waiting_for"].as_array().map_or(&[][..], Vec::as_slice) {
-        line.push_str(&format!("\n  waits for {}", text(wait)));
+        line.push_str("\n  waits for ");
+        line.push_str(&text(wait));
     }
     line
 }

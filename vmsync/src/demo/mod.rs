@@ -1,5 +1,6 @@
 //! `vmsync demo`: a whole pair on one machine, from nothing. `--script` tells its story and checks it.
 
+mod checks;
 mod layout;
 mod mailer;
 mod processes;
@@ -78,8 +79,7 @@ pub(crate) async fn create_mailboxes(primary: &ApiClient) -> Result<(), ClientEr
     for (extension, name, pin) in MAILBOXES {
         let body = json!({"extension": extension, "name": name, "pin": pin, "home_system": "headquarters"});
         match primary.post("/api/v1/mailboxes", &body).await {
-            Ok(_) => {}
-            Err(ClientError::Problem { status: 409, .. }) => {}
+            Ok(_) | Err(ClientError::Problem { status: 409, .. }) => {}
             Err(e) => return Err(e),
         }
     }

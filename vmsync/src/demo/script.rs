@@ -6,9 +6,9 @@ use std::{io::Write, time::Duration};
 use super::{Demo, DemoOptions, story};
 
 /// The story must be told within this time.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 /// With a node killed in between, restarts and back-offs are added.
-const LIMIT_WITH_KILL: Duration = Duration::from_secs(120);
+const LIMIT_WITH_KILL: Duration = Duration::from_mins(2);
 /// How far into a step its node is killed.
 const KILL_AFTER: Duration = Duration::from_millis(30);
 
@@ -104,7 +104,7 @@ async fn disturbed(
     let _ = tokio::time::timeout(KILL_AFTER, story.step(demo, step)).await;
     if demo.is_running(index) {
         demo.kill(index).await?;
-        if !story.wants_down(step, index) {
+        if !story::wants_down(step, index) {
             demo.start(index)?;
         }
     }

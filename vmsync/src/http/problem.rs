@@ -349,10 +349,10 @@ mod tests {
             code: code.to_owned(),
             reason: "because".to_owned(),
         };
-        let stale = Problem::from(refused("stale_owner"));
+        let stale = Problem::from(refused("stale_expected_owner"));
         assert_eq!(
             (stale.status().as_u16(), stale.code()),
-            (409, "stale_owner")
+            (409, "stale_expected_owner")
         );
         let stopping = Problem::from(refused("stopping"));
         assert_eq!(

@@ -8,12 +8,14 @@
 mod command;
 mod groups;
 mod outbox;
+mod own;
 mod packing;
 mod peer;
 mod phones;
 mod publish;
 mod requests;
 mod run;
+mod sync;
 mod watch_store;
 
 use std::sync::Arc;

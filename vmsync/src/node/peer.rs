@@ -157,6 +157,7 @@ mod tests {
             groups: Vec::new(),
             calls: Vec::new(),
             totals: crate::status::TotalsStatus::default(),
+            have: vmsync_config::words::Vector::default(),
             ready: true,
         }
     }

@@ -6,14 +6,13 @@ use rand::Rng;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use vmsync_config::{
-    Failback, Mode, Role,
+    Failback,
     words::{NodeId, Now},
 };
 use vmsync_core::{
-    resilience::{Ownership, Phase, Rules, Serving, Startup, serves},
-    sync::{Event as SyncEvent, Plan, Session},
+    resilience::{Rules, Serving, Startup, serves},
+    sync::{Plan, Session},
 };
-use vmsync_store::StoreError;
 
 use super::{
     Command, Seat,
@@ -25,14 +24,13 @@ use super::{
     watch_store,
 };
 use crate::{
-    app::{App, CertificateAnswer, Outcome, Refused},
+    app::{App, Outcome, Refused},
     clock, http,
     pair::{PeerClient, Report},
 };
 
 /// The loop looks at everything at least this often, whatever it was told.
 const TICK: Duration = Duration::from_secs(1);
-const DIVERGED: &str = "both nodes hold the same operations but not the same state; keep both data folders and report it";
 
 /// The node loop's state. Made by [`Node::load`], consumed by [`Node::run`].
 pub struct Node {
@@ -46,18 +44,23 @@ pub struct Node {
     pub(super) failback: Failback,
     pub(super) progress: Progress,
     pub(super) started_at: Now,
-    startup: Startup,
+    pub(super) startup: Startup,
+    /// Whether it is settled that this store has forgotten none of its own operations.
+    pub(super) remembers: bool,
     waiting: Waiting,
     tls: Option<Arc<rustls::ClientConfig>>,
 }
 
+/// What came of an operator's request, and where it goes.
+type Answer = (
+    oneshot::Sender<Result<Outcome, Refused>>,
+    Result<Outcome, Refused>,
+);
+
 /// What is to be done once the decisions of this turn are durable.
 #[derive(Default)]
 struct Waiting {
-    answers: Vec<(
-        oneshot::Sender<Result<Outcome, Refused>>,
-        Result<Outcome, Refused>,
-    )>,
+    answers: Vec<Answer>,
     heartbeats: Vec<oneshot::Sender<Report>>,
 }
 
@@ -107,6 +110,7 @@ impl Node {
         let session = Session::new(app.store.origin(), nonce(), random.random());
         Ok(Self {
             peer: Peer::new(app.config.pair.invisible_after, now),
+            remembers: false,
             startup: Startup::new(now.mono, app.config.pair.startup_grace),
             session,
             groups,
@@ -214,7 +218,7 @@ impl Node {
         }
         self.expire_calls(now);
         let mut changed = false;
-        if self.startup.done(now.mono) {
+        if self.startup.done(now.mono) && self.remember().await {
             changed = self.decide_all(now).await;
         }
         self.sync_events().await;
@@ -231,62 +235,6 @@ impl Node {
             lines.poke.notify_one();
         }
         self.answer(now);
-    }
-
-    /// Lets each group decide for itself. True when an ownership changed.
-    async fn decide_all(&mut self, now: Now) -> bool {
-        let seen = self.seen();
-        let rules = self.rules();
-        let mut changed = false;
-        for index in 0..self.groups.len() {
-            let calls = self.calls_on_owner(index);
-            let decision = self.groups[index].decide(&seen, calls, &rules, None, now);
-            let next = decision.ownership.clone();
-            let automatic = decision.row.is_some();
-            self.groups[index].decision = decision;
-            if let Some(next) = next {
-                changed |= self.own(index, next, automatic).await.is_ok();
-            }
-        }
-        changed
-    }
-
-    /// Makes a new ownership durable and takes it on. Nothing is acted on before that.
-    pub(super) async fn own(
-        &mut self,
-        index: usize,
-        next: Ownership,
-        transition: bool,
-    ) -> Result<(), StoreError> {
-        let kept = next.clone();
-        let before = self.groups[index].ownership.owner.clone();
-        let life = if transition {
-            self.peer.report.as_ref().map(|r| r.boot)
-        } else {
-            self.groups[index].held_life
-        };
-        if let Err(error) = self
-            .app
-            .store(move |s| groups::persist(s, &kept, life))
-            .await
-        {
-            self.app.alarms.raise(
-                "ownership_not_kept",
-                next.group.as_str(),
-                &format!("{error}; nothing was changed"),
-            );
-            return Err(error);
-        }
-        self.app
-            .alarms
-            .clear("ownership_not_kept", next.group.as_str());
-        if transition || before != next.owner {
-            tracing::info!(group = %next.group, epoch = next.epoch, owner = %next.owner, "{}", next.reason);
-            self.announce(index, &next);
-        }
-        self.groups[index].ownership = next;
-        self.groups[index].held_life = life;
-        Ok(())
     }
 
     async fn command(&mut self, command: Command, now: Now) {
@@ -366,131 +314,6 @@ impl Node {
         }
     }
 
-    /// Takes over what the peer knows better; then this node may serve.
-    async fn adopt(&mut self, theirs: &[Ownership], _now: Now) {
-        for index in 0..self.groups.len() {
-            if let Some(next) = self.groups[index].adopted(theirs) {
-                // Not kept: not adopted. The next heartbeat tells it again.
-                let _ = self.own(index, next, false).await;
-            }
-        }
-    }
-
-    fn sent(&mut self, sent: Sent, now: Now) {
-        match sent {
-            Sent::Packed { ticket, upto } => self.session.packed(ticket, &upto),
-            Sent::Taken {
-                ticket,
-                operations,
-                took,
-            } => {
-                self.progress.taken(operations, took, now);
-                self.session.sent(ticket, now);
-                self.app
-                    .alarms
-                    .clear("sync_refused", self.app.config.pair.peer_id.as_str());
-            }
-            Sent::Failed {
-                ticket,
-                temporary,
-                why,
-            } => {
-                tracing::debug!(%why, temporary, "a mail to the peer was not taken");
-                if !temporary {
-                    let peer = self.app.config.pair.peer_id.as_str();
-                    self.app.alarms.raise(
-                        "sync_refused",
-                        peer,
-                        &format!("{peer} refuses our mails: {why}"),
-                    );
-                }
-                self.session.failed(ticket, now, temporary, &why);
-            }
-        }
-    }
-
-    /// Tells the session what is durable now, and takes over what a heartbeat brought.
-    async fn refresh_store(&mut self, now: Now) {
-        let theirs = std::mem::take(&mut self.progress.to_adopt);
-        if !theirs.is_empty() {
-            self.adopt(&theirs, now).await;
-            self.startup.heard();
-        }
-        let configured = self.app.config.failback.clone();
-        let read = self
-            .app
-            .store(move |store| {
-                let settings = http::effective_failback(&configured, &store.settings()?);
-                Ok((store.digest(), store.totals()?, settings))
-            })
-            .await;
-        match read {
-            Ok(((have, digest), totals, failback)) => {
-                self.progress.digest.clone_from(&digest.0);
-                self.progress.totals = totals;
-                self.failback = failback;
-                self.session.local(have, digest.0, now);
-            }
-            Err(error) => {
-                self.app.alarms.raise(
-                    "store_failed",
-                    self.app.config.node.id.as_str(),
-                    &error.to_string(),
-                );
-            }
-        }
-    }
-
-    async fn sync_events(&mut self) {
-        let peer = self.app.config.pair.peer_id.to_string();
-        while let Some(event) = self.session.next_event() {
-            let what = match event {
-                SyncEvent::Started => {
-                    tracing::info!(%peer, "synchronisation started: both have exchanged what they hold");
-                    "started"
-                }
-                SyncEvent::Finished => {
-                    self.app.alarms.clear("diverged", &peer);
-                    "finished"
-                }
-                SyncEvent::Diverged => {
-                    self.app.alarms.raise("diverged", &peer, DIVERGED);
-                    "diverged"
-                }
-                SyncEvent::PeerKnowsMore {
-                    origin,
-                    held,
-                    theirs,
-                } => {
-                    let origin = origin.to_string();
-                    self.new_incarnation(&origin, held, theirs).await;
-                    "restored"
-                }
-            };
-            let data = serde_json::json!({"peer": peer, "what": what});
-            self.app.events.publish("sync", data);
-        }
-    }
-
-    /// This store was restored from an old copy: its sequence numbers must not be used twice.
-    async fn new_incarnation(&mut self, origin: &str, held: u64, theirs: u64) {
-        match self.app.store(vmsync_store::Store::new_incarnation).await {
-            Ok(next) => {
-                self.app.alarms.raise(
-                    "restored",
-                    origin,
-                    &format!("the peer holds operations up to {theirs} of {origin}, this store only up to {held}: it was restored from an old copy; it goes on as {next} and gets back from the peer what it lost"),
-                );
-                self.session.rename(next);
-            }
-            Err(error) => {
-                self.app
-                    .alarms
-                    .raise("restored", origin, &format!("no new incarnation: {error}"))
-            }
-        }
-    }
-
     fn expire_calls(&mut self, now: Now) {
         for call in self.app.calls.expire(now, self.app.config.limits.call_idle) {
             tracing::warn!(call = %call, "a call without sign of life no longer counts (R-FB-8)");
@@ -538,7 +361,7 @@ impl Node {
     }
 
     pub(super) fn started(&self, now: Now) -> bool {
-        self.startup.done(now.mono)
+        self.remembers && self.startup.done(now.mono)
     }
 
     pub(super) fn serving(&self, index: usize, now: Now) -> Serving {
@@ -562,29 +385,8 @@ impl Node {
                 .map(|g| (g.name().clone(), self.app.calls.active_in(g.name())))
                 .collect(),
             totals: publish::totals(self.progress.totals),
+            have: self.app.store.have(),
             ready: self.started(now),
-        }
-    }
-
-    /// Tells consumers, alarms, and the mover of recordings (R-FO-6, R-AL-1, R-VR-1).
-    fn announce(&self, index: usize, next: &Ownership) {
-        let group = self.groups[index].machine.group();
-        if let Ok(data) = serde_json::to_value(next) {
-            self.app.events.publish("ownership", data);
-        }
-        let failed_over = next.owner == group.backup;
-        let systems = self.app.config.systems.iter();
-        for system in systems.filter(|s| self.app.group_of(Some(s.name.as_str())) == group.name) {
-            let name = system.name.as_str();
-            if failed_over {
-                let text = format!(
-                    "voicemail of {name} is served by {}: {}",
-                    next.owner, next.reason
-                );
-                self.app.alarms.raise("voicemail_failover", name, &text);
-            } else {
-                self.app.alarms.clear("voicemail_failover", name);
-            }
         }
     }
 
@@ -594,42 +396,6 @@ impl Node {
         }
         for (answer, result) in std::mem::take(&mut self.waiting.answers) {
             let _ = answer.send(result);
-        }
-    }
-
-    fn certificate(&self) -> CertificateAnswer {
-        let certificate = self.session.certificate();
-        CertificateAnswer {
-            at: certificate.map(|c| c.at.to_string()),
-            digest: certificate.map(|c| c.digest.clone()),
-            vector: certificate.map_or(serde_json::Value::Null, |c| {
-                serde_json::to_value(&c.vector).unwrap_or_default()
-            }),
-            equal_now: self.session.finished(),
-        }
-    }
-
-    /// Recordings move when the primary serves its own group again (R-VR-1); never in dual-active (R-VR-3).
-    pub(super) fn vrl_allowed(&self) -> (bool, String) {
-        let config = &self.app.config;
-        let Some(group) = self.groups.first() else {
-            return (false, "there is no group".to_owned());
-        };
-        let home = &group.machine.group().home;
-        if config.pair.mode == Mode::DualActive {
-            (
-                false,
-                "in dual-active recordings stay with the node that made them (R-VR-3)".to_owned(),
-            )
-        } else if config.node.role == Role::Primary {
-            (
-                false,
-                "recordings are moved by the secondary (R-VR-1)".to_owned(),
-            )
-        } else if group.decision.phase == Phase::Normal && self.peer.visible() {
-            (true, format!("{home} serves again"))
-        } else {
-            (false, format!("waiting for {home} to serve again (R-VR-1)"))
         }
     }
 }

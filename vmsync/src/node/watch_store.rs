@@ -62,9 +62,9 @@ impl Teller {
         let mut status = self.app.node.watch();
         let mut served: Vec<GroupName> = Vec::new();
         loop {
-            let serves = self.served();
-            let begins = serves.iter().any(|g| !served.contains(g));
-            served = serves;
+            let now_served = self.served();
+            let begins = now_served.iter().any(|g| !served.contains(g));
+            served = now_served;
             if begins || self.missed.swap(false, Ordering::Relaxed) {
                 self.assert_all().await;
             }

@@ -98,7 +98,7 @@ impl PeerClient {
             bytes,
             sha256: sha256.to_owned(),
         };
-        self.ask(CONFIRM, None, &question, Duration::from_secs(120))
+        self.ask(CONFIRM, None, &question, Duration::from_mins(2))
             .await
     }
 

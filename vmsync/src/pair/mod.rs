@@ -14,7 +14,7 @@ pub use client::{PeerClient, PeerError};
 pub use routes::router;
 
 use serde::{Deserialize, Serialize};
-use vmsync_config::words::{GroupName, NodeId, UnixMillis};
+use vmsync_config::words::{GroupName, NodeId, UnixMillis, Vector};
 use vmsync_core::{resilience::Ownership, wire::Keys};
 
 use crate::{
@@ -48,6 +48,9 @@ pub struct Report {
     pub calls: Vec<(GroupName, u32)>,
     /// What its store holds.
     pub totals: TotalsStatus,
+    /// What its store holds durably: origin to sequence. A node that starts learns from it whether
+    /// it has forgotten operations of its own.
+    pub have: Vector,
     /// False while it does not serve yet.
     pub ready: bool,
 }

@@ -8,6 +8,7 @@ mod docs;
 pub(crate) mod example;
 mod layout;
 mod mailboxes;
+mod nodes;
 mod overview;
 mod sentence;
 mod session;
