@@ -135,7 +135,7 @@ async fn operators_requests_go_to_the_loop_with_their_conditions() {
         .send(Method::POST, path, json!({"expected_owner": "vmpro2"}))
         .await;
     let (status, code, _) = problem(stale).await;
-    assert_eq!((status, code.as_str()), (409, "stale_owner"));
+    assert_eq!((status, code.as_str()), (409, "stale_expected_owner"));
 
     let failback = "/api/v1/groups/primary/failback";
     node.send(Method::POST, failback, json!({"force": true}))

@@ -325,7 +325,7 @@ async fn play_loop(
                 let stale = guard.expected_owner.as_ref().is_some_and(|e| *e != owner);
                 let _ = answer.send(if stale {
                     Err(Refused {
-                        code: "stale_owner".to_owned(),
+                        code: "stale_expected_owner".to_owned(),
                         reason: format!("{owner} owns the group now; look again"),
                     })
                 } else {
