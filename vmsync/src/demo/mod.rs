@@ -53,21 +53,29 @@ pub async fn run(options: DemoOptions, out: &mut (impl Write + Send)) -> Result<
     if options.script {
         return script::run(&mut demo, &options, out).await;
     }
+    // The signal first: Ctrl-C while the nodes start must stop them in order too.
+    let ended = tokio::select! {
+        biased;
+        signal = crate::serve::stop_signal() => signal.map_err(|e| e.to_string()),
+        failed = stay_up(&mut demo, out) => failed,
+    };
+    writeln!(out, "\nStopping both nodes …").map_err(|e| e.to_string())?;
+    let stopped = demo.stop().await;
+    writeln!(out, "Stopped. Everything is kept in {}", demo.dir.display()).map_err(|e| e.to_string())?;
+    ended.and(stopped)
+}
+
+/// Starts both nodes, makes the mailboxes, says so; ends only when that fails. A node that ends
+/// later (somebody is trying step 2) is no reason to stop.
+async fn stay_up(demo: &mut Demo, out: &mut (impl Write + Send)) -> Result<(), String> {
     for node in 0..2 {
         demo.start(node)?;
     }
     demo.wait_until_ready().await?;
     demo.write_file()?;
-    create_mailboxes(&demo.client(0)?)
-        .await
-        .map_err(|e| e.to_string())?;
-    welcome(&demo, out).map_err(|e| e.to_string())?;
-    let ended = demo.until_stopped().await;
-    writeln!(out, "\nStopping both nodes …").map_err(|e| e.to_string())?;
-    let stopped = demo.stop().await;
-    writeln!(out, "Stopped. Everything is kept in {}", demo.dir.display())
-        .map_err(|e| e.to_string())?;
-    ended.and(stopped)
+    create_mailboxes(&demo.client(0)?).await.map_err(|e| e.to_string())?;
+    welcome(demo, out).map_err(|e| e.to_string())?;
+    std::future::pending().await
 }
 
 fn fresh_dir() -> PathBuf {
@@ -244,12 +252,6 @@ impl Demo {
         let json = serde_json::to_string_pretty(&self.file).map_err(|e| e.to_string())?;
         vmsync_store::write_file_durably(&path, json.as_bytes())
             .map_err(|e| format!("{}: {e}", path.display()))
-    }
-
-    /// Waits for Ctrl-C or a termination signal. A node that ends meanwhile (somebody is trying
-    /// step 2) is no reason to stop.
-    async fn until_stopped(&mut self) -> Result<(), String> {
-        crate::serve::stop_signal().await.map_err(|e| e.to_string())
     }
 
     /// Stops what runs, both at once.

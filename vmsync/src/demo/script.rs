@@ -23,8 +23,13 @@ pub(crate) async fn run(
     } else {
         LIMIT
     };
-    let told = tokio::time::timeout(limit, tell(demo, options, out)).await;
-    let told = told.unwrap_or_else(|_| Err(format!("not done within {} s", limit.as_secs())));
+    let told = tokio::select! {
+        biased;
+        signal = crate::serve::stop_signal() => Err(signal.map_or_else(|e| e.to_string(), |()| "stopped by a signal".to_owned())),
+        told = tokio::time::timeout(limit, tell(demo, options, out)) => {
+            told.unwrap_or_else(|_| Err(format!("not done within {} s", limit.as_secs())))
+        }
+    };
     let stopped = demo.stop().await;
     let result = told.and(stopped);
     let closing = match &result {
