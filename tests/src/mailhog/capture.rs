@@ -21,7 +21,7 @@ pub(super) fn start(listener: TcpListener, mails: Mails, forward_to: Option<Sock
         .with_name("mailhog.example")
         .with_num_threads(8)
         .with_ssl(SslConfig::None)
-        .map_err(io::Error::other)?
+        .map_err(|e| io::Error::other(e.to_string()))?
         .with_tcp_listener(listener);
     thread::Builder::new().name("mailhog-smtp".to_owned()).spawn(move || {
         if let Err(error) = server.serve() {

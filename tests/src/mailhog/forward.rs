@@ -13,8 +13,8 @@ pub(super) fn hand_on(server: SocketAddr, helo: &str, from: &str, to: &[String],
     let sender = if from.is_empty() { None } else { Some(parse(from)?) };
     let recipients = to.iter().map(|t| parse(t)).collect::<Result<Vec<_>, _>>()?;
     let envelope = Envelope::new(sender, recipients).map_err(|e| e.to_string())?;
-    let hello = ClientId::Domain(helo.to_owned());
-    let mut connection = SmtpConnection::connect(server, Some(Duration::from_secs(10)), &hello, None, None)
+    let client = ClientId::Domain(helo.to_owned());
+    let mut connection = SmtpConnection::connect(server, Some(Duration::from_secs(10)), &client, None, None)
         .map_err(|e| e.to_string())?;
     let answer = connection.send(&envelope, data).map_err(|e| e.to_string());
     connection.abort();

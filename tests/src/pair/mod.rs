@@ -1,0 +1,163 @@
+//! A pair of real processes on loopback, as a test sees it: from outside, over HTTP, SMTP and files.
+//!
+//! `vmsync demo` makes the folder (certificates, keys, ports, configurations, mailboxes 2001 to
+//! 2003) and is stopped; from then on the test runs the two nodes itself, so that it can kill one,
+//! change its configuration, and start it again. Everything has a time limit. The processes end
+//! with the test; the folder is removed unless the test fails, and then its path is printed.
+#![allow(
+    clippy::panic,
+    clippy::missing_panics_doc,
+    clippy::return_self_not_must_use,
+    reason = "a test says what failed by panicking"
+)]
+
+mod api;
+mod node;
+mod ports;
+mod process;
+mod wait;
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+pub use api::{Answer, Call};
+pub use node::Node;
+pub use ports::Ports;
+pub use process::{Ended, Process, installed, run, vmsync};
+pub use wait::{LIMIT, soon};
+
+/// Spoken audio: 16-bit PCM at 8 kHz, 3.7 s.
+pub const ONE: &[u8] = include_bytes!("../../../vmsync/assets/voice/one.wav");
+/// Spoken audio, other words.
+pub const TWO: &[u8] = include_bytes!("../../../vmsync/assets/voice/two.wav");
+/// A spoken greeting.
+pub const GREETING: &[u8] = include_bytes!("../../../vmsync/assets/voice/greeting.wav");
+
+/// Two nodes in a folder of their own.
+pub struct Pair {
+    /// `vmpro1`, home of all.
+    pub primary: Node,
+    /// `vmpro2`, its backup.
+    pub secondary: Node,
+    // Dropped after the nodes, whose processes write to it.
+    dir: Folder,
+    _ports: Ports,
+}
+
+impl Pair {
+    /// A pair that runs and is in step.
+    pub async fn start() -> Self {
+        let pair = Self::laid_out().await;
+        pair.start_both().await;
+        pair
+    }
+
+    /// A pair whose files are made; neither node runs yet.
+    pub async fn laid_out() -> Self {
+        let ports = Ports::reserve();
+        let dir = Folder::new();
+        let layout = dir.path().join("pair");
+        let mut demo = Process::demo(&layout, &ports);
+        demo.says("Ctrl-C stops both nodes").await;
+        demo.interrupt();
+        demo.ends().await.well();
+        let [primary, secondary] = nodes(&layout);
+        Self {
+            primary,
+            secondary,
+            dir,
+            _ports: ports,
+        }
+    }
+
+    /// Starts both nodes and waits until they are in step.
+    pub async fn start_both(&self) {
+        self.primary.start().await;
+        self.secondary.start().await;
+        self.in_step().await;
+    }
+
+    /// Both nodes, primary first.
+    pub fn nodes(&self) -> [&Node; 2] {
+        [&self.primary, &self.secondary]
+    }
+
+    /// The pair's folder, for files of the test.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Waits until both say of both directions that they have finished, and the digests are equal.
+    pub async fn in_step(&self) {
+        soon("both nodes to hold the same", async || {
+            let here = self.primary.try_status().await?;
+            let there = self.secondary.try_status().await?;
+            for status in [&here, &there] {
+                let sync = &status["sync"];
+                let finished = sync["out"]["state"] == "finished" && sync["in"]["state"] == "finished";
+                if !finished || sync["digest"] != sync["peer_digest"] {
+                    return Err(format!("{}: {sync}", status["node"]["id"]));
+                }
+            }
+            let digests = [&here, &there].map(|s| s["sync"]["digest"].clone());
+            if digests[0] == digests[1] { Ok(()) } else { Err(format!("digests differ: {digests:?}")) }
+        })
+        .await;
+    }
+
+    /// Waits until both name `owner` as the node that serves everybody.
+    pub async fn served_by(&self, owner: &Node) {
+        for node in self.nodes() {
+            node.names_owner(owner).await;
+        }
+    }
+
+    /// Kills the primary (`kill -9`) and activates the backup: resilience begins.
+    pub async fn fail_over(&self) {
+        self.primary.kill().await;
+        self.secondary
+            .post("/api/v1/groups/primary/activate-backup", &serde_json::json!({}))
+            .await
+            .must_be(202);
+        self.secondary.names_owner(&self.secondary).await;
+    }
+}
+
+/// The nodes a demo's `demo.json` tells of, primary first.
+pub fn nodes(layout: &Path) -> [Node; 2] {
+    let path = layout.join("demo.json");
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let demo: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    [0, 1].map(|n| Node::new(&demo["nodes"][n]))
+}
+
+/// A temporary folder that outlives a failed test.
+pub struct Folder(Option<TempDir>);
+
+impl Folder {
+    /// A fresh one.
+    #[allow(clippy::new_without_default, reason = "it makes a folder on disk")]
+    pub fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("vmsync-pair-").tempdir();
+        Self(Some(dir.unwrap_or_else(|e| panic!("no temporary folder: {e}"))))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.0.as_ref().map_or_else(|| Path::new(""), TempDir::path)
+    }
+}
+
+impl Drop for Folder {
+    #[allow(clippy::print_stderr, reason = "so that it stands with the failed test's output")]
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Some(kept) = self.0.take()
+        {
+            let path: PathBuf = kept.keep();
+            eprintln!("logs and data of the failed test are kept in {}", path.display());
+        }
+    }
+}
