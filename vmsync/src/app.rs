@@ -138,7 +138,7 @@ pub struct Outcome {
 #[derive(Debug, Clone, Serialize, Deserialize, thiserror::Error)]
 #[error("{reason}")]
 pub struct Refused {
-    /// Stable code (`resilience_off`, `sync_not_started`, `stale_owner`, …).
+    /// Stable code (`resilience_off`, `sync_not_started`, `stale_expected_owner`, …).
     pub code: String,
     /// In words, with what to do.
     pub reason: String,

@@ -25,6 +25,7 @@ use super::{
     list::{Listed, Paging, limit},
     messages::blocking,
     problem::{Code, Problem, ProblemBody},
+    serving::settled,
 };
 use crate::{
     app::App,
@@ -131,6 +132,7 @@ async fn put(
     request: Request,
 ) -> Result<axum::Json<Checked>, Problem> {
     named(&name)?;
+    settled(&app)?;
     let source = body::read(request, MAX_SOURCE as u64).await?;
     let live = blocking(&app, move |store| {
         let flow = checked(&source, &name)?;
@@ -156,6 +158,7 @@ async fn remove(
     Path(name): Path<String>,
 ) -> Result<StatusCode, Problem> {
     named(&name)?;
+    settled(&app)?;
     app.store(move |s| s.remove_flow(&name)).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -44,6 +44,16 @@ pub(super) fn group_here(app: &App, group: &GroupName, uri: &Uri) -> Result<(), 
     }
 }
 
+/// Passes once this node has settled with its peer what it holds; before that nothing is written,
+/// so that no sequence number is used twice.
+pub(super) fn settled(app: &App) -> Result<(), Problem> {
+    if app.node.status().node.ready {
+        Ok(())
+    } else {
+        Err(starting())
+    }
+}
+
 /// The node doesn't know yet whom it serves.
 pub(super) fn starting() -> Problem {
     Problem::new(

@@ -13,7 +13,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use vmsync_config::{Failback, FailbackPolicy, parse_duration, show_duration, words::UnixMillis};
 use vmsync_store::model::Settings;
 
-use super::{extract::Json, problem::Problem};
+use super::{extract::Json, problem::Problem, serving::settled};
 use crate::app::App;
 
 const POLICY: &str = "failback.policy";
@@ -121,6 +121,7 @@ async fn change(
     Json(change): Json<SettingsChange>,
 ) -> Result<axum::Json<SettingsAnswer>, Problem> {
     let values = checked(change.failback)?;
+    settled(&app)?;
     app.store(move |store| {
         values
             .into_iter()

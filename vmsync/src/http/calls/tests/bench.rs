@@ -89,6 +89,9 @@ impl Node {
         let (mut handle, _seat) = node::channel(&config);
         let (serving, table) = watch::channel(Arc::default());
         handle.serving = table;
+        let mut ready = (*handle.status()).clone();
+        ready.node.ready = true;
+        handle.status = watch::channel(Arc::new(ready)).1;
         let app = Arc::new(App {
             tokens: Tokens::load(&config.http.tokens_file).unwrap(),
             keys: Keys::parse(&"0123456789abcdef".repeat(4)).unwrap(),
