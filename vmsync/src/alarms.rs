@@ -174,3 +174,51 @@ impl Alarms {
             .unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(folder: &std::path::Path) -> Alarms {
+        let options = vmsync_store::Options {
+            node: "vmpro1".parse().unwrap(),
+            min_free_bytes: 0,
+            clock: clock::wall,
+        };
+        let store = Store::open(folder, options).unwrap();
+        Alarms::load(store, EventHub::new()).unwrap()
+    }
+
+    #[test]
+    fn one_cause_is_one_alarm_until_it_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let alarms = open(folder.path());
+        alarms.raise("foreign_domain", "example.net", "first");
+        alarms.raise("foreign_domain", "example.net", "again");
+        alarms.raise("foreign_domain", "example.org", "another");
+        let list = alarms.list();
+        assert_eq!((list.len(), list[0].count, alarms.active()), (2, 2, 2));
+        assert_eq!(list[0].text, "again");
+        alarms.clear("foreign_domain", "example.net");
+        assert_eq!(alarms.active(), 1);
+        alarms.raise("foreign_domain", "example.net", "anew");
+        assert_eq!(
+            alarms.list().len(),
+            3,
+            "a new cause after the end of the old one"
+        );
+    }
+
+    #[test]
+    fn alarms_and_acknowledgements_survive_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let alarms = open(folder.path());
+        alarms.raise("disk_full", "vmpro1", "no space");
+        let id = alarms.list()[0].id;
+        assert!(alarms.acknowledge(id).is_some());
+        assert!(alarms.acknowledge(id + 1).is_none());
+        drop(alarms);
+        let again = open(folder.path()).list();
+        assert!(again[0].acknowledged.is_some() && again[0].cleared.is_none());
+    }
+}

@@ -61,7 +61,8 @@ pub async fn run(options: DemoOptions, out: &mut (impl Write + Send)) -> Result<
     };
     writeln!(out, "\nStopping both nodes …").map_err(|e| e.to_string())?;
     let stopped = demo.stop().await;
-    writeln!(out, "Stopped. Everything is kept in {}", demo.dir.display()).map_err(|e| e.to_string())?;
+    writeln!(out, "Stopped. Everything is kept in {}", demo.dir.display())
+        .map_err(|e| e.to_string())?;
     ended.and(stopped)
 }
 
@@ -73,7 +74,9 @@ async fn stay_up(demo: &mut Demo, out: &mut (impl Write + Send)) -> Result<(), S
     }
     demo.wait_until_ready().await?;
     demo.write_file()?;
-    create_mailboxes(&demo.client(0)?).await.map_err(|e| e.to_string())?;
+    create_mailboxes(&demo.client(0)?)
+        .await
+        .map_err(|e| e.to_string())?;
     welcome(demo, out).map_err(|e| e.to_string())?;
     std::future::pending().await
 }

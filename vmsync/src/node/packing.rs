@@ -6,7 +6,9 @@
 use serde_json::Value;
 use vmsync_config::words::{Origin, Vector};
 use vmsync_core::wire::{CarriedAudio, Voice};
-use vmsync_store::{AudioRef, Effect, EntityKey, Operation, Store, StoreError};
+use vmsync_store::{
+    AudioRef, Effect, EntityKey, Operation, Store, StoreError, model::MessageFacts,
+};
 
 use crate::mailroom::AboutAudio;
 
@@ -100,28 +102,157 @@ fn named_audio(operation: &Operation) -> Option<AudioRef> {
         .and_then(|v| serde_json::from_value(v.clone()).ok())
 }
 
+/// A message's facts as the store wrote them; null for anything else.
 fn facts_of(operation: &Operation) -> Value {
     match (&operation.entity, &operation.effect) {
         (EntityKey::Message(_), Effect::Set(fields)) => {
-            let facts = fields.iter().filter(|(name, _)| *name != "audio");
-            Value::Object(facts.map(|(n, v)| (n.clone(), v.clone())).collect())
+            fields.get("facts").cloned().unwrap_or_default()
         }
         _ => Value::Null,
     }
 }
 
+/// What a person reads in the mail of a voice message.
 fn voice_of(operation: &Operation, audio: &AudioRef, facts: &Value) -> Option<Voice> {
-    if !matches!(operation.entity, EntityKey::Message(_)) {
+    let (EntityKey::Message(_), Effect::Set(fields)) = (&operation.entity, &operation.effect)
+    else {
         return None;
-    }
-    let text = |name: &str| facts[name].as_str().map(str::to_owned);
+    };
+    let mailbox = fields.get("mailbox").and_then(Value::as_str);
+    let facts: MessageFacts = serde_json::from_value(facts.clone()).unwrap_or_default();
     Some(Voice {
-        mailbox: text("mailbox").unwrap_or_default(),
-        caller_number: text("caller_number"),
-        caller_name: text("caller_name"),
+        mailbox: mailbox.unwrap_or_default().to_owned(),
+        caller_number: facts.caller_number,
+        caller_name: facts.caller_name,
         duration_ms: audio.duration_ms,
-        urgent: facts["urgent"] == true,
-        private: facts["private"] == true,
-        received_at: text("received_at").and_then(|t| t.parse().ok()),
+        urgent: facts.urgent,
+        private: facts.private,
+        received_at: facts.received_at,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use vmsync_config::words::{Extension, UnixMillis};
+    use vmsync_store::{
+        Options,
+        model::{MailboxPatch, MessageState},
+    };
+
+    use super::*;
+    use crate::mailroom::describe;
+
+    const WAV: &[u8] = include_bytes!("../../assets/voice/two.wav");
+
+    struct Bench {
+        store: Store,
+        ext: Extension,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let options = Options {
+                node: "vmpro1".parse().unwrap(),
+                min_free_bytes: 0,
+                clock: || UnixMillis(1_700_000_000_000),
+            };
+            let store = Store::open(folder.path(), options).unwrap();
+            let ext: Extension = "2001".parse().unwrap();
+            store
+                .create_mailbox(&ext, &MailboxPatch::default())
+                .unwrap();
+            Self {
+                store,
+                ext,
+                _folder: folder,
+            }
+        }
+
+        fn deposit(&self, caller: &str) -> uuid::Uuid {
+            let facts = MessageFacts {
+                caller_number: Some(caller.to_owned()),
+                urgent: true,
+                ..MessageFacts::default()
+            };
+            let audio = describe(&vmsync_core::audio::measure(WAV).unwrap(), WAV);
+            self.store
+                .deposit(&self.ext, facts, audio, WAV)
+                .unwrap()
+                .0
+                .id
+        }
+
+        /// Every mail it takes to tell a peer that holds nothing.
+        fn mails(&self) -> Vec<Packed> {
+            let origin = self.store.origin();
+            let last = self.store.have().get(&origin);
+            let mut after = 0;
+            let mut mails = Vec::new();
+            while after < last {
+                let mail = pack(&self.store, &[(origin.clone(), after, last)]).unwrap();
+                assert!(mail.count > 0, "no progress after {after}");
+                after = mail.upto.get(&origin);
+                mails.push(mail);
+            }
+            mails
+        }
+    }
+
+    #[test]
+    fn a_voice_message_travels_alone_and_small_changes_together() {
+        let bench = Bench::new();
+        let id = bench.deposit("5551234");
+        bench
+            .store
+            .set_message_state(id, MessageState::Old)
+            .unwrap();
+        bench
+            .store
+            .set_message_state(id, MessageState::Saved)
+            .unwrap();
+        let mails = bench.mails();
+        let counts: Vec<_> = mails.iter().map(|m| (m.count, m.audio.len())).collect();
+        assert_eq!(
+            counts,
+            [(1, 0), (1, 1), (2, 0)],
+            "mailbox; message; its two states"
+        );
+        let voice = mails[1].voice.as_ref().unwrap();
+        assert_eq!(voice.mailbox, "2001");
+        assert_eq!(voice.caller_number.as_deref(), Some("5551234"));
+        assert!(voice.urgent);
+        assert_eq!(mails[1].audio[0].bytes, WAV);
+    }
+
+    #[test]
+    fn audio_of_a_purged_message_is_not_missed() {
+        let bench = Bench::new();
+        let id = bench.deposit("5551234");
+        bench.store.purge_message(id).unwrap();
+        let mails = bench.mails();
+        assert!(mails.iter().all(|m| m.audio.is_empty()));
+        assert_eq!(
+            mails.iter().map(|m| m.count).sum::<u64>(),
+            3,
+            "mailbox, message, purge"
+        );
+    }
+
+    #[test]
+    fn a_mail_never_goes_beyond_its_range() {
+        let bench = Bench::new();
+        let origin = bench.store.origin();
+        let ext = &bench.ext;
+        for n in 0..10 {
+            let patch = MailboxPatch {
+                name: Some(format!("name {n}")),
+                ..MailboxPatch::default()
+            };
+            bench.store.change_mailbox(ext, &patch).unwrap();
+        }
+        let mail = pack(&bench.store, &[(origin.clone(), 3, 7)]).unwrap();
+        assert_eq!((mail.count, mail.upto.get(&origin)), (4, 7));
+    }
 }
