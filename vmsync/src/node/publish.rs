@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use vmsync_config::{
     Config, FailbackPolicy, Mode, Role,
-    words::{Now, UnixMillis},
+    words::{Now, UnixMillis, Vector},
 };
 use vmsync_core::{
     resilience::{Colour, Link, Ownership, Serving, colour},
@@ -29,6 +29,7 @@ const PACE_OVER: usize = 16;
 #[derive(Default)]
 pub(super) struct Progress {
     pub(super) digest: String,
+    pub(super) have: Vector,
     pub(super) totals: Totals,
     pub(super) to_adopt: Vec<Ownership>,
     pace: VecDeque<(u64, Duration)>,
@@ -111,8 +112,13 @@ impl Node {
             .map(|i| self.group_status(i, now))
             .collect();
         let serves = groups.iter().any(|g| g.serving_here == "yes");
-        let out = self.session.outgoing(now.mono);
-        let incoming = self.session.incoming(now.mono);
+        let mut out = self.session.outgoing(now.mono);
+        let mut incoming = self.session.incoming(now.mono);
+        if let (None, Some(report)) = (self.session.started(), &self.peer.report) {
+            // Out of sight: what it told last is the best that is known.
+            out.pending = self.progress.have.ahead_of(&report.have);
+            incoming.pending = report.have.ahead_of(&self.progress.have);
+        }
         let eta = self.progress.eta(out.pending);
         let sync = SyncStatus {
             out: self.direction(0, out, eta, now),

@@ -62,6 +62,7 @@ impl Node {
         match read {
             Ok(((have, digest), totals, failback)) => {
                 self.progress.digest.clone_from(&digest.0);
+                self.progress.have.clone_from(&have);
                 self.progress.totals = totals;
                 self.failback = failback;
                 self.session.local(have, digest.0, now);
