@@ -14,8 +14,7 @@ fn path(mailbox: &str, id: &str) -> String {
 
 /// Mails `wav` to a mailbox at `node`; gives the message's id.
 async fn mail(pair: &Pair, node: &Node, mailbox: &str, message_id: &str, wav: &[u8]) -> String {
-    let file = pair.dir().join(format!("{message_id}.wav"));
-    std::fs::write(&file, wav).unwrap();
+    let file = pair.file(&format!("{message_id}.wav"), wav);
     let sent = Swaks::mail(node, &format!("{mailbox}@{}", node.fqdn))
         .header("Message-ID", &format!("<{message_id}@pbx.demo.example>"))
         .recording(&file)

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{Node, soon};
 
 /// A client that follows no redirects: where to go is part of what is tested.
-pub(super) fn client() -> reqwest::Client {
+pub fn client() -> reqwest::Client {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let client = reqwest::Client::builder()
         .redirect(Policy::none())

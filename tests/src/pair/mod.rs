@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tempfile::TempDir;
 
-pub use api::{Answer, Call};
+pub use api::{Answer, Call, client};
 pub use node::Node;
 pub use ports::Ports;
 pub use process::{Ended, Process, installed, run, vmsync};
@@ -34,6 +34,22 @@ pub const ONE: &[u8] = include_bytes!("../../../vmsync/assets/voice/one.wav");
 pub const TWO: &[u8] = include_bytes!("../../../vmsync/assets/voice/two.wav");
 /// A spoken greeting.
 pub const GREETING: &[u8] = include_bytes!("../../../vmsync/assets/voice/greeting.wav");
+
+/// A WAV of `seconds`, 16-bit PCM at 8 kHz: 16,000 bytes a second.
+pub fn wav(seconds: u32) -> Vec<u8> {
+    let data = seconds * 16_000;
+    let mut out = Vec::with_capacity(data as usize + 44);
+    out.extend_from_slice(b"RIFF");
+    out.extend_from_slice(&(data + 36).to_le_bytes());
+    out.extend_from_slice(b"WAVEfmt \x10\0\0\0\x01\0\x01\0");
+    out.extend_from_slice(&8_000_u32.to_le_bytes());
+    out.extend_from_slice(&16_000_u32.to_le_bytes());
+    out.extend_from_slice(b"\x02\0\x10\0data");
+    out.extend_from_slice(&data.to_le_bytes());
+    // A saw-tooth: no two samples nearby are alike, so that a swapped or lost block shows.
+    out.extend((0..data / 2).flat_map(|n| u16::try_from(n * 37 % 65_521).unwrap_or(0).to_le_bytes()));
+    out
+}
 
 /// Two nodes in a folder of their own.
 pub struct Pair {
@@ -74,8 +90,12 @@ impl Pair {
 
     /// Starts both nodes and waits until they are in step.
     pub async fn start_both(&self) {
-        self.primary.start().await;
-        self.secondary.start().await;
+        for node in self.nodes() {
+            node.launch().await;
+        }
+        for node in self.nodes() {
+            node.ready().await;
+        }
         self.in_step().await;
     }
 
@@ -84,9 +104,30 @@ impl Pair {
         [&self.primary, &self.secondary]
     }
 
-    /// The pair's folder, for files of the test.
+    /// A folder for files of the test.
     pub fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// The folder of certificates, keys and nodes as `vmsync demo` made it.
+    pub fn layout(&self) -> PathBuf {
+        self.dir.path().join("pair")
+    }
+
+    /// Writes a file of the test.
+    pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.dir().join(name);
+        if let Err(e) = std::fs::write(&path, content) {
+            panic!("{}: {e}", path.display());
+        }
+        path
+    }
+
+    /// A change of both nodes' configurations.
+    pub fn configure_both(&self, from: &str, to: &str) {
+        for node in self.nodes() {
+            node.configure(from, to);
+        }
     }
 
     /// Waits until both say of both directions that they have finished, and the digests are equal.

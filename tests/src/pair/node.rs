@@ -62,6 +62,11 @@ impl Node {
     /// Starts its process and waits until it serves or stands by.
     pub async fn start(&self) {
         self.launch().await;
+        self.ready().await;
+    }
+
+    /// Waits until it serves or stands by.
+    pub async fn ready(&self) {
         soon(&format!("{} to be ready", self.id), async || {
             let mut process = self.process.lock().await;
             let ended = process.as_mut().is_none_or(Process::has_ended);
