@@ -36,8 +36,8 @@ const MAILS_AT_ONCE: usize = 4;
 
 /// Serves `listener` until `stop` is cancelled; then finishes the mails in progress and returns.
 ///
-/// STARTTLS is offered where `tls` is given. Of `limits`, `smtp_connections` counts here and
-/// `message_bytes` for the memory of all mails; sizes and time-outs of one session are `policy`'s.
+/// STARTTLS is offered where `tls` is given. Of `limits`, `smtp_connections` counts here; sizes and
+/// time-outs of one session are `policy`'s.
 pub async fn serve(
     listener: TcpListener,
     policy: Policy,
@@ -46,7 +46,7 @@ pub async fn serve(
     limits: &Limits,
     stop: CancellationToken,
 ) {
-    let largest = usize::try_from(limits.message_bytes).unwrap_or(usize::MAX);
+    let largest = usize::try_from(policy.message_bytes).unwrap_or(usize::MAX);
     let common = Arc::new(Common {
         policy: Arc::new(policy),
         tls: tls.map(TlsAcceptor::from),
