@@ -6,7 +6,7 @@ use std::{net::IpAddr, sync::Arc};
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use vmsync_config::words::Extension;
+use vmsync_config::{Limits, show_duration, words::Extension};
 use vmsync_core::{
     intake,
     smtp::{Accepted, Envelope, Recipient, Refusal, SmtpEvent, Verdict},
@@ -93,6 +93,7 @@ impl Mailroom {
             .await?
             .map_err(|e| Refusal::bad_content(e.to_string()))?;
         let incoming = Arc::new(incoming);
+        fits(&incoming, &self.app.config.limits)?;
         let shortest = self.app.config.limits.message_min.as_millis();
         if u128::from(incoming.measured.duration_ms) < shortest {
             // R-MB-8: a message shorter than the minimum is dropped, which is no fault of the sender.
@@ -227,6 +228,26 @@ impl MailHandler for Mailroom {
             _ => {}
         }
     }
+}
+
+/// The limits that hold over HTTP hold for mail too: R-MB-8, and no more audio than a mail between
+/// the nodes has room for.
+fn fits(incoming: &intake::Incoming, limits: &Limits) -> Result<(), Refusal> {
+    let too_much = |text| Err(Refusal::new(552, "5.3.4", text));
+    let (length, longest) = (incoming.measured.duration_ms, limits.message_max);
+    if u128::from(length) > longest.as_millis() {
+        let longest = show_duration(longest);
+        return too_much(format!(
+            "the recording is {length} ms long; the longest taken is {longest} (limits.message_max)"
+        ));
+    }
+    let (bytes, most) = (incoming.audio.len() as u64, limits.message_bytes);
+    if bytes > most {
+        return too_much(format!(
+            "the recording has {bytes} bytes; the most taken is {most} (limits.message_bytes)"
+        ));
+    }
+    Ok(())
 }
 
 /// Audio first, then the operations that name it: a crash in between leaves files that nothing
