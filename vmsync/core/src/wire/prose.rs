@@ -65,11 +65,11 @@ pub(super) fn text(mail: &Mail, voice: Option<&Voice>) -> String {
     text.push('\n');
     line(
         &mut text,
-        "This mail goes between the two nodes of a voicemail pair; nobody needs to act on",
+        "This mail goes between the two nodes of a voicemail pair; nobody needs to act",
     );
     line(
         &mut text,
-        "it. The part vmsync.json is for the receiving node.",
+        "on it. The part vmsync.json is for the receiving node.",
     );
     text
 }
