@@ -16,7 +16,7 @@ fn path(mailbox: &str, id: &str) -> String {
 async fn mail(pair: &Pair, node: &Node, mailbox: &str, message_id: &str, wav: &[u8]) -> String {
     let file = pair.file(&format!("{message_id}.wav"), wav);
     let sent = Swaks::mail(node, &format!("{mailbox}@{}", node.fqdn))
-        .header("Message-ID", &format!("<{message_id}@pbx.demo.example>"))
+        .header("Message-Id", &format!("<{message_id}@pbx.demo.example>"))
         .recording(&file)
         .send()
         .await
