@@ -152,7 +152,7 @@ pub const FAILBACK_TIMEOUT: Setting<Duration> = Setting {
 pub const STABLE_FOR: Setting<Duration> = Setting {
     default: s(0),
     least: s(0),
-    most: m(24 * 60),
+    most: m(60),
     rule: "R-FB-7",
 };
 

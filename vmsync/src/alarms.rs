@@ -3,7 +3,13 @@
 //! Kept in the store's local records, so that a restart forgets none; cleared ones are kept for
 //! the list, the oldest dropped beyond [`KEPT`].
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -15,6 +21,21 @@ use crate::{clock, events::EventHub};
 /// How many alarms are kept.
 pub const KEPT: usize = 1_000;
 const SPACE: &str = "alarms";
+/// Characters of a subject that are kept and compared.
+const SUBJECT: usize = 200;
+/// Changes waiting to be written.
+const WAITING: usize = 4 * KEPT;
+/// Alarms about events rather than conditions: nothing tells when they are over but their absence.
+const PASSING: [&str; 6] = [
+    "bad_signature",
+    "foreign_domain",
+    "operation_refused",
+    "tls_required",
+    "wire_version",
+    "wrong_node",
+];
+/// How long it must have been quiet before such an alarm ends.
+const CALM: Duration = Duration::from_hours(1);
 
 /// One alarm.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -50,7 +71,7 @@ pub struct Alarms {
 }
 
 struct Inner {
-    store: Store,
+    writer: SyncSender<(u64, Option<Vec<u8>>)>,
     events: EventHub,
     list: Mutex<Vec<Alarm>>,
 }
@@ -64,9 +85,18 @@ impl Alarms {
             .filter_map(|(_, bytes)| serde_json::from_slice(bytes).ok())
             .collect();
         list.sort_by_key(|a| a.id);
+        let (writer, changes) = sync_channel(WAITING);
+        // One writer, so that a raise and its end are written in that order. It ends with the list.
+        std::thread::Builder::new()
+            .name("alarms".to_owned())
+            .spawn(move || write(&store, &changes))
+            .map_err(|source| vmsync_store::StoreError::Io {
+                doing: "starting the writer of alarms".to_owned(),
+                source,
+            })?;
         Ok(Self {
             inner: Arc::new(Inner {
-                store,
+                writer,
                 events,
                 list: Mutex::new(list),
             }),
@@ -76,6 +106,7 @@ impl Alarms {
     /// Raises an alarm; one that is already up for the same code and subject counts on.
     pub fn raise(&self, code: &str, subject: &str, text: &str) {
         let now = clock::wall();
+        let subject: String = subject.chars().take(SUBJECT).collect();
         let mut list = self.lock();
         let up = list
             .iter_mut()
@@ -90,7 +121,7 @@ impl Alarms {
         let alarm = Alarm {
             id: list.last().map_or(1, |a| a.id + 1),
             code: code.to_owned(),
-            subject: subject.chars().take(200).collect(),
+            subject: subject.clone(),
             text: text.to_owned(),
             since: now,
             count: 1,
@@ -100,7 +131,11 @@ impl Alarms {
         };
         tracing::warn!(alarm = code, subject, "{text}");
         list.push(alarm.clone());
-        let gone = (list.len() > KEPT).then(|| list.remove(0));
+        let gone = (list.len() > KEPT).then(|| {
+            // One that is up is never pushed out by others while an ended one is left.
+            let ended = list.iter().position(|a| a.cleared.is_some());
+            list.remove(ended.unwrap_or(0))
+        });
         drop(list);
         self.published(&alarm);
         if let Some(gone) = gone {
@@ -114,6 +149,30 @@ impl Alarms {
             (a.cleared.is_none() && a.code == code && a.subject == subject)
                 .then(|| a.cleared = Some(clock::wall()))
         });
+    }
+
+    /// Ends every alarm of `code`.
+    pub fn clear_all(&self, code: &str) {
+        while self
+            .change(|a| {
+                (a.cleared.is_none() && a.code == code).then(|| a.cleared = Some(clock::wall()))
+            })
+            .is_some()
+        {}
+    }
+
+    /// Ends alarms about single events ([`PASSING`]) that have not come again for [`CALM`].
+    pub fn expire(&self, now: UnixMillis) {
+        let calm = u64::try_from(CALM.as_millis()).unwrap_or(u64::MAX);
+        let over = |a: &Alarm| {
+            a.cleared.is_none()
+                && PASSING.contains(&a.code.as_str())
+                && now.0.saturating_sub(a.last.0) >= calm
+        };
+        while self
+            .change(|a| over(a).then(|| a.cleared = Some(now)))
+            .is_some()
+        {}
     }
 
     /// Acknowledges alarm `id`; `None` when there is none of that number.
@@ -153,17 +212,13 @@ impl Alarms {
         self.write(alarm.id, serde_json::to_vec(alarm).ok());
     }
 
-    /// Writes in the background: an alarm never holds up a decision, and a full disk is itself an alarm.
+    /// Written in the background: an alarm never holds up a decision, and a full disk is itself an alarm.
     fn write(&self, id: u64, value: Option<Vec<u8>>) {
-        let store = self.inner.store.clone();
-        let write = move || {
-            if let Err(error) = store.put_local(SPACE, &format!("{id:012}"), value.as_deref()) {
-                tracing::error!(%error, id, "alarm not kept over a restart");
-            }
-        };
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(write)),
-            Err(_) => write(),
+        if self.inner.writer.try_send((id, value)).is_err() {
+            tracing::error!(
+                id,
+                "alarm not kept over a restart: the writer does not keep up"
+            );
         }
     }
 
@@ -172,6 +227,14 @@ impl Alarms {
             .list
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn write(store: &Store, changes: &Receiver<(u64, Option<Vec<u8>>)>) {
+    while let Ok((id, value)) = changes.recv() {
+        if let Err(error) = store.put_local(SPACE, &format!("{id:012}"), value.as_deref()) {
+            tracing::error!(%error, id, "alarm not kept over a restart");
+        }
     }
 }
 

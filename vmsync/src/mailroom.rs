@@ -151,23 +151,17 @@ impl Mailroom {
                 WireError::UnknownVersion(_) => "wire_version",
                 _ => "bad_signature",
             };
-            self.app
-                .alarms
-                .raise(alarm, &peer.to_string(), &error.to_string());
+            let text = format!("a mail from {peer}: {error}");
+            let of = self.app.config.pair.peer_id.as_str();
+            self.app.alarms.raise(alarm, of, &text);
         }
         Refusal::new(code, enhanced, error.to_string())
     }
 
     fn not_applied(&self, error: &StoreError) -> Refusal {
         match error {
-            StoreError::Full { .. } => {
-                self.app.alarms.raise(
-                    "disk_full",
-                    self.app.config.node.id.as_str(),
-                    &error.to_string(),
-                );
-                Refusal::no_space()
-            }
+            // The node loop watches the disk and raises the alarm.
+            StoreError::Full { .. } => Refusal::no_space(),
             StoreError::Invalid(_) | StoreError::Conflict(_) => {
                 // Refused for good, but never dropped: the peer keeps it and says so, and so do we.
                 self.app.alarms.raise(
@@ -216,14 +210,16 @@ impl MailHandler for Mailroom {
         match &event {
             SmtpEvent::ForeignDomain { domain, .. } => self.app.alarms.raise(
                 "foreign_domain",
-                domain,
+                // Not the domain asked for: anybody could make up as many alarms as he likes.
+                self.app.config.receiver.domain.as_str(),
                 &format!(
-                    "{event}; this node takes mail for {} only: check smtp.receiver.domain here and the sender's settings there",
+                    "last for {domain}: {event}; this node takes mail for {} only: check smtp.receiver.domain here and the sender's settings there",
                     self.app.config.receiver.domain
                 ),
             ),
-            SmtpEvent::TlsRequired { peer } => {
-                self.app.alarms.raise("tls_required", &peer.to_string(), &event.to_string());
+            SmtpEvent::TlsRequired { .. } => {
+                let peer = self.app.config.pair.peer_id.as_str();
+                self.app.alarms.raise("tls_required", peer, &event.to_string());
             }
             _ => {}
         }

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// How long a stop may take before it is cut short.
-const STOP_LIMIT: Duration = Duration::from_secs(15);
+const STOP_LIMIT: Duration = Duration::from_secs(8);
 
 /// Logs to standard error; `VMSYNC_LOG` chooses what (`info` by default, `vmsync=debug`, …).
 pub fn init_logging() {
@@ -123,25 +123,59 @@ pub async fn run(config: Config, stop_on_stdin_eof: bool) -> Result<(), String> 
     let files = read_files(&config)?;
     let store = open_store(&config).await?;
     let sockets = Sockets::bind(&config).await?;
-    let stop = CancellationToken::new();
-    let mut tasks = JoinSet::new();
+    let mut parts = Parts::default();
     let node_id = config.node.id.clone();
 
-    let started = start(config, files, store, sockets, &stop, &mut tasks).await;
+    let started = start(config, files, store, sockets, &mut parts).await;
     let ended = match started {
-        Ok(()) => wait(stop_on_stdin_eof, &mut tasks).await,
+        Ok(()) => parts.wait(stop_on_stdin_eof).await,
         Err(e) => Err(e),
     };
     tracing::info!(node = %node_id, "stopping");
-    stop.cancel();
+    parts.stop().await;
+    ended
+}
+
+/// What runs, in two layers: the fronts end first, while the loop behind them still answers.
+#[derive(Default)]
+struct Parts {
+    fronts: JoinSet<()>,
+    stop_fronts: CancellationToken,
+    core: JoinSet<()>,
+    stop_core: CancellationToken,
+}
+
+impl Parts {
+    /// Waits for a reason to stop. A part that ends by itself is one.
+    async fn wait(&mut self, stdin: bool) -> Result<(), String> {
+        let ended = tokio::select! {
+            signal = stop_signal() => return signal.map_err(|e| e.to_string()),
+            () = stdin_eof(stdin) => return Ok(()),
+            Some(ended) = self.fronts.join_next() => ended,
+            Some(ended) = self.core.join_next() => ended,
+        };
+        Err(match ended {
+            Err(e) => format!("a part of the node failed: {e}"),
+            Ok(()) => "a part of the node ended by itself; the log above says why".to_owned(),
+        })
+    }
+
+    async fn stop(mut self) {
+        self.stop_fronts.cancel();
+        finished("fronts", &mut self.fronts).await;
+        self.stop_core.cancel();
+        finished("loop", &mut self.core).await;
+    }
+}
+
+async fn finished(what: &str, tasks: &mut JoinSet<()>) {
     let all = async { while tasks.join_next().await.is_some() {} };
     if tokio::time::timeout(STOP_LIMIT, all).await.is_err() {
         tracing::warn!(
-            "cut short what had not ended within {} s; nothing acknowledged is lost",
+            "the {what} had not ended within {} s and are cut short; nothing acknowledged is lost",
             STOP_LIMIT.as_secs()
         );
     }
-    ended
 }
 
 async fn start(
@@ -149,9 +183,14 @@ async fn start(
     files: Files,
     store: Store,
     sockets: Sockets,
-    stop: &CancellationToken,
-    tasks: &mut JoinSet<()>,
+    parts: &mut Parts,
 ) -> Result<(), String> {
+    let Parts {
+        fronts,
+        stop_fronts: stop,
+        core,
+        stop_core,
+    } = parts;
     let events = EventHub::new();
     let alarms = Alarms::load(store.clone(), events.clone()).map_err(|e| e.to_string())?;
     let peer = PeerClient::new(
@@ -170,7 +209,7 @@ async fn start(
         handle.calls_notify(),
         config.node.id.clone(),
     );
-    let vrl = start_vrl(&config, &store, &peer, client.clone(), stop)?;
+    let vrl = start_vrl(&config, &store, &peer, client.clone(), stop_core)?;
     let app = Arc::new(App {
         tokens: files.tokens,
         keys: files.keys,
@@ -183,12 +222,15 @@ async fn start(
         config,
     });
     let node = node::Node::load(Arc::clone(&app), seat, peer, client).await?;
-    tasks.spawn(node.run(stop.clone()));
+    core.spawn(node.run(stop_core.clone()));
 
     let config = &app.config;
     if let Some(listener) = sockets.smtp {
         let policy = Policy {
             message_bytes: mail_limit(config.limits.message_bytes),
+            // One mailbox a mail: what is answered after the data then holds for that mailbox. The
+            // client sends the mail again for the others (RFC 5321 section 4.5.3.1.10).
+            recipients: 1,
             ..Policy::new(
                 config.receiver.domain.clone(),
                 config.receiver.allow.clone(),
@@ -199,9 +241,9 @@ async fn start(
         let mailroom = Arc::new(Mailroom::new(Arc::clone(&app)));
         let (limits, stop) = (config.limits.clone(), stop.clone());
         let server = server.clone();
-        tasks.spawn(
-            async move { smtp::serve(listener, policy, server, mailroom, &limits, stop).await },
-        );
+        fronts.spawn(async move {
+            smtp::serve(listener, policy, server, mailroom, &limits, stop).await
+        });
     }
     if let (Some(listener), Some(ftp)) = (sockets.ftp, config.vrl.server.clone()) {
         let folder = config.vrl.folder.clone();
@@ -214,7 +256,7 @@ async fn start(
             ..vrl::server::ServerOptions::default()
         };
         let stop = stop.clone();
-        tasks.spawn(async move {
+        fronts.spawn(async move {
             if let Err(error) =
                 vrl::server::serve(listener, &ftp, &folder, tls, options, stop).await
             {
@@ -230,7 +272,7 @@ async fn start(
         http::Patience::default(),
         stop.clone(),
     );
-    tasks.spawn(serve);
+    fronts.spawn(serve);
     tracing::info!(
         node = %config.node.id, fqdn = %config.node.fqdn, http = %config.http.listen,
         smtp = ?config.receiver.listen, version = env!("CARGO_PKG_VERSION"), "started"
@@ -326,18 +368,6 @@ async fn bind(address: SocketAddr, key: &str) -> Result<TcpListener, String> {
         };
         format!("{key} = {address}: {e}; {advice}")
     })
-}
-
-/// Waits for a reason to stop. A task that ends by itself is one.
-async fn wait(stdin: bool, tasks: &mut JoinSet<()>) -> Result<(), String> {
-    tokio::select! {
-        signal = stop_signal() => signal.map_err(|e| e.to_string()),
-        () = stdin_eof(stdin) => Ok(()),
-        ended = tasks.join_next() => Err(match ended {
-            Some(Err(e)) => format!("a part of the node failed: {e}"),
-            _ => "a part of the node ended by itself; the log above says why".to_owned(),
-        }),
-    }
 }
 
 /// Resolves at SIGINT or SIGTERM.

@@ -56,7 +56,7 @@ const PLAN: &str = "plan.json";
 /// Makes (or reads again) the demo in `dir`.
 pub(crate) fn prepare(dir: &Path, base_port: Option<u16>) -> Result<DemoFile, String> {
     let at = |e: std::io::Error| format!("{}: {e}", dir.display());
-    fs::create_dir_all(dir).map_err(at)?;
+    private_dir(dir).map_err(at)?;
     let dir = dir.canonicalize().map_err(at)?;
     let plan = dir.join(PLAN);
     if plan.exists() {
@@ -80,6 +80,24 @@ pub(crate) fn prepare(dir: &Path, base_port: Option<u16>) -> Result<DemoFile, St
     vmsync_store::write_file_durably(&plan, json.as_bytes())
         .map_err(|e| format!("{}: {e}", plan.display()))?;
     Ok(made)
+}
+
+/// Makes `dir` readable by its owner alone: it holds keys and tokens.
+fn private_dir(dir: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+    if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
+        fs::create_dir_all(parent)?;
+    }
+    match fs::DirBuilder::new().mode(0o700).create(dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+        made => return made,
+    }
+    let owner = fs::metadata(dir)?.uid();
+    if owner == rustix::process::geteuid().as_raw() {
+        Ok(())
+    } else {
+        Err(std::io::Error::other("the folder belongs to somebody else"))
+    }
 }
 
 /// HTTP, SMTP of both nodes and FTP of the primary.

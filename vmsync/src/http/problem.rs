@@ -284,7 +284,8 @@ impl From<Refused> for Problem {
             "not_found" | "unknown_group" | "unknown_system" => Code::NotFound,
             "invalid" => Code::Invalid,
             "starting" => Code::Starting,
-            "stopping" => Code::Stopping,
+            "stopping" | "peer_unreachable" => Code::Stopping,
+            "not_durable" => Code::Internal,
             _ => Code::Conflict,
         };
         let problem = Self {

@@ -80,8 +80,13 @@ async fn route(
         .iter()
         .find(|g| g.name == group.as_str())
         .ok_or_else(super::serving::starting)?;
-    let mine = seen.owner == app.config.node.id.as_str();
-    let (fqdn, url) = if mine {
+    let serving = app.node.serving(&group);
+    if serving == Serving::Starting {
+        return Err(super::serving::starting());
+    }
+    // In a partition the owner can't be reached: who asks here is answered here.
+    let here = matches!(serving, Serving::Yes | Serving::YesPartition);
+    let (fqdn, url) = if here {
         (&app.config.node.fqdn, own_url(&app, &headers))
     } else {
         (
@@ -98,10 +103,7 @@ async fn route(
         owner: seen.owner.clone(),
         fqdn: fqdn.to_string(),
         url,
-        here: matches!(
-            app.node.serving(&group),
-            Serving::Yes | Serving::YesPartition
-        ),
+        here,
         phase: seen.phase.clone(),
         epoch: seen.epoch,
         since: seen.since.clone(),

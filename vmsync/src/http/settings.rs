@@ -11,6 +11,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use vmsync_config::{Failback, FailbackPolicy, parse_duration, show_duration, words::UnixMillis};
+use vmsync_core::resilience::TIMEOUT_CAP;
 use vmsync_store::model::Settings;
 
 use super::{extract::Json, problem::Problem, serving::settled};
@@ -21,8 +22,8 @@ const TIMEOUT: &str = "failback.timeout_minutes";
 const STABLE_FOR: &str = "failback.stable_for";
 /// R-FB-5.
 const MINUTES: std::ops::RangeInclusive<u64> = 1..=60;
-/// Longest `stable_for`.
-const STABLE_MOST: Duration = Duration::from_hours(24);
+/// Longest `stable_for`: the machine's own cap, since it delays the automatic failback.
+const STABLE_MOST: Duration = TIMEOUT_CAP;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(read, change))
@@ -75,7 +76,7 @@ struct FailbackChange {
     policy: Option<String>,
     /// 1 to 60 (R-FB-5).
     timeout_minutes: Option<u64>,
-    /// Such as `90s`; at most `24h` (R-FB-7).
+    /// Such as `90s`; at most `60m` (R-FB-7).
     stable_for: Option<String>,
 }
 

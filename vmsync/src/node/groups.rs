@@ -61,6 +61,7 @@ impl GroupState {
                 source: std::io::Error::other(e),
             })?,
         };
+        let ownership = known_owner(ownership, &group, now);
         let evidence = PhoneEvidence::new(&group, &config.systems);
         let machine = Machine::new(group);
         let view = View::new(config.node.id.clone(), now.mono);
@@ -122,6 +123,25 @@ impl GroupState {
     pub(super) fn adopted(&self, theirs: &[Ownership]) -> Option<Ownership> {
         let theirs = theirs.iter().find(|o| o.group == *self.name())?;
         adopt(self.machine.group(), &self.ownership, theirs)
+    }
+}
+
+/// A record may name a node that is no longer of the pair (a backup that was replaced): its home
+/// takes the group, under the next epoch, so that the new peer follows.
+fn known_owner(kept: Ownership, group: &Group, now: Now) -> Ownership {
+    if kept.owner == group.home || kept.owner == group.backup {
+        return kept;
+    }
+    Ownership {
+        epoch: kept.epoch.saturating_add(1),
+        owner: group.home.clone(),
+        since: now.wall,
+        reason: format!(
+            "{} owned the group and is no longer of this pair",
+            kept.owner
+        ),
+        held: false,
+        ..kept
     }
 }
 

@@ -4,9 +4,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
-use vmsync_config::{Config, words::Vector};
+use vmsync_config::{
+    Config,
+    words::{Origin, Vector},
+};
 use vmsync_core::{
     sync::{Kind, Plan, Ticket},
     wire::{self, Addresses, Mail, NODE_MAILBOX},
@@ -43,6 +46,8 @@ pub(super) struct Outbox {
     pub(super) sender: PeerSender,
     pub(super) plans: mpsc::Receiver<Plan>,
     pub(super) out: mpsc::Sender<Sent>,
+    /// Gives up the mail under way.
+    pub(super) abandon: Arc<Notify>,
 }
 
 /// The connection to the peer's receiver as the first sender entry says (R-SY-2).
@@ -80,7 +85,13 @@ impl Outbox {
             let Some(plan) = plan else { return };
             let ticket = plan.ticket;
             let begun = clock::now().mono;
-            let outcome = match self.send(plan).await {
+            let abandon = Arc::clone(&self.abandon);
+            let sent = tokio::select! {
+                sent = self.send(plan) => sent,
+                // The sender drops a connection whose mail is cut off, so no answer is mistaken.
+                () = abandon.notified() => Err((true, "the peer went out of sight".to_owned())),
+            };
+            let outcome = match sent {
                 Ok(operations) => {
                     let took = clock::now().mono.saturating_sub(begun);
                     Sent::Taken {
@@ -122,7 +133,15 @@ impl Outbox {
                 upto,
             })
             .await;
-        let mail = self.encode(&plan, packed).await.map_err(|e| here(&e))?;
+        let origin = self
+            .app
+            .store(|store| Ok(store.origin()))
+            .await
+            .map_err(|e| here(&e))?;
+        let mail = self
+            .encode(&plan, origin, packed)
+            .await
+            .map_err(|e| here(&e))?;
         let Addresses { from, to } = self.addresses();
         self.sender.send(&from, &to, &mail).await.map_err(|e| {
             let temporary = e.kind != SendErrorKind::Permanent;
@@ -132,11 +151,11 @@ impl Outbox {
     }
 
     /// Encoding and signing megabytes is work for a blocking thread.
-    async fn encode(&self, plan: &Plan, packed: Packed) -> Result<Vec<u8>, String> {
+    async fn encode(&self, plan: &Plan, origin: Origin, packed: Packed) -> Result<Vec<u8>, String> {
         let config = &self.app.config;
         let head = plan.head(
             uuid::Uuid::now_v7(),
-            self.app.store.origin(),
+            origin,
             config.pair.peer_id.clone(),
             clock::wall(),
         );

@@ -7,22 +7,21 @@ use vmsync_store::StoreError;
 use super::{Node, groups};
 
 impl Node {
-    /// Lets each group decide for itself. True when an ownership changed.
-    pub(super) async fn decide_all(&mut self, now: Now) -> bool {
+    /// Lets each group decide for itself.
+    pub(super) async fn decide_all(&mut self, now: Now) {
         let seen = self.seen();
         let rules = self.rules();
-        let mut changed = false;
         for index in 0..self.groups.len() {
             let calls = self.calls_on_owner(index);
             let decision = self.groups[index].decide(&seen, calls, &rules, None, now);
-            let next = decision.ownership.clone();
-            let automatic = decision.row.is_some();
-            self.groups[index].decision = decision;
-            if let Some(next) = next {
-                changed |= self.own(index, next, automatic).await.is_ok();
+            if let Some(next) = decision.ownership.clone()
+                && self.own(index, next, decision.row.is_some()).await.is_err()
+            {
+                // Not durable, so it has not happened: status and recordings go by what was before.
+                continue;
             }
+            self.groups[index].decision = decision;
         }
-        changed
     }
 
     /// Makes a new ownership durable and takes it on. Nothing is acted on before that.
@@ -60,37 +59,49 @@ impl Node {
         }
         self.groups[index].ownership = next;
         self.groups[index].held_life = life;
+        self.progress.tell_peer = true;
         Ok(())
     }
 
-    /// Takes over what the peer knows better; then this node may serve.
-    pub(super) async fn adopt(&mut self, theirs: &[Ownership], _now: Now) {
+    /// Takes over what the peer knows better. False when that could not be made durable: it is not
+    /// adopted then, and the next heartbeat tells it again.
+    pub(super) async fn adopt(&mut self, theirs: &[Ownership]) -> bool {
+        let mut adopted = true;
         for index in 0..self.groups.len() {
             if let Some(next) = self.groups[index].adopted(theirs) {
-                // Not kept: not adopted. The next heartbeat tells it again.
-                let _ = self.own(index, next, false).await;
+                adopted &= self.own(index, next, false).await.is_ok();
             }
         }
+        adopted
     }
 
-    /// Tells consumers, alarms, and the mover of recordings (R-FO-6, R-AL-1, R-VR-1).
+    /// Tells consumers (R-FO-6).
     fn announce(&self, index: usize, next: &Ownership) {
-        let group = self.groups[index].machine.group();
         if let Ok(data) = serde_json::to_value(next) {
             self.app.events.publish("ownership", data);
         }
-        let failed_over = next.owner == group.backup;
-        let systems = self.app.config.systems.iter();
-        for system in systems.filter(|s| self.app.group_of(Some(s.name.as_str())) == group.name) {
-            let name = system.name.as_str();
-            if failed_over {
-                let text = format!(
-                    "voicemail of {name} is served by {}: {}",
-                    next.owner, next.reason
-                );
-                self.app.alarms.raise("voicemail_failover", name, &text);
+        self.failover_alarms(index, next);
+    }
+
+    /// One alarm per system whose voicemail is served by the backup, ended when it is home again
+    /// (R-AL-1); one for the group where no systems are configured. Called at start too: the process
+    /// may have ended between an ownership and its alarm.
+    pub(super) fn failover_alarms(&self, index: usize, ownership: &Ownership) {
+        let group = self.groups[index].machine.group();
+        let systems = self.app.config.systems.iter().map(|s| s.name.as_str());
+        let mut subjects: Vec<_> = systems
+            .filter(|s| self.app.group_of(Some(s)) == group.name)
+            .collect();
+        if subjects.is_empty() {
+            subjects.push(group.name.as_str());
+        }
+        for subject in subjects {
+            if ownership.owner == group.backup {
+                let Ownership { owner, reason, .. } = ownership;
+                let text = format!("voicemail of {subject} is served by {owner}: {reason}");
+                self.app.alarms.raise("voicemail_failover", subject, &text);
             } else {
-                self.app.alarms.clear("voicemail_failover", name);
+                self.app.alarms.clear("voicemail_failover", subject);
             }
         }
     }

@@ -98,6 +98,8 @@ impl Peer {
 
 /// One heartbeat's outcome.
 pub(super) struct Beat {
+    /// When the answer came, not when the loop gets to it: the loop's own delay is no absence.
+    pub(super) at: Now,
     pub(super) result: Result<Report, PeerError>,
 }
 
@@ -123,7 +125,8 @@ impl Heartbeat {
                 () = stop.cancelled() => return,
                 result = self.client.heartbeat(&ours, self.limit) => result,
             };
-            if self.out.send(Beat { result }).await.is_err() {
+            let at = clock::now();
+            if self.out.send(Beat { at, result }).await.is_err() {
                 return;
             }
             let rest = self

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use vmsync_config::{
     Config, FailbackPolicy, Mode, Role,
-    words::{Now, UnixMillis, Vector},
+    words::{Now, Origin, UnixMillis, Vector},
 };
 use vmsync_core::{
     resilience::{Colour, Link, Ownership, Serving, colour},
@@ -31,6 +31,10 @@ pub(super) struct Progress {
     pub(super) digest: String,
     pub(super) have: Vector,
     pub(super) totals: Totals,
+    /// Of this store, as last read.
+    pub(super) origin: Option<Origin>,
+    /// Ownership changed: the peer is told at once.
+    pub(super) tell_peer: bool,
     pub(super) to_adopt: Vec<Ownership>,
     pace: VecDeque<(u64, Duration)>,
     /// Since when each direction is in its state: out, in.
@@ -129,7 +133,11 @@ impl Node {
         };
         Status {
             node: NodeStatus {
-                incarnation: format!("{:08x}", self.app.store.origin().incarnation),
+                incarnation: self
+                    .progress
+                    .origin
+                    .as_ref()
+                    .map_or_else(String::new, |o| format!("{:08x}", o.incarnation)),
                 voicemail_type: if serves { "local" } else { "centralized" }.to_owned(),
                 started_at: rfc3339(self.started_at.wall),
                 ready: self.started(now),

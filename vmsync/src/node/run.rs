@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use rand::Rng;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::{
+    sync::{Notify, mpsc, oneshot, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 use vmsync_config::{
     Failback,
@@ -31,6 +34,10 @@ use crate::{
 
 /// The loop looks at everything at least this often, whatever it was told.
 const TICK: Duration = Duration::from_secs(1);
+/// It never turns faster than this by its own deadlines.
+const REST: Duration = Duration::from_millis(2);
+/// No heartbeat is given less time for its answer.
+const MOST_HASTY: Duration = Duration::from_millis(200);
 
 /// The node loop's state. Made by [`Node::load`], consumed by [`Node::run`].
 pub struct Node {
@@ -70,6 +77,8 @@ enum Input {
     Beat(Beat),
     Sent(Sent),
     Tick,
+    /// A helper ended, which only a fault makes it do.
+    Ended,
     Stop,
 }
 
@@ -80,7 +89,10 @@ struct Lines {
     plans: mpsc::Sender<Plan>,
     report: watch::Sender<Arc<Report>>,
     poke: Arc<Notify>,
+    /// Gives up the mail under way: the peer is out of sight, and a hello must not wait behind it.
+    abandon: Arc<Notify>,
     committed: Arc<Notify>,
+    helpers: JoinSet<()>,
 }
 
 impl Node {
@@ -93,7 +105,7 @@ impl Node {
     ) -> Result<Self, String> {
         let now = clock::now();
         let loaded = Arc::clone(&app);
-        let (groups, failback) = app
+        let (groups, failback, origin) = app
             .store(move |store| {
                 let config = &loaded.config;
                 let groups = config.groups().into_iter();
@@ -102,12 +114,13 @@ impl Node {
                 Ok((
                     groups,
                     http::effective_failback(&config.failback, &store.settings()?),
+                    store.origin(),
                 ))
             })
             .await
             .map_err(|e| e.to_string())?;
         let mut random = rand::rng();
-        let session = Session::new(app.store.origin(), nonce(), random.random());
+        let session = Session::new(origin, nonce(), random.random());
         Ok(Self {
             peer: Peer::new(app.config.pair.invisible_after, now),
             remembers: false,
@@ -136,17 +149,27 @@ impl Node {
             }
         };
         self.refresh_store(clock::now()).await;
+        for index in 0..self.groups.len() {
+            self.failover_alarms(index, &self.groups[index].ownership);
+        }
         loop {
-            self.turn(&lines).await;
+            self.turn(&mut lines).await;
             match self.next(&mut lines, &stop).await {
-                Input::Stop => return,
+                Input::Stop => break,
                 Input::Tick => {}
                 Input::Command(command) => self.command(command, clock::now()).await,
-                Input::Beat(beat) => self.beat(beat, clock::now()).await,
+                Input::Beat(beat) => self.beat(beat).await,
+                Input::Ended => {
+                    tracing::error!("a part of the node loop ended by itself");
+                    break;
+                }
                 Input::Sent(sent) => self.sent(sent, clock::now()),
             }
             self.refresh_store(clock::now()).await;
         }
+        // The mail under way is finished, within the sender's own limits.
+        drop(lines.plans);
+        while lines.helpers.join_next().await.is_some() {}
     }
 
     /// Starts the loop's helpers.
@@ -160,39 +183,48 @@ impl Node {
         let heartbeat = Heartbeat {
             client: self.client.clone(),
             every: pair.heartbeat,
-            limit: pair.invisible_after.min(Duration::from_secs(5)),
+            // Short enough for a second try before the peer counts as invisible: one late answer
+            // must not.
+            limit: (pair.invisible_after.saturating_sub(pair.heartbeat) / 2).max(MOST_HASTY),
             report: report_out,
             poke: Arc::clone(&poke),
             out: beats_in,
         };
+        let abandon = Arc::new(Notify::new());
         let sender = outbox::sender(&self.app.config, self.tls.take())?;
         let outbox = Outbox {
             app: Arc::clone(&self.app),
             sender,
             plans: plans_out,
             out: sent_in,
+            abandon: Arc::clone(&abandon),
         };
-        tokio::spawn(heartbeat.run(stop.clone()));
-        tokio::spawn(outbox.run(stop.clone()));
-        let committed = watch_store::start(&self.app, stop.clone());
+        let mut helpers = JoinSet::new();
+        helpers.spawn(heartbeat.run(stop.clone()));
+        helpers.spawn(outbox.run(stop.clone()));
+        let (committed, teller) = watch_store::start(&self.app, stop.clone());
+        helpers.spawn(teller);
         Ok(Lines {
             beats,
             sent,
             plans,
             report,
             poke,
+            abandon,
             committed,
+            helpers,
         })
     }
 
     async fn next(&mut self, lines: &mut Lines, stop: &CancellationToken) -> Input {
         let now = clock::now().mono;
-        let rest = self.deadline(now).saturating_sub(now).min(TICK);
+        let rest = self.deadline(now).saturating_sub(now).clamp(REST, TICK);
         tokio::select! {
             () = stop.cancelled() => Input::Stop,
             command = self.seat.commands.recv() => command.map_or(Input::Stop, Input::Command),
             Some(beat) = lines.beats.recv() => Input::Beat(beat),
             Some(sent) = lines.sent.recv() => Input::Sent(sent),
+            Some(_) = lines.helpers.join_next() => Input::Ended,
             () = lines.committed.notified() => Input::Tick,
             () = self.seat.calls_changed.notified() => Input::Tick,
             () = tokio::time::sleep(rest) => Input::Tick,
@@ -202,6 +234,8 @@ impl Node {
     fn deadline(&self, now: Duration) -> Duration {
         let groups = self.groups.iter().filter_map(|g| g.decision.deadline);
         groups
+            // One that has passed was acted on, or can't be before something else happens.
+            .filter(|at| *at > now)
             .chain(self.peer.deadline())
             .chain(self.startup.deadline(now))
             .chain(self.session.next_deadline())
@@ -210,18 +244,26 @@ impl Node {
     }
 
     /// Decides, makes it durable, acts, publishes.
-    async fn turn(&mut self, lines: &Lines) {
+    async fn turn(&mut self, lines: &mut Lines) {
+        // Answers that wait already are heard before anybody is called absent.
+        while let Ok(beat) = lines.beats.try_recv() {
+            self.beat(beat).await;
+        }
         let now = clock::now();
         if self.peer.vanished(now) {
             tracing::warn!(peer = %self.app.config.pair.peer_id, why = self.peer.reason.as_deref(), "the peer is out of sight");
             self.out_of_sight(now);
         }
+        if !self.peer.visible() {
+            lines.abandon.notify_waiters();
+        }
         self.expire_calls(now);
-        let mut changed = false;
         if self.startup.done(now.mono) && self.remember().await {
-            changed = self.decide_all(now).await;
+            self.decide_all(now).await;
         }
         self.sync_events().await;
+        self.stall_alarm(now);
+        self.app.alarms.expire(now.wall);
         while let Some(plan) = self.session.poll(now.mono) {
             let ticket = plan.ticket;
             if lines.plans.try_send(plan).is_err() {
@@ -231,7 +273,7 @@ impl Node {
         }
         self.publish(now);
         lines.report.send_replace(Arc::new(self.report(now)));
-        if changed {
+        if std::mem::take(&mut self.progress.tell_peer) {
             lines.poke.notify_one();
         }
         self.answer(now);
@@ -240,7 +282,7 @@ impl Node {
     async fn command(&mut self, command: Command, now: Now) {
         match command {
             Command::Heartbeat { report, answer } => {
-                self.adopt(&report.groups, now).await;
+                self.adopt(&report.groups).await;
                 self.waiting.heartbeats.push(answer);
             }
             Command::Heard { head } => {
@@ -290,7 +332,8 @@ impl Node {
         }
     }
 
-    async fn beat(&mut self, beat: Beat, now: Now) {
+    async fn beat(&mut self, beat: Beat) {
+        let now = beat.at;
         match beat.result {
             Err(error) => self.peer.missed(&error),
             Ok(report) => {
@@ -332,10 +375,12 @@ impl Node {
     }
 
     pub(super) fn seen(&self) -> Seen {
+        // A home that does not serve yet is not there to be given anything.
+        let ready = self.peer.report.as_ref().is_some_and(|r| r.ready);
         Seen {
             me: self.me().clone(),
             peer: self.peer.sight,
-            sync_started: self.session.started(),
+            sync_started: self.session.started().filter(|_| ready),
             sync_finished: self.session.finished(),
             pending_operations: self.session.pending_out() + self.session.pending_in(),
         }
@@ -385,7 +430,7 @@ impl Node {
                 .map(|g| (g.name().clone(), self.app.calls.active_in(g.name())))
                 .collect(),
             totals: publish::totals(self.progress.totals),
-            have: self.app.store.have(),
+            have: self.progress.have.clone(),
             ready: self.started(now),
         }
     }

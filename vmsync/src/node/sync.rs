@@ -8,7 +8,48 @@ use crate::{app::CertificateAnswer, http};
 
 const DIVERGED: &str = "both nodes hold the same operations but not the same state; keep both data folders and report it";
 
+const STORE_FAILED: &str = "store_failed";
+
 impl Node {
+    /// What the store says of itself beside its content: raised and ended in this one place.
+    fn store_alarms(&self, ahead_ms: u64, free: u64) {
+        let (alarms, config) = (&self.app.alarms, &self.app.config);
+        let (me, peer) = (self.me().as_str(), config.pair.peer_id.as_str());
+        alarms.clear(STORE_FAILED, me);
+        let reserve = config.limits.min_free_bytes;
+        if free < reserve {
+            let text = format!(
+                "{free} bytes are free where {} is, {reserve} are kept in reserve (limits.min_free_bytes): nothing new is taken; free some space",
+                config.node.data_dir.display()
+            );
+            alarms.raise("disk_full", me, &text);
+        } else {
+            alarms.clear("disk_full", me);
+        }
+        if ahead_ms > vmsync_store::MAX_CLOCK_AHEAD_MS {
+            let text = format!(
+                "the clock of {peer} is {} s ahead of ours: set the clocks of both nodes (NTP); until then its changes win over ours",
+                ahead_ms / 1000
+            );
+            alarms.raise("clock_ahead", peer, &text);
+        } else {
+            alarms.clear("clock_ahead", peer);
+        }
+    }
+
+    /// Raised while mails don't get through to a peer that is there, whatever the reason.
+    pub(super) fn stall_alarm(&self, now: Now) {
+        let peer = self.app.config.pair.peer_id.as_str();
+        let stalled = self.session.outgoing(now.mono).stalled;
+        match stalled.filter(|_| self.peer.visible()) {
+            Some((_, why)) => {
+                let text = format!("mails to {peer} don't get through: {why}");
+                self.app.alarms.raise("sync_stalled", peer, &text);
+            }
+            None => self.app.alarms.clear("sync_stalled", peer),
+        }
+    }
+
     pub(super) fn sent(&mut self, sent: Sent, now: Now) {
         match sent {
             Sent::Packed { ticket, upto } => self.session.packed(ticket, &upto),
@@ -46,8 +87,9 @@ impl Node {
     pub(super) async fn refresh_store(&mut self, now: Now) {
         let theirs = std::mem::take(&mut self.progress.to_adopt);
         if !theirs.is_empty() {
-            self.adopt(&theirs, now).await;
-            if self.remember().await {
+            // Heard means adopted where it won, durably: a node that can't keep what its peer told
+            // must not go on serving what it owned before.
+            if self.adopt(&theirs).await && self.remember().await {
                 self.startup.heard();
             }
         }
@@ -56,11 +98,15 @@ impl Node {
             .app
             .store(move |store| {
                 let settings = http::effective_failback(&configured, &store.settings()?);
-                Ok((store.digest(), store.totals()?, settings))
+                let free = vmsync_store::free_bytes(&store.dir()).unwrap_or(u64::MAX);
+                let facts = (store.origin(), store.clock_ahead_ms(), free);
+                Ok((store.digest(), store.totals()?, settings, facts))
             })
             .await;
         match read {
-            Ok(((have, digest), totals, failback)) => {
+            Ok(((have, digest), totals, failback, (origin, ahead_ms, free))) => {
+                self.progress.origin = Some(origin);
+                self.store_alarms(ahead_ms, free);
                 self.progress.digest.clone_from(&digest.0);
                 self.progress.have.clone_from(&have);
                 self.progress.totals = totals;
@@ -69,7 +115,7 @@ impl Node {
             }
             Err(error) => {
                 self.app.alarms.raise(
-                    "store_failed",
+                    STORE_FAILED,
                     self.app.config.node.id.as_str(),
                     &error.to_string(),
                 );
@@ -87,6 +133,8 @@ impl Node {
                 }
                 SyncEvent::Finished => {
                     self.app.alarms.clear("diverged", &peer);
+                    // What was lost with the old copy is here again.
+                    self.app.alarms.clear_all("restored");
                     "finished"
                 }
                 SyncEvent::Diverged => {
@@ -109,22 +157,20 @@ impl Node {
     }
 
     /// This store was restored from an old copy: its sequence numbers must not be used twice.
-    async fn new_incarnation(&mut self, origin: &str, held: u64, theirs: u64) {
-        match self.app.store(vmsync_store::Store::new_incarnation).await {
+    async fn new_incarnation(&mut self, origin: &str, held: u64, theirs: u64) -> bool {
+        let text = match self.app.store(vmsync_store::Store::new_incarnation).await {
             Ok(next) => {
-                self.app.alarms.raise(
-                    "restored",
-                    origin,
-                    &format!("the peer holds operations up to {theirs} of {origin}, this store only up to {held}: it was restored from an old copy; it goes on as {next} and gets back from the peer what it lost"),
+                let text = format!(
+                    "the peer holds operations up to {theirs} of {origin}, this store only up to {held}: it was restored from an old copy; it goes on as {next} and gets back from the peer what it lost"
                 );
                 self.session.rename(next);
+                Ok(text)
             }
-            Err(error) => {
-                self.app
-                    .alarms
-                    .raise("restored", origin, &format!("no new incarnation: {error}"));
-            }
-        }
+            Err(error) => Err(format!("no new incarnation: {error}")),
+        };
+        let (Ok(words) | Err(words)) = &text;
+        self.app.alarms.raise("restored", origin, words);
+        text.is_ok()
     }
 
     /// Settles, before anything is written here, that no sequence number can be used twice. A store
@@ -134,29 +180,42 @@ impl Node {
         if self.remembers {
             return true;
         }
-        let origin = self.app.store.origin();
-        let held = self.app.store.have().get(&origin);
-        let theirs = self.peer.report.as_ref().map(|r| r.have.get(&origin));
-        match theirs {
-            Some(theirs) if theirs > held => {
+        let read = self
+            .app
+            .store(|store| Ok((store.origin(), store.have())))
+            .await;
+        let Ok((origin, have)) = read else {
+            return false;
+        };
+        let held = have.get(&origin);
+        self.remembers = match self.peer.report.as_ref().map(|r| r.have.get(&origin)) {
+            Some(theirs) if theirs <= held => true,
+            Some(theirs) => {
                 self.new_incarnation(&origin.to_string(), held, theirs)
-                    .await;
+                    .await
             }
-            None if held > 0 => match self.app.store(vmsync_store::Store::new_incarnation).await {
-                Ok(next) => {
-                    tracing::info!(%origin, %next, "the peer can't be asked what it holds of this store: a new incarnation");
-                    self.session.rename(next);
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "no new incarnation: nothing is taken yet");
-                    return false;
-                }
-            },
-            _ => {}
-        }
-        self.remembers =
-            theirs.is_none_or(|theirs| theirs <= held) || self.app.store.origin() != origin;
+            // Also with nothing written yet: a copy made right after the first start may have been
+            // used since.
+            None => self.begin_anew(&origin.to_string()).await,
+        };
         self.remembers
+    }
+
+    async fn begin_anew(&mut self, origin: &str) -> bool {
+        match self.app.store(vmsync_store::Store::new_incarnation).await {
+            Ok(next) => {
+                tracing::info!(%origin, %next, "the peer can't be asked what it holds of this store: a new incarnation");
+                self.session.rename(next);
+                true
+            }
+            Err(error) => {
+                let text = format!("{error}; nothing is taken before that works");
+                self.app
+                    .alarms
+                    .raise(STORE_FAILED, self.me().as_str(), &text);
+                false
+            }
+        }
     }
 
     pub(super) fn certificate(&self) -> CertificateAnswer {

@@ -30,8 +30,9 @@ pub const ACT: &str = "/pair/v1/act";
 pub const CONFIRM: &str = "/pair/v1/vrl/confirm";
 /// Header with the signature.
 pub const SIGNATURE: &str = "vmsync-signature";
-/// Largest question or answer in bytes.
-pub const LARGEST: usize = 64 * 1024;
+/// Largest question or answer in bytes: room for the vector of a pair that was started tens of
+/// thousands of times.
+pub const LARGEST: usize = 1024 * 1024;
 
 /// What a node tells of itself in each heartbeat.
 #[derive(Debug, Clone, Serialize, Deserialize)]
