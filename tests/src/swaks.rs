@@ -35,7 +35,10 @@ impl Swaks {
         this.header("Subject", "[PBX]: New message 1 in mailbox 2001")
             .header("X-Asterisk-CallerID", "5551234")
             .header("X-Asterisk-CallerIDName", "Charles Babbage")
-            .with("--body", "Dear Ada Lovelace: you have a message from Charles Babbage.")
+            .with(
+                "--body",
+                "Dear Ada Lovelace: you have a message from Charles Babbage.",
+            )
     }
 
     fn add(&mut self, option: &str, value: &str) {
@@ -77,8 +80,13 @@ impl Swaks {
         let ended = run("swaks", &args, Duration::from_secs(30)).await;
         let all = ended.out + &ended.err;
         // The audio in base64 tells nobody anything.
-        let lines = all.lines().filter(|l| !(l.len() > 70 && l.starts_with(" -> ") && !l[4..].contains(' ')));
-        Transcript { text: lines.collect::<Vec<_>>().join("\n"), code: ended.code }
+        let lines = all
+            .lines()
+            .filter(|l| !(l.len() > 70 && l.starts_with(" -> ") && !l[4..].contains(' ')));
+        Transcript {
+            text: lines.collect::<Vec<_>>().join("\n"),
+            code: ended.code,
+        }
     }
 }
 
@@ -95,9 +103,18 @@ impl Transcript {
     pub fn refused(self, code: &str, words: &str) -> Self {
         assert_ne!(self.code, Some(0), "it was taken:\n{}", self.text);
         // `<**` marks a refusal, `<~*` one inside TLS.
-        let refused = self.text.lines().filter(|l| l.starts_with("<**") || l.starts_with("<~*"));
-        let found = refused.into_iter().any(|l| l[3..].trim_start().starts_with(code) && l.contains(words));
-        assert!(found, "no refusal with {code} and {words:?}:\n{}", self.text);
+        let refused = self
+            .text
+            .lines()
+            .filter(|l| l.starts_with("<**") || l.starts_with("<~*"));
+        let found = refused
+            .into_iter()
+            .any(|l| l[3..].trim_start().starts_with(code) && l.contains(words));
+        assert!(
+            found,
+            "no refusal with {code} and {words:?}:\n{}",
+            self.text
+        );
         self
     }
 

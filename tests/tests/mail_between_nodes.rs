@@ -1,5 +1,9 @@
 //! What one node mails to the other, read as any mail by the capture fixture that stands between them.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what failed by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test says what failed by panicking"
+)]
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
@@ -14,15 +18,26 @@ async fn observed() -> (Pair, MailHog) {
     pair.configure_both("require = true", "require = false");
     let any = "127.0.0.1:0".parse().unwrap();
     let secondary = pair.secondary.smtp.parse().unwrap();
-    let fixture = MailHog::start(Options { smtp: any, http: any, forward_to: Some(secondary) }).await.unwrap();
+    let fixture = MailHog::start(Options {
+        smtp: any,
+        http: any,
+        forward_to: Some(secondary),
+    })
+    .await
+    .unwrap();
     let entry = |port: u16| format!("server = \"127.0.0.1\"\nport = {port}\n");
-    pair.primary.configure(&entry(secondary.port()), &entry(fixture.smtp.port()));
+    pair.primary
+        .configure(&entry(secondary.port()), &entry(fixture.smtp.port()));
     pair.start_both().await;
     (pair, fixture)
 }
 
 async fn get(fixture: &MailHog, path: &str) -> Value {
-    let answer = client().get(format!("http://{}{path}", fixture.http)).send().await.unwrap();
+    let answer = client()
+        .get(format!("http://{}{path}", fixture.http))
+        .send()
+        .await
+        .unwrap();
     answer.json().await.unwrap()
 }
 
@@ -32,8 +47,11 @@ async fn voice_mail(fixture: &MailHog, words: &str) -> Value {
     soon(&format!("the mail with {words}"), async || {
         let found = get(fixture, &path).await;
         let mut mails = found["items"].as_array().unwrap().iter();
-        let voice = mails.find(|m| m["Content"]["Headers"]["Message-Context"] == json!(["voice-message"]));
-        voice.cloned().ok_or_else(|| format!("{} mails found", found["total"]))
+        let voice =
+            mails.find(|m| m["Content"]["Headers"]["Message-Context"] == json!(["voice-message"]));
+        voice
+            .cloned()
+            .ok_or_else(|| format!("{} mails found", found["total"]))
     })
     .await
 }
@@ -51,15 +69,26 @@ fn decoded(part: &Value) -> Vec<u8> {
 #[tokio::test]
 async fn a_voice_message_travels_as_a_mail_anybody_could_play() {
     let (pair, fixture) = observed().await;
-    let call = pair.primary.deposit("2001", "5551234&caller_name=Charles%20Babbage&urgent=true&private=true", ONE);
-    let id = call.send().await.must_be(201).json()["id"].as_str().unwrap().to_owned();
+    let call = pair.primary.deposit(
+        "2001",
+        "5551234&caller_name=Charles%20Babbage&urgent=true&private=true",
+        ONE,
+    );
+    let id = call.send().await.must_be(201).json()["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let mail = voice_mail(&fixture, "5551234").await;
 
     assert_eq!(mail["Raw"]["From"], "vmsync@vmpro1.demo.example");
     assert_eq!(mail["Raw"]["To"], json!(["vmsync@vmpro2.demo.example"]));
     assert_eq!(mail["Raw"]["Helo"], "vmpro1.demo.example");
     let content = &mail["Content"];
-    assert!(header(content, "Subject").contains("2001"), "{}", header(content, "Subject"));
+    assert!(
+        header(content, "Subject").contains("2001"),
+        "{}",
+        header(content, "Subject")
+    );
     assert_eq!(header(content, "Importance"), "high");
     assert_eq!(header(content, "Sensitivity"), "private");
     assert_eq!(header(content, "Auto-Submitted"), "auto-generated");
@@ -68,13 +97,26 @@ async fn a_voice_message_travels_as_a_mail_anybody_could_play() {
     let [text, audio, machine] = mail["MIME"]["Parts"].as_array().unwrap().as_slice() else {
         panic!("expected text, audio and machine part: {}", mail["MIME"]);
     };
-    assert!(text["Body"].as_str().unwrap().contains("Charles Babbage"), "{text}");
+    assert!(
+        text["Body"].as_str().unwrap().contains("Charles Babbage"),
+        "{text}"
+    );
     assert!(header(audio, "Content-Type").starts_with("audio/wav;"));
-    assert_eq!(header(audio, "Content-Duration"), "4", "3.7 s, in whole seconds");
+    assert_eq!(
+        header(audio, "Content-Duration"),
+        "4",
+        "3.7 s, in whole seconds"
+    );
     assert!(decoded(audio) == ONE, "the attachment sounds different");
-    assert_eq!(header(machine, "Content-Type"), "application/vnd.vmsync.sync+json; version=\"1.0\"");
+    assert_eq!(
+        header(machine, "Content-Type"),
+        "application/vnd.vmsync.sync+json; version=\"1.0\""
+    );
     let json: Value = serde_json::from_slice(&decoded(machine)).unwrap();
-    assert!(json.to_string().contains(&id), "the machine part doesn't name message {id}: {json}");
+    assert!(
+        json.to_string().contains(&id),
+        "the machine part doesn't name message {id}: {json}"
+    );
 
     pair.secondary.hears("2001", &id, ONE).await;
     pair.in_step().await;
@@ -96,15 +138,34 @@ async fn mails_of_a_pair_are_found_paged_and_deleted() {
         ("to", "vmsync@vmpro1.demo.example", 0),
         ("containing", "message-context:%20voice-message", 3),
     ] {
-        let found = get(&fixture, &format!("/api/v2/search?kind={kind}&query={query}")).await;
+        let found = get(
+            &fixture,
+            &format!("/api/v2/search?kind={kind}&query={query}"),
+        )
+        .await;
         assert_eq!(found["total"], expected, "{kind} {query}");
     }
     let second = get(&fixture, "/api/v2/messages?start=1&limit=1").await;
-    assert_eq!((&second["count"], &second["items"][0]["ID"]), (&json!(1), &all["items"][1]["ID"]));
-    let created: Vec<_> = all["items"].as_array().unwrap().iter().map(|m| m["Created"].as_str().unwrap()).collect();
-    assert!(created.is_sorted_by(|a, b| a >= b), "newest first: {created:?}");
+    assert_eq!(
+        (&second["count"], &second["items"][0]["ID"]),
+        (&json!(1), &all["items"][1]["ID"])
+    );
+    let created: Vec<_> = all["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| m["Created"].as_str().unwrap())
+        .collect();
+    assert!(
+        created.is_sorted_by(|a, b| a >= b),
+        "newest first: {created:?}"
+    );
 
-    client().delete(format!("http://{}/api/v1/messages", fixture.http)).send().await.unwrap();
+    client()
+        .delete(format!("http://{}/api/v1/messages", fixture.http))
+        .send()
+        .await
+        .unwrap();
     assert_eq!(get(&fixture, "/api/v2/messages").await["total"], 0);
 }
 
@@ -112,7 +173,10 @@ async fn mails_of_a_pair_are_found_paged_and_deleted() {
 #[tokio::test]
 async fn no_pin_or_key_is_in_a_mail() {
     let (pair, fixture) = observed().await;
-    pair.primary.patch("/api/v1/mailboxes/2003", &json!({"pin": "86420135"})).await.must_be(200);
+    pair.primary
+        .patch("/api/v1/mailboxes/2003", &json!({"pin": "86420135"}))
+        .await
+        .must_be(200);
     pair.in_step().await;
     let key = std::fs::read_to_string(pair.layout().join("pair.key")).unwrap();
     let key = key.lines().last().unwrap().trim().to_owned();
@@ -120,7 +184,11 @@ async fn no_pin_or_key_is_in_a_mail() {
     for mail in fixture.mails() {
         let parts = mail.mime.as_ref().map_or(&[][..], |m| &m.parts);
         let mut texts = vec![mail.raw.data.clone()];
-        for part in parts.iter().filter(|p| p.headers.get("Content-Type").is_some_and(|t| t[0].contains("vmsync"))) {
+        for part in parts.iter().filter(|p| {
+            p.headers
+                .get("Content-Type")
+                .is_some_and(|t| t[0].contains("vmsync"))
+        }) {
             let body: String = part.body.split_whitespace().collect();
             texts.push(String::from_utf8(STANDARD.decode(body).unwrap()).unwrap());
             machine_parts += 1;

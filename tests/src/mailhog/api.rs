@@ -52,14 +52,22 @@ fn page(found: Vec<Arc<Item>>, start: Option<usize>, limit: Option<usize>) -> Js
     let limit = limit.unwrap_or(PAGE).min(LARGEST_PAGE);
     let total = found.len();
     let items: Vec<_> = found.into_iter().skip(start).take(limit).collect();
-    Json(Page { total, count: items.len(), start, items })
+    Json(Page {
+        total,
+        count: items.len(),
+        start,
+        items,
+    })
 }
 
 async fn messages(State(mails): State<Mails>, Query(q): Query<PageQuery>) -> Json<Page> {
     page(mails.newest_first(), q.start, q.limit)
 }
 
-async fn search(State(mails): State<Mails>, Query(q): Query<SearchQuery>) -> Result<Json<Page>, (StatusCode, &'static str)> {
+async fn search(
+    State(mails): State<Mails>,
+    Query(q): Query<SearchQuery>,
+) -> Result<Json<Page>, (StatusCode, &'static str)> {
     let wanted = q.query.to_lowercase();
     let has = |text: &str| text.to_lowercase().contains(&wanted);
     let matches = |m: &Item| match q.kind.as_str() {
@@ -70,7 +78,11 @@ async fn search(State(mails): State<Mails>, Query(q): Query<SearchQuery>) -> Res
     if !["from", "to", "containing"].contains(&q.kind.as_str()) {
         return Err((StatusCode::BAD_REQUEST, "kind is from, to or containing"));
     }
-    let found = mails.newest_first().into_iter().filter(|m| matches(m)).collect();
+    let found = mails
+        .newest_first()
+        .into_iter()
+        .filter(|m| matches(m))
+        .collect();
     Ok(page(found, q.start, q.limit))
 }
 
@@ -78,7 +90,10 @@ async fn all(State(mails): State<Mails>) -> Json<Vec<Arc<Item>>> {
     Json(mails.newest_first())
 }
 
-async fn one(State(mails): State<Mails>, Path(id): Path<String>) -> Result<Json<Arc<Item>>, StatusCode> {
+async fn one(
+    State(mails): State<Mails>,
+    Path(id): Path<String>,
+) -> Result<Json<Arc<Item>>, StatusCode> {
     let found = mails.newest_first().into_iter().find(|m| m.id == id);
     found.map(Json).ok_or(StatusCode::NOT_FOUND)
 }
@@ -89,5 +104,9 @@ async fn delete_all(State(mails): State<Mails>) -> StatusCode {
 }
 
 async fn delete_one(State(mails): State<Mails>, Path(id): Path<String>) -> StatusCode {
-    if mails.retain(|m| m.id != id) { StatusCode::OK } else { StatusCode::NOT_FOUND }
+    if mails.retain(|m| m.id != id) {
+        StatusCode::OK
+    } else {
+        StatusCode::NOT_FOUND
+    }
 }

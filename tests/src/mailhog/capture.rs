@@ -14,8 +14,19 @@ use super::{Item, Mails, Raw, forward};
 const LARGEST: usize = 64 * 1024 * 1024;
 
 /// Serves `listener` from threads of its own.
-pub(super) fn start(listener: TcpListener, mails: Mails, forward_to: Option<SocketAddr>) -> io::Result<()> {
-    let handler = Capture { mails, forward_to, helo: String::new(), from: String::new(), to: Vec::new(), data: Vec::new() };
+pub(super) fn start(
+    listener: TcpListener,
+    mails: Mails,
+    forward_to: Option<SocketAddr>,
+) -> io::Result<()> {
+    let handler = Capture {
+        mails,
+        forward_to,
+        helo: String::new(),
+        from: String::new(),
+        to: Vec::new(),
+        data: Vec::new(),
+    };
     let mut server = Server::new(handler);
     server
         .with_name("mailhog.example")
@@ -23,11 +34,16 @@ pub(super) fn start(listener: TcpListener, mails: Mails, forward_to: Option<Sock
         .with_ssl(SslConfig::None)
         .map_err(|e| io::Error::other(e.to_string()))?
         .with_tcp_listener(listener);
-    thread::Builder::new().name("mailhog-smtp".to_owned()).spawn(move || {
-        if let Err(error) = server.serve() {
-            let _ = io::Write::write_all(&mut io::stderr(), format!("mailhog fixture: {error}\n").as_bytes());
-        }
-    })?;
+    thread::Builder::new()
+        .name("mailhog-smtp".to_owned())
+        .spawn(move || {
+            if let Err(error) = server.serve() {
+                let _ = io::Write::write_all(
+                    &mut io::stderr(),
+                    format!("mailhog fixture: {error}\n").as_bytes(),
+                );
+            }
+        })?;
     Ok(())
 }
 
@@ -56,13 +72,21 @@ impl Handler for Capture {
         self.to.push(to.to_owned());
         response::OK
     }
-    fn data_start(&mut self, _domain: &str, _from: &str, _is8bit: bool, _to: &[String]) -> Response {
+    fn data_start(
+        &mut self,
+        _domain: &str,
+        _from: &str,
+        _is8bit: bool,
+        _to: &[String],
+    ) -> Response {
         self.data.clear();
         response::OK
     }
     fn data(&mut self, buf: &[u8]) -> io::Result<()> {
         if self.data.len() + buf.len() > LARGEST {
-            return Err(io::Error::other("the mail is larger than the fixture takes"));
+            return Err(io::Error::other(
+                "the mail is larger than the fixture takes",
+            ));
         }
         self.data.extend_from_slice(buf);
         Ok(())
@@ -88,8 +112,13 @@ impl Handler for Capture {
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "a fixture stamps what it takes with the real time")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a fixture stamps what it takes with the real time"
+)]
 fn now() -> String {
-    let ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_millis());
+    let ms = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |d| d.as_millis());
     vmsync_config::words::UnixMillis(u64::try_from(ms).unwrap_or(0)).to_string()
 }

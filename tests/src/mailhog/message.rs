@@ -100,7 +100,13 @@ impl Item {
             |m| {
                 let content = content(m.root_part(), &m.parts, raw.data.as_bytes());
                 let mime = content.mime.clone();
-                (Content { mime: None, ..content }, mime)
+                (
+                    Content {
+                        mime: None,
+                        ..content
+                    },
+                    mime,
+                )
             },
         );
         Self {
@@ -123,7 +129,12 @@ impl Item {
 }
 
 fn plain(data: &str) -> Content {
-    Content { headers: BTreeMap::new(), body: data.to_owned(), size: data.len(), mime: None }
+    Content {
+        headers: BTreeMap::new(),
+        body: data.to_owned(),
+        size: data.len(),
+        mime: None,
+    }
 }
 
 fn content(part: &MessagePart<'_>, all: &[MessagePart<'_>], raw: &[u8]) -> Content {
@@ -132,10 +143,17 @@ fn content(part: &MessagePart<'_>, all: &[MessagePart<'_>], raw: &[u8]) -> Conte
     for header in &part.headers {
         let value = String::from_utf8_lossy(slice(header.offset_start, header.offset_end));
         let unfolded: Vec<_> = value.lines().map(str::trim).collect();
-        headers.entry(header.name.as_str().to_owned()).or_default().push(unfolded.join(" ").trim().to_owned());
+        headers
+            .entry(header.name.as_str().to_owned())
+            .or_default()
+            .push(unfolded.join(" ").trim().to_owned());
     }
     let children = part.sub_parts().unwrap_or_default();
-    let parts: Vec<_> = children.iter().filter_map(|id| all.get(*id as usize)).map(|p| content(p, all, raw)).collect();
+    let parts: Vec<_> = children
+        .iter()
+        .filter_map(|id| all.get(*id as usize))
+        .map(|p| content(p, all, raw))
+        .collect();
     Content {
         headers,
         body: String::from_utf8_lossy(slice(part.offset_body, part.offset_end)).into_owned(),

@@ -75,7 +75,11 @@ impl MailHog {
         capture::start(smtp, mails.clone(), options.forward_to)?;
         let router = api::router(mails.clone());
         tokio::spawn(async move { axum::serve(http, router).await });
-        Ok(Self { smtp: smtp_address, http: http_address, mails })
+        Ok(Self {
+            smtp: smtp_address,
+            http: http_address,
+            mails,
+        })
     }
 
     /// Every mail taken, newest first.

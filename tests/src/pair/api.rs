@@ -45,10 +45,19 @@ impl Answer {
         let this = self.must_be(status);
         let json = this.json();
         assert_eq!(json["code"], code, "{}: {json}", this.asked);
-        assert_eq!(this.header("content-type"), "application/problem+json", "{}", this.asked);
+        assert_eq!(
+            this.header("content-type"),
+            "application/problem+json",
+            "{}",
+            this.asked
+        );
         let detail = json["detail"].as_str().unwrap_or_default();
         for word in words {
-            assert!(detail.contains(word), "{}: {detail:?} does not say {word:?}", this.asked);
+            assert!(
+                detail.contains(word),
+                "{}: {detail:?} does not say {word:?}",
+                this.asked
+            );
         }
         this
     }
@@ -65,7 +74,10 @@ impl Answer {
 
     /// A header's value; empty where there is none.
     pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default()
+        self.headers
+            .get(name)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or_default()
     }
 }
 
@@ -124,7 +136,9 @@ impl Call {
     /// Sends it; fails the test when no answer came.
     pub async fn send(self) -> Answer {
         let asked = self.asked.clone();
-        self.attempt().await.unwrap_or_else(|e| panic!("{asked}: {e}"))
+        self.attempt()
+            .await
+            .unwrap_or_else(|e| panic!("{asked}: {e}"))
     }
 }
 
@@ -145,12 +159,20 @@ impl Node {
     /// GET; `Err` unless the answer is 200.
     pub async fn try_get(&self, path: &str) -> Result<Value, String> {
         let answer = self.request(Method::GET, path).attempt().await?;
-        if answer.status == 200 { Ok(answer.json()) } else { Err(format!("{} {}", answer.status, answer.text())) }
+        if answer.status == 200 {
+            Ok(answer.json())
+        } else {
+            Err(format!("{} {}", answer.status, answer.text()))
+        }
     }
 
     /// GET; fails the test unless the answer is 200.
     pub async fn get(&self, path: &str) -> Value {
-        self.request(Method::GET, path).send().await.must_be(200).json()
+        self.request(Method::GET, path)
+            .send()
+            .await
+            .must_be(200)
+            .json()
     }
 
     /// POST with JSON.
@@ -181,19 +203,28 @@ impl Node {
 
     /// Leaves a message, which must be taken; gives its id.
     pub async fn leave(&self, mailbox: &str, caller: &str, wav: &[u8]) -> String {
-        let message = self.deposit(mailbox, caller, wav).send().await.must_be(201).json();
+        let message = self
+            .deposit(mailbox, caller, wav)
+            .send()
+            .await
+            .must_be(201)
+            .json();
         message["id"].as_str().unwrap_or_default().to_owned()
     }
 
     /// Messages of a mailbox in any state but `deleted`, oldest first.
     pub async fn try_messages(&self, mailbox: &str) -> Result<Vec<Value>, String> {
-        let list = self.try_get(&format!("/api/v1/mailboxes/{mailbox}/messages")).await?;
+        let list = self
+            .try_get(&format!("/api/v1/mailboxes/{mailbox}/messages"))
+            .await?;
         Ok(list["items"].as_array().cloned().unwrap_or_default())
     }
 
     /// Messages of a mailbox; the node must answer.
     pub async fn messages(&self, mailbox: &str) -> Vec<Value> {
-        self.try_messages(mailbox).await.unwrap_or_else(|e| panic!("{}: {e}", self.id))
+        self.try_messages(mailbox)
+            .await
+            .unwrap_or_else(|e| panic!("{}: {e}", self.id))
     }
 
     /// Waits for the message `id`, and for its audio to be `wav`, byte for byte.
@@ -201,7 +232,11 @@ impl Node {
         let path = format!("/api/v1/mailboxes/{mailbox}/messages/{id}/audio");
         let audio = soon(&format!("message {id} at {}", self.id), async || {
             let answer = self.request(Method::GET, &path).attempt().await?;
-            if answer.status == 200 { Ok(answer.body) } else { Err(answer.text()) }
+            if answer.status == 200 {
+                Ok(answer.body)
+            } else {
+                Err(answer.text())
+            }
         })
         .await;
         assert!(audio == wav, "message {id} sounds different at {}", self.id);
@@ -210,10 +245,17 @@ impl Node {
     /// Waits until a message's `field` is `value`.
     pub async fn shows(&self, mailbox: &str, id: &str, field: &str, value: &str) {
         let path = format!("/api/v1/mailboxes/{mailbox}/messages/{id}");
-        soon(&format!("{field} of {id} to be {value} at {}", self.id), async || {
-            let message = self.try_get(&path).await?;
-            if message[field] == value { Ok(()) } else { Err(message.to_string()) }
-        })
+        soon(
+            &format!("{field} of {id} to be {value} at {}", self.id),
+            async || {
+                let message = self.try_get(&path).await?;
+                if message[field] == value {
+                    Ok(())
+                } else {
+                    Err(message.to_string())
+                }
+            },
+        )
         .await;
     }
 
@@ -221,7 +263,11 @@ impl Node {
     pub async fn lacks(&self, path: &str) {
         soon(&format!("{path} to be gone at {}", self.id), async || {
             let answer = self.request(Method::GET, path).attempt().await?;
-            if answer.status == 404 { Ok(()) } else { Err(format!("{} {}", answer.status, answer.text())) }
+            if answer.status == 404 {
+                Ok(())
+            } else {
+                Err(format!("{} {}", answer.status, answer.text()))
+            }
         })
         .await;
     }

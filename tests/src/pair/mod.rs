@@ -47,7 +47,9 @@ pub fn wav(seconds: u32) -> Vec<u8> {
     out.extend_from_slice(b"\x02\0\x10\0data");
     out.extend_from_slice(&data.to_le_bytes());
     // A saw-tooth: no two samples nearby are alike, so that a swapped or lost block shows.
-    out.extend((0..data / 2).flat_map(|n| u16::try_from(n * 37 % 65_521).unwrap_or(0).to_le_bytes()));
+    out.extend(
+        (0..data / 2).flat_map(|n| u16::try_from(n * 37 % 65_521).unwrap_or(0).to_le_bytes()),
+    );
     out
 }
 
@@ -137,13 +139,18 @@ impl Pair {
             let there = self.secondary.try_status().await?;
             for status in [&here, &there] {
                 let sync = &status["sync"];
-                let finished = sync["out"]["state"] == "finished" && sync["in"]["state"] == "finished";
+                let finished =
+                    sync["out"]["state"] == "finished" && sync["in"]["state"] == "finished";
                 if !finished || sync["digest"] != sync["peer_digest"] {
                     return Err(format!("{}: {sync}", status["node"]["id"]));
                 }
             }
             let digests = [&here, &there].map(|s| s["sync"]["digest"].clone());
-            if digests[0] == digests[1] { Ok(()) } else { Err(format!("digests differ: {digests:?}")) }
+            if digests[0] == digests[1] {
+                Ok(())
+            } else {
+                Err(format!("digests differ: {digests:?}"))
+            }
         })
         .await;
     }
@@ -159,7 +166,10 @@ impl Pair {
     pub async fn fail_over(&self) {
         self.primary.kill().await;
         self.secondary
-            .post("/api/v1/groups/primary/activate-backup", &serde_json::json!({}))
+            .post(
+                "/api/v1/groups/primary/activate-backup",
+                &serde_json::json!({}),
+            )
             .await
             .must_be(202);
         self.secondary.names_owner(&self.secondary).await;
@@ -170,7 +180,8 @@ impl Pair {
 pub fn nodes(layout: &Path) -> [Node; 2] {
     let path = layout.join("demo.json");
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    let demo: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let demo: Value =
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     [0, 1].map(|n| Node::new(&demo["nodes"][n]))
 }
 
@@ -182,7 +193,9 @@ impl Folder {
     #[allow(clippy::new_without_default, reason = "it makes a folder on disk")]
     pub fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("vmsync-pair-").tempdir();
-        Self(Some(dir.unwrap_or_else(|e| panic!("no temporary folder: {e}"))))
+        Self(Some(
+            dir.unwrap_or_else(|e| panic!("no temporary folder: {e}")),
+        ))
     }
 
     /// Where it is.
@@ -192,13 +205,19 @@ impl Folder {
 }
 
 impl Drop for Folder {
-    #[allow(clippy::print_stderr, reason = "so that it stands with the failed test's output")]
+    #[allow(
+        clippy::print_stderr,
+        reason = "so that it stands with the failed test's output"
+    )]
     fn drop(&mut self) {
         if std::thread::panicking()
             && let Some(kept) = self.0.take()
         {
             let path: PathBuf = kept.keep();
-            eprintln!("logs and data of the failed test are kept in {}", path.display());
+            eprintln!(
+                "logs and data of the failed test are kept in {}",
+                path.display()
+            );
         }
     }
 }

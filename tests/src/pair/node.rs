@@ -70,16 +70,29 @@ impl Node {
         soon(&format!("{} to be ready", self.id), async || {
             let mut process = self.process.lock().await;
             let ended = process.as_mut().is_none_or(Process::has_ended);
-            assert!(!ended, "{} has ended by itself:\n{}", self.id, self.last_words());
+            assert!(
+                !ended,
+                "{} has ended by itself:\n{}",
+                self.id,
+                self.last_words()
+            );
             let status = self.try_status().await?;
-            if status["node"]["ready"] == true { Ok(()) } else { Err("it asks its peer".to_owned()) }
+            if status["node"]["ready"] == true {
+                Ok(())
+            } else {
+                Err("it asks its peer".to_owned())
+            }
         })
         .await;
     }
 
     /// Starts its process without waiting.
     pub async fn launch(&self) {
-        let before = self.process.lock().await.replace(Process::serve(&self.config, &self.log));
+        let before = self
+            .process
+            .lock()
+            .await
+            .replace(Process::serve(&self.config, &self.log));
         assert!(before.is_none(), "{} runs already", self.id);
     }
 
@@ -91,7 +104,13 @@ impl Node {
     /// Stops it in order; it must end well.
     pub async fn stop(&self) {
         let ended = self.running().await.stop().await;
-        assert_eq!(ended.code, Some(0), "{} ended badly:\n{}", self.id, self.last_words());
+        assert_eq!(
+            ended.code,
+            Some(0),
+            "{} ended badly:\n{}",
+            self.id,
+            self.last_words()
+        );
     }
 
     async fn running(&self) -> Process {
@@ -102,7 +121,12 @@ impl Node {
     /// Runs `vmsync serve` where it is expected to end by itself, with words.
     pub async fn fails_to_start(&self) -> Ended {
         let config = self.config.to_string_lossy();
-        let ended = run(vmsync(), &["serve", "--config", &config], Duration::from_secs(20)).await;
+        let ended = run(
+            vmsync(),
+            &["serve", "--config", &config],
+            Duration::from_secs(20),
+        )
+        .await;
         assert_ne!(ended.code, Some(0), "{} should not have started", self.id);
         ended
     }
@@ -110,7 +134,11 @@ impl Node {
     /// Replaces text of its configuration file; it must be there.
     pub fn configure(&self, from: &str, to: &str) {
         let text = read(&self.config);
-        assert!(text.contains(from), "{} does not say {from:?}", self.config.display());
+        assert!(
+            text.contains(from),
+            "{} does not say {from:?}",
+            self.config.display()
+        );
         write(&self.config, &text.replace(from, to));
     }
 
@@ -128,11 +156,18 @@ impl Node {
 
     /// Waits until it names `owner` as the node that serves everybody; gives its status.
     pub async fn names_owner(&self, owner: &Node) -> Value {
-        soon(&format!("{} to serve, as {} sees it", owner.id, self.id), async || {
-            let status = self.try_status().await?;
-            let group = &status["groups"][0];
-            if group["owner"] == owner.id.as_str() { Ok(status) } else { Err(group.to_string()) }
-        })
+        soon(
+            &format!("{} to serve, as {} sees it", owner.id, self.id),
+            async || {
+                let status = self.try_status().await?;
+                let group = &status["groups"][0];
+                if group["owner"] == owner.id.as_str() {
+                    Ok(status)
+                } else {
+                    Err(group.to_string())
+                }
+            },
+        )
         .await
     }
 
@@ -140,7 +175,9 @@ impl Node {
     pub async fn alarm(&self, code: &str) -> Value {
         soon(&format!("the alarm {code} at {}", self.id), async || {
             let alarms = self.try_get("/api/v1/alarms?active=true").await?;
-            let found = alarms["items"].as_array().and_then(|all| all.iter().find(|a| a["code"] == code).cloned());
+            let found = alarms["items"]
+                .as_array()
+                .and_then(|all| all.iter().find(|a| a["code"] == code).cloned());
             found.ok_or_else(|| alarms.to_string())
         })
         .await

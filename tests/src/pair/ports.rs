@@ -34,12 +34,17 @@ impl Ports {
         for _ in 0..BLOCKS {
             let block = (start + NEXT.fetch_add(1, Ordering::Relaxed) % BLOCKS) % BLOCKS;
             let base = FIRST + block * EACH;
-            let Ok(lock) = File::create(dir.join(base.to_string())) else { continue };
+            let Ok(lock) = File::create(dir.join(base.to_string())) else {
+                continue;
+            };
             if lock.try_lock().is_ok() && free(base) {
                 return Self { base, _lock: lock };
             }
         }
-        panic!("no free block of {EACH} ports between {FIRST} and {}", FIRST + BLOCKS * EACH)
+        panic!(
+            "no free block of {EACH} ports between {FIRST} and {}",
+            FIRST + BLOCKS * EACH
+        )
     }
 }
 

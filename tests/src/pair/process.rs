@@ -20,9 +20,17 @@ use super::{LIMIT, Ports};
 pub fn vmsync() -> PathBuf {
     let test = std::env::current_exe().unwrap_or_else(|e| panic!("own program file: {e}"));
     // target/<profile>/deps/<test> → target/<profile>/vmsync
-    let found = test.ancestors().skip(1).take(2).map(|dir| dir.join("vmsync")).find(|p| p.is_file());
+    let found = test
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|dir| dir.join("vmsync"))
+        .find(|p| p.is_file());
     found.unwrap_or_else(|| {
-        panic!("the program vmsync is not built beside {}: run tests/run, it builds it", test.display())
+        panic!(
+            "the program vmsync is not built beside {}: run tests/run, it builds it",
+            test.display()
+        )
     })
 }
 
@@ -51,7 +59,10 @@ impl Ended {
 pub fn installed(name: &str) {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let there = std::env::split_paths(&path).any(|dir| dir.join(name).is_file());
-    assert!(there, "{name} is not installed: run tests/run, it installs {name}");
+    assert!(
+        there,
+        "{name} is not installed: run tests/run, it installs {name}"
+    );
 }
 
 /// Runs `program` with `args` to its end, within `limit`.
@@ -66,7 +77,11 @@ pub async fn run(program: impl AsRef<Path>, args: &[&str], limit: Duration) -> E
             err: String::from_utf8_lossy(&output.stderr).into_owned(),
         },
         Ok(Err(e)) => panic!("{}: {e}", program.display()),
-        Err(late) => panic!("{} {args:?} did not end within {} s: {late}", program.display(), limit.as_secs()),
+        Err(late) => panic!(
+            "{} {args:?} did not end within {} s: {late}",
+            program.display(),
+            limit.as_secs()
+        ),
     }
 }
 
@@ -84,21 +99,39 @@ impl Process {
         let log = OpenOptions::new().create(true).append(true).open(log);
         let log = log.unwrap_or_else(|e| panic!("the node's log: {e}"));
         let mut command = Command::new(vmsync());
-        command.arg("serve").arg("--config").arg(config).arg("--stop-on-stdin-eof");
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
+        command
+            .arg("serve")
+            .arg("--config")
+            .arg(config)
+            .arg("--stop-on-stdin-eof");
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(log);
         Self::spawn(command)
     }
 
     /// `vmsync demo` in `dir`.
     pub fn demo(dir: &Path, ports: &Ports) -> Self {
         let mut command = Command::new(vmsync());
-        command.arg("demo").arg("--dir").arg(dir).arg("--base-port").arg(ports.base.to_string());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        command
+            .arg("demo")
+            .arg("--dir")
+            .arg(dir)
+            .arg("--base-port")
+            .arg(ports.base.to_string());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit());
         Self::spawn(command)
     }
 
     fn spawn(mut command: Command) -> Self {
-        let mut child = command.kill_on_drop(true).spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        let mut child = command
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap_or_else(|e| panic!("{command:?}: {e}"));
         let output = child.stdout.take().map(|out| BufReader::new(out).lines());
         Self {
             stdin: child.stdin.take(),
@@ -110,12 +143,16 @@ impl Process {
 
     /// Its process id.
     pub fn pid(&self) -> u32 {
-        self.child.id().unwrap_or_else(|| panic!("the process has ended"))
+        self.child
+            .id()
+            .unwrap_or_else(|| panic!("the process has ended"))
     }
 
     /// Waits until it prints a line with `words`.
     pub async fn says(&mut self, words: &str) {
-        let Some(output) = &mut self.output else { panic!("its output goes elsewhere") };
+        let Some(output) = &mut self.output else {
+            panic!("its output goes elsewhere")
+        };
         let reading = async {
             while let Ok(Some(line)) = output.next_line().await {
                 self.said.push(line);
@@ -126,7 +163,12 @@ impl Process {
             false
         };
         let found = timeout(LIMIT, reading).await;
-        assert_eq!(found, Ok(true), "it never said {words:?}, but:\n{}", self.said.join("\n"));
+        assert_eq!(
+            found,
+            Ok(true),
+            "it never said {words:?}, but:\n{}",
+            self.said.join("\n")
+        );
     }
 
     /// SIGINT, as Ctrl-C.
