@@ -236,6 +236,22 @@ fn generate_line(path: &Path) -> Result<(), FileError> {
     write_secret_file(path, line.as_bytes())
 }
 
+/// Copies a secret file of the pair to a node's folder. One that is there already with the same
+/// content stays; with other content it is an error, for nothing is overwritten.
+pub fn copy_secret_file(from: &Path, to: &Path) -> Result<(), FileError> {
+    let content = read_text(from)?;
+    if to.exists() {
+        let same = *read_text(to)? == *content;
+        let other = "is there already with other content and is not overwritten";
+        return if same {
+            Ok(())
+        } else {
+            Err(FileError::new(to, other))
+        };
+    }
+    write_secret_file(to, content.as_bytes())
+}
+
 /// Reads the first line of a password file, without its line end; spaces count.
 ///
 /// # Errors
@@ -415,6 +431,20 @@ mod tests {
             nowhere.problem.contains("folder does not exist"),
             "{nowhere}"
         );
+    }
+
+    #[test]
+    fn a_copied_secret_is_private_and_replaces_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("pair.key"), dir.path().join("copy.key"));
+        generate_key_file(&from).unwrap();
+        copy_secret_file(&from, &to).unwrap();
+        assert_eq!(fs::read(&from).unwrap(), fs::read(&to).unwrap());
+        assert_eq!(mode(&to), 0o600);
+        copy_secret_file(&from, &to).expect("the same again is no error");
+        fs::write(&to, "something else").unwrap();
+        let error = copy_secret_file(&from, &to).unwrap_err().to_string();
+        assert!(error.contains("not overwritten"), "{error}");
     }
 
     #[test]

@@ -104,7 +104,14 @@ fn read_files(config: &Config) -> Result<Files, String> {
 }
 
 fn noted<T>(errors: &mut Vec<String>, result: Result<T, String>) -> Option<T> {
-    result.map_err(|e| errors.push(e)).ok()
+    result
+        .map_err(|e| {
+            // One file that several parts need is one error.
+            if !errors.contains(&e) {
+                errors.push(e);
+            }
+        })
+        .ok()
 }
 
 fn read_keys(path: &Path) -> Result<Keys, String> {

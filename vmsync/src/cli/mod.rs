@@ -65,18 +65,23 @@ struct DemoArgs {
     kill: Option<(usize, String)>,
 }
 
+/// The pair's signing key.
+const PAIR_KEY: &str = "pair.key";
+/// Password of the account that recordings are moved with.
+const VRL_PASSWORD: &str = "vrl.password";
+
 #[derive(Subcommand)]
 enum PkiCommand {
-    /// Make the pair's root CA and the key both nodes sign with.
+    /// Make the pair's root CA, the key both nodes sign with, and the recordings' password.
     Init {
-        /// Folder for `ca.pem`, `ca.key` and `pair.key`.
+        /// Folder for them.
         #[arg(long)]
         dir: PathBuf,
         /// The pair's DNS domain (R-TO-5).
         #[arg(long)]
         domain: String,
     },
-    /// Issue a node's certificate and its API tokens.
+    /// Make all the files a node needs beside its configuration.
     Issue {
         /// Folder of the CA.
         #[arg(long)]
@@ -186,21 +191,21 @@ fn pki_command(command: PkiCommand) -> Result<(), Failure> {
     match command {
         PkiCommand::Init { dir, domain } => {
             pki::init(&dir, &domain, clock::wall())?;
-            let key = dir.join("pair.key");
-            keys::generate_key_file(&key)?;
+            keys::generate_key_file(&dir.join(PAIR_KEY))?;
+            keys::generate_password_file(&dir.join(VRL_PASSWORD))?;
             say(&format!(
-                "made {d}/ca.pem, {d}/ca.key and {}\nKeep ca.key off the nodes; copy ca.pem and pair.key to both.\nNext: vmsync pki issue --dir {d} --fqdn NODE --out FOLDER, once a node",
-                key.display(),
+                "made in {d}: ca.pem, ca.key, {PAIR_KEY}, {VRL_PASSWORD}\nKeep this folder off the nodes: ca.key signs for the whole pair.\nNext, once a node: vmsync pki issue --dir {d} --fqdn NODE --out FOLDER",
                 d = dir.display()
             ))
         }
         PkiCommand::Issue { dir, fqdn, out } => {
             pki::issue(&dir, fqdn.as_str(), &[], &out, clock::wall())?;
-            let tokens = out.join("tokens");
-            keys::generate_tokens_file(&tokens)?;
+            keys::generate_tokens_file(&out.join("tokens"))?;
+            for shared in ["ca.pem", PAIR_KEY, VRL_PASSWORD] {
+                keys::copy_secret_file(&dir.join(shared), &out.join(shared))?;
+            }
             say(&format!(
-                "made {o}/{fqdn}.pem, {o}/{fqdn}.key and {}",
-                tokens.display(),
+                "made in {o}: {fqdn}.pem, {fqdn}.key, tokens; copied there: ca.pem, {PAIR_KEY}, {VRL_PASSWORD}\nThis folder goes to {fqdn}, beside its vmsync.toml.",
                 o = out.display()
             ))
         }
