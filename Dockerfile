@@ -1,16 +1,16 @@
 # Two stages: built from the lock file, run by a user without rights on a small base.
 FROM rust:1.95-slim-bookworm AS build
-RUN apt-get update && apt-get install -y --no-install-recommends build-essential && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
 RUN cargo build --release --locked -p vmsync
 
 FROM debian:bookworm-slim
 COPY --from=build /src/target/release/vmsync /usr/local/bin/vmsync
-RUN useradd --system --uid 990 --home-dir /var/lib/vmsync --create-home vmsync \
- && mkdir -p /opt/vmpro/MM/VRL /etc/vmsync \
- && chown vmsync: /opt/vmpro/MM/VRL /etc/vmsync
+# Mount volumes at both folders: a new volume takes owner and mode from the folder it is mounted on.
+# No VOLUME line: it would leave two nameless volumes behind for every container that only runs `pki`.
+RUN useradd --system --uid 990 --home-dir /var/lib/vmsync --no-create-home vmsync \
+ && install -d -o vmsync -g vmsync -m 0700 /var/lib/vmsync /opt/vmpro/MM/VRL \
+ && install -d /etc/vmsync
 USER vmsync
-VOLUME ["/var/lib/vmsync", "/opt/vmpro/MM/VRL"]
 ENTRYPOINT ["/usr/local/bin/vmsync"]
 CMD ["serve", "--config", "/etc/vmsync/vmsync.toml"]
