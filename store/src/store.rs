@@ -89,7 +89,8 @@ impl Drop for Inner {
 
 impl Store {
     /// Opens or creates the store in `dir`. Refuses ([`StoreError::Conflict`]) a folder in use by
-    /// another process, of a newer version or of another node.
+    /// another process, of a newer version or of another node, and ([`StoreError::Full`]) one on a
+    /// disk with less than a quarter of the reserve free.
     pub fn open(dir: &Path, options: Options) -> Result<Self, StoreError> {
         let Options {
             node,
@@ -104,6 +105,8 @@ impl Store {
             dir: dir.to_owned(),
             reserve: min_free_bytes,
         };
+        // sled writes while it opens; cut off by a full disk it leaves an index it can't open again.
+        disk.room_for(0, Purpose::Upkeep)?;
         let blobs = Blobs::open(dir).map_err(|e| disk.error("creating the audio folders", e))?;
         let committer = Arc::new(Committer::open(disk.clone(), &node)?);
         let thread = thread::Builder::new()
