@@ -39,8 +39,8 @@ async fn over_http_each_mistake_has_its_answer() {
     let kept = node.leave("2001", "1", ONE).await;
 
     // Who asks.
-    let none = node.stranger(Method::GET, MESSAGES).send().await;
-    none.problem(401, "no_token", &["Authorization: Bearer"]);
+    let missing = node.stranger(Method::GET, MESSAGES).send().await;
+    missing.problem(401, "no_token", &["Authorization: Bearer"]);
     let wrong = node
         .stranger(Method::POST, MESSAGES)
         .token("not-this-one")
