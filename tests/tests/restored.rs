@@ -1,6 +1,8 @@
 //! A node whose data folder is put back from an old copy: it must not use a sequence number twice,
 //! and gets back from its peer what the copy lacks (architecture decision 3).
 
+#![allow(clippy::unwrap_used, reason = "a test says what failed by panicking")]
+
 use std::{fs, path::Path};
 
 use vmsync_tests::pair::{Node, ONE, Pair, TWO, soon};

@@ -161,7 +161,7 @@ impl Alarms {
         {}
     }
 
-    /// Ends alarms about single events ([`PASSING`]) that have not come again for [`CALM`].
+    /// Ends alarms about single events (`PASSING`) that have not come again for an hour.
     pub fn expire(&self, now: UnixMillis) {
         let calm = u64::try_from(CALM.as_millis()).unwrap_or(u64::MAX);
         let over = |a: &Alarm| {

@@ -249,7 +249,7 @@ async fn start(
         let (limits, stop) = (config.limits.clone(), stop.clone());
         let server = server.clone();
         fronts.spawn(async move {
-            smtp::serve(listener, policy, server, mailroom, &limits, stop).await
+            smtp::serve(listener, policy, server, mailroom, &limits, stop).await;
         });
     }
     if let (Some(listener), Some(ftp)) = (sockets.ftp, config.vrl.server.clone()) {

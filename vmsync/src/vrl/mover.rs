@@ -1,7 +1,7 @@
 //! The loop that moves recordings to the primary, one at a time over one kept FTP session.
 //!
 //! Every decision is `vmsync_core::vrl`'s; this finds the files, performs the steps
-//! ([`steps`]), journals every change of state before the next step, and tells how far it is.
+//! (`steps`), journals every change of state before the next step, and tells how far it is.
 //! Killed anywhere, it starts again from folder and journal. It stops at any await point: the
 //! journal is written before and after, so nothing depends on a step having ended.
 

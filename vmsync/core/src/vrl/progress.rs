@@ -8,7 +8,7 @@ use vmsync_config::words::Now;
 /// Seconds the rate is measured over.
 const WINDOW: u64 = 20;
 
-/// Counts bytes as they leave, and tells the rate. Holds at most [`WINDOW`] + 1 numbers.
+/// Counts bytes as they leave, and tells the rate. Holds at most `WINDOW` + 1 numbers.
 #[derive(Debug, Clone, Default)]
 pub struct Meter {
     // (second since process start, bytes in that second), oldest first.
@@ -26,7 +26,7 @@ impl Meter {
         self.forget(second);
     }
 
-    /// Bytes a second over the last [`WINDOW`] seconds; 0 when nothing moved.
+    /// Bytes a second over the last `WINDOW` seconds; 0 when nothing moved.
     pub fn rate(&self, now: Now) -> u64 {
         let second = now.mono.as_secs();
         let oldest = second.saturating_sub(WINDOW);
