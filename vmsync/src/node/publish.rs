@@ -35,6 +35,8 @@ pub(super) struct Progress {
     pub(super) origin: Option<Origin>,
     /// Ownership changed: the peer is told at once.
     pub(super) tell_peer: bool,
+    /// Whether this node was ready at the last turn.
+    pub(super) was_ready: bool,
     pub(super) to_adopt: Vec<Ownership>,
     pace: VecDeque<(u64, Duration)>,
     /// Since when each direction is in its state: out, in.

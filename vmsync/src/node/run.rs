@@ -159,6 +159,7 @@ impl Node {
                 Input::Tick => {}
                 Input::Command(command) => self.command(command, clock::now()).await,
                 Input::Beat(beat) => self.beat(beat).await,
+                Input::Ended if stop.is_cancelled() => break,
                 Input::Ended => {
                     tracing::error!("a part of the node loop ended by itself");
                     break;
@@ -273,7 +274,10 @@ impl Node {
         }
         self.publish(now);
         lines.report.send_replace(Arc::new(self.report(now)));
-        if std::mem::take(&mut self.progress.tell_peer) {
+        // That this node is ready now is news to the peer as well: failback may wait for it.
+        let ready = self.started(now);
+        let news = std::mem::replace(&mut self.progress.was_ready, ready) != ready;
+        if std::mem::take(&mut self.progress.tell_peer) || news {
             lines.poke.notify_one();
         }
         self.answer(now);
@@ -337,7 +341,8 @@ impl Node {
         match beat.result {
             Err(error) => self.peer.missed(&error),
             Ok(report) => {
-                let outlived = self.groups.iter().any(|g| g.outlived(&report));
+                // While starting nothing is decided, so a hold can't end yet: the next beat ends it.
+                let outlived = self.started(now) && self.groups.iter().any(|g| g.outlived(&report));
                 if self.peer.restarted(&report) || outlived {
                     tracing::info!(peer = %self.app.config.pair.peer_id, "the peer was started anew");
                     self.peer.lost(now);
