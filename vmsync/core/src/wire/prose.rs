@@ -45,7 +45,7 @@ pub(super) fn text(mail: &Mail, voice: Option<&Voice>) -> String {
     let (from, to) = (&mail.head.from.node, &mail.head.to);
     if mail.operations.is_empty() && mail.audio.is_empty() {
         let what = if mail.head.answers.is_none() {
-            "has started to exchange mailboxes and asks what the other node holds"
+            "asks what the other node holds"
         } else {
             "reports what it holds"
         };
