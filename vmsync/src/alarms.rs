@@ -103,7 +103,8 @@ impl Alarms {
         })
     }
 
-    /// Raises an alarm; one that is already up for the same code and subject counts on.
+    /// Raises an alarm. Where it is up already for the same code and subject, an event (`PASSING`)
+    /// counts on; a condition that is merely still so does not.
     pub fn raise(&self, code: &str, subject: &str, text: &str) {
         let now = clock::wall();
         let subject: String = subject.chars().take(SUBJECT).collect();
@@ -112,7 +113,9 @@ impl Alarms {
             .iter_mut()
             .find(|a| a.cleared.is_none() && a.code == code && a.subject == subject);
         if let Some(alarm) = up {
-            alarm.count += 1;
+            if PASSING.contains(&code) {
+                alarm.count += 1;
+            }
             alarm.last = now;
             text.clone_into(&mut alarm.text);
             // Repeats are not written one by one: a flood of them must not become a flood of fsyncs.
@@ -262,12 +265,23 @@ mod tests {
         let list = alarms.list();
         assert_eq!((list.len(), list[0].count, alarms.active()), (2, 2, 2));
         assert_eq!(list[0].text, "again");
+        for _ in 0..3 {
+            alarms.raise("disk_full", "vmpro1", "still");
+        }
+        let list = alarms.list();
+        let full = list.iter().find(|a| a.code == "disk_full");
+        assert_eq!(
+            full.map(|a| a.count),
+            Some(1),
+            "one condition, looked at thrice"
+        );
+        alarms.clear("disk_full", "vmpro1");
         alarms.clear("foreign_domain", "example.net");
         assert_eq!(alarms.active(), 1);
         alarms.raise("foreign_domain", "example.net", "anew");
         assert_eq!(
             alarms.list().len(),
-            3,
+            4,
             "a new cause after the end of the old one"
         );
     }

@@ -9,6 +9,8 @@ use crate::{app::CertificateAnswer, http};
 const DIVERGED: &str = "both nodes hold the same operations but not the same state; keep both data folders and report it";
 
 const STORE_FAILED: &str = "store_failed";
+/// Ended apart from [`STORE_FAILED`]: a store that can be read may still not take this.
+const NOT_SETTLED: &str = "not_settled";
 
 impl Node {
     /// What the store says of itself beside its content: raised and ended in this one place.
@@ -198,6 +200,9 @@ impl Node {
             // used since.
             None => self.begin_anew(&origin.to_string()).await,
         };
+        if self.remembers {
+            self.app.alarms.clear(NOT_SETTLED, self.me().as_str());
+        }
         self.remembers
     }
 
@@ -212,7 +217,7 @@ impl Node {
                 let text = format!("{error}; nothing is taken before that works");
                 self.app
                     .alarms
-                    .raise(STORE_FAILED, self.me().as_str(), &text);
+                    .raise(NOT_SETTLED, self.me().as_str(), &text);
                 false
             }
         }
