@@ -10,7 +10,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::json;
 use vmsync_config::words::{UnixMillis, Vector};
-use vmsync_core::wire::{Addresses, Head, Keys, Mail, VERSION, encode};
+use vmsync_core::wire::{Addresses, Form, Head, Keys, Mail, VERSION, encode};
 use vmsync_tests::{
     pair::{Ended, Node, ONE, Pair, TWO, run, vmsync, wav},
     swaks::Swaks,
@@ -295,7 +295,8 @@ async fn a_missing_key_or_certificate_is_named() {
 /// A mail to `node` that says it is from its peer, signed with `key`.
 fn forged(node: &Node, key: &str) -> Vec<u8> {
     let mail = Mail {
-        head: Head {
+        operations: vec![json!({"an": "operation"})],
+        ..Mail::of(Head {
             version: VERSION.to_owned(),
             id: uuid::Uuid::now_v7(),
             from: "vmpro2.00000001".parse().unwrap(),
@@ -305,16 +306,20 @@ fn forged(node: &Node, key: &str) -> Vec<u8> {
             have: Vector::default(),
             digest: String::new(),
             sent_at: UnixMillis(1_790_000_000_000),
+            seeding: None,
+            buckets: None,
+            left: None,
+            probe: None,
+            echo: None,
             extra: std::collections::BTreeMap::default(),
-        },
-        operations: vec![json!({"an": "operation"})],
-        audio: Vec::new(),
+        })
     };
     let addresses = Addresses {
         from: "vmsync@vmpro2.demo.example".to_owned(),
         to: format!("vmsync@{}", node.fqdn),
     };
-    encode(&mail, None, &addresses, &Keys::parse(key).unwrap()).unwrap()
+    let keys = Keys::parse(key).unwrap();
+    encode(&mail, &[], &addresses, &keys, Form::default()).unwrap()
 }
 
 #[tokio::test]

@@ -260,13 +260,13 @@ fn apply(store: &vmsync_store::Store, mail: &Mail) -> Result<usize, StoreError> 
         return Ok(0);
     }
     for carried in &mail.audio {
-        let about = AboutAudio::deserialize(&carried.about).map_err(malformed)?;
+        let about = AboutAudio::deserialize(carried.about()).map_err(malformed)?;
         let new = NewAudio {
             entity: about.entity,
             audio: &about.audio,
             facts: about.facts,
         };
-        store.put_audio(new, &carried.bytes)?;
+        store.put_audio(new, carried.bytes())?;
     }
     store.apply(&operations)
 }

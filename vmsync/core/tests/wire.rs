@@ -14,15 +14,16 @@ use bytes::Bytes;
 use serde_json::json;
 use vmsync_config::words::NodeId;
 use vmsync_core::wire::{
-    Addresses, Keys, MAX_JSON_DEPTH, MAX_OPERATIONS, Mail, WireError, decode, encode,
+    Addresses, CarriedAudio, Form, Keys, MAX_JSON_DEPTH, MAX_OPERATIONS, Mail, WireError, decode,
+    encode,
 };
-use wire_support::{EXAMPLES, addresses, data, eml, example, keys, peer, well_formed};
+use wire_support::{EXAMPLES, addresses, data, eml, example, keys, peer, read, well_formed, write};
 
 #[test]
 fn examples_are_reproduced_byte_for_byte_and_read_back() {
     for name in EXAMPLES {
-        let (mail, voice, addresses) = example(name);
-        let written = encode(&mail, voice.as_ref(), &addresses, &keys()).expect(name);
+        let (mail, voice, _) = example(name);
+        let written = write(&mail, voice.as_ref()).expect(name);
         if std::env::var_os("VMSYNC_WRITE_EXAMPLES").is_some() {
             fs::write(data(&format!("wire/{name}.eml")), &written).expect(name);
         }
@@ -30,11 +31,7 @@ fn examples_are_reproduced_byte_for_byte_and_read_back() {
             written == eml(name),
             "{name}.eml differs from what encode writes"
         );
-        assert_eq!(
-            decode(&eml(name), &keys(), &peer()).expect(name),
-            mail,
-            "{name}"
-        );
+        assert_eq!(read(&eml(name)).expect(name), mail, "{name}");
         well_formed(&written);
     }
 }
@@ -167,8 +164,7 @@ fn patched(mail: &[u8], after: &str, from: &str, to: &str) -> Vec<u8> {
 #[test]
 fn touched_mails_are_refused() {
     let mail = eml("voice-message");
-    let me = peer();
-    let refused = |mail: &[u8]| decode(mail, &keys(), &me).expect_err("touched");
+    let refused = |mail: &[u8]| read(mail).expect_err("touched");
     let blob = "01935eff-1111-7000-8000-00000000a001".to_owned();
     // A bit of the signature, of its key id, of the manifest, of the audio.
     assert_eq!(
@@ -226,15 +222,22 @@ fn touched_mails_are_refused() {
     assert_eq!(refused(b""), WireError::Unsigned);
     // Signed with another pair's key.
     let other = Keys::parse(&"c0ffee00".repeat(8)).expect("key");
-    assert_eq!(decode(&mail, &other, &me), Err(WireError::BadSignature));
+    assert_eq!(
+        decode(&Bytes::from(mail), &other, &peer()),
+        Err(WireError::BadSignature)
+    );
 }
 
 #[test]
 fn mails_for_another_node_or_of_another_version_are_refused() {
     let (mail, _, _) = example("status");
-    let write = |mail: &Mail| encode(mail, None, &addresses(), &keys()).expect("mail");
+    let written = |mail: &Mail| write(mail, None).expect("mail");
     assert_eq!(
-        decode(&write(&mail), &keys(), &NodeId::new("vmpro3").expect("id")),
+        decode(
+            &written(&mail).into(),
+            &keys(),
+            &NodeId::new("vmpro3").expect("id")
+        ),
         Err(WireError::WrongNode {
             to: "vmpro2".into(),
             me: "vmpro3".into()
@@ -242,10 +245,7 @@ fn mails_for_another_node_or_of_another_version_are_refused() {
     );
     let mut own = mail.clone();
     own.head.from.node = peer();
-    assert!(matches!(
-        decode(&write(&own), &keys(), &peer()),
-        Err(WireError::Malformed(_))
-    ));
+    assert!(matches!(read(&written(&own)), Err(WireError::Malformed(_))));
     // A later 1.x is read, its new fields kept; 2.x is not, and encode doesn't write it either.
     let mut later = mail.clone();
     later.head.version = "1.9".into();
@@ -253,10 +253,10 @@ fn mails_for_another_node_or_of_another_version_are_refused() {
         .head
         .extra
         .insert("weather".into(), json!({"rain": true}));
-    assert_eq!(decode(&write(&later), &keys(), &peer()), Ok(later.clone()));
+    assert_eq!(read(&written(&later)), Ok(later.clone()));
     for version in ["2.0", "1", "", "1.x", "11.0"] {
         later.head.version = version.into();
-        let refused = encode(&later, None, &addresses(), &keys());
+        let refused = write(&later, None);
         assert_eq!(refused, Err(WireError::UnknownVersion(version.into())));
     }
 }
@@ -264,12 +264,14 @@ fn mails_for_another_node_or_of_another_version_are_refused() {
 #[test]
 fn encode_refuses_what_the_peer_would() {
     let (voice_mail, _, _) = example("voice-message");
-    let refused = |mail: &Mail| encode(mail, None, &addresses(), &keys()).expect_err("refused");
+    let refused = |mail: &Mail| write(mail, None).expect_err("refused");
     let mut wrong_sound = voice_mail.clone();
-    wrong_sound.audio[0].bytes = Bytes::from_static(b"other");
+    let about = wrong_sound.audio[0].about().clone();
+    wrong_sound.audio[0] = CarriedAudio::new(about, &b"other"[..]);
     assert!(matches!(refused(&wrong_sound), WireError::Attachment(_)));
     let mut no_sha = voice_mail.clone();
-    no_sha.audio[0].about = json!({"blob": "01935eff-1111-7000-8000-00000000a001"});
+    let about = json!({"blob": "01935eff-1111-7000-8000-00000000a001"});
+    no_sha.audio[0] = CarriedAudio::new(about, no_sha.audio[0].bytes().clone());
     assert!(refused(&no_sha).to_string().contains("sha256"));
     let mut many = voice_mail.clone();
     many.operations = vec![json!({}); MAX_OPERATIONS + 1];
@@ -289,7 +291,7 @@ fn encode_refuses_what_the_peer_would() {
             ..addresses()
         };
         assert!(
-            encode(&voice_mail, None, &addresses, &keys()).is_err(),
+            encode(&voice_mail, &[], &addresses, &keys(), Form::default()).is_err(),
             "{bad:?}"
         );
     }
@@ -326,9 +328,7 @@ fn bombs_are_refused_early() {
     let bomb = |header: &str, line: &str| {
         let mut mail = header.to_owned();
         mail.push_str(&line.repeat(2_000_000 / line.len()));
-        decode(mail.as_bytes(), &keys(), &peer())
-            .expect_err("bomb")
-            .to_string()
+        read(mail.as_bytes()).expect_err("bomb").to_string()
     };
     let multipart = "Content-Type: multipart/mixed; boundary=b\r\n\r\n";
     assert!(bomb(multipart, "--b\n\n").contains("more than 300 parts"));

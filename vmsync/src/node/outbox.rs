@@ -12,7 +12,7 @@ use vmsync_config::{
 };
 use vmsync_core::{
     sync::{Kind, Plan, Ticket},
-    wire::{self, Addresses, Mail, NODE_MAILBOX},
+    wire::{self, Addresses, Form, Mail, NODE_MAILBOX},
 };
 
 use super::packing::{self, Packed};
@@ -165,17 +165,20 @@ impl Outbox {
             voice,
             ..
         } = packed;
+        let voices: Vec<_> = audio.iter().map(|_| voice.clone()).collect();
         let mail = Mail {
-            head,
             operations,
             audio,
+            ..Mail::of(head)
         };
         let addresses = self.addresses();
         let keys = self.app.keys.clone();
-        tokio::task::spawn_blocking(move || wire::encode(&mail, voice.as_ref(), &addresses, &keys))
-            .await
-            .map_err(|e| e.to_string())?
-            .map_err(|e| e.to_string())
+        tokio::task::spawn_blocking(move || {
+            wire::encode(&mail, &voices, &addresses, &keys, Form::default())
+        })
+        .await
+        .map_err(|e| e.to_string())?
+        .map_err(|e| e.to_string())
     }
 
     /// R-SY-3: a blank sender is the node itself at its own mail domain.

@@ -83,10 +83,7 @@ impl Packed {
             facts: facts.clone(),
         };
         let about = serde_json::to_value(about).map_err(|e| StoreError::Invalid(e.to_string()))?;
-        self.audio.push(CarriedAudio {
-            about,
-            bytes: bytes.into(),
-        });
+        self.audio.push(CarriedAudio::new(about, bytes));
         self.voice = voice_of(operation, audio, &facts);
         Ok(())
     }
@@ -223,7 +220,7 @@ mod tests {
         assert_eq!(voice.mailbox, "2001");
         assert_eq!(voice.caller_number.as_deref(), Some("5551234"));
         assert!(voice.urgent);
-        assert_eq!(mails[1].audio[0].bytes, WAV);
+        assert_eq!(mails[1].audio[0].bytes(), WAV);
     }
 
     #[test]

@@ -90,6 +90,11 @@ impl Plan {
             have: self.have.clone(),
             digest: self.digest.clone(),
             sent_at,
+            seeding: None,
+            buckets: None,
+            left: None,
+            probe: None,
+            echo: None,
             extra: std::collections::BTreeMap::new(),
         }
     }

@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use sha2::{Digest as _, Sha256};
 use vmsync_config::words::NodeId;
 
 use super::{
@@ -16,7 +15,7 @@ use super::{
 };
 
 /// Reads `mail` if it is signed with one of `keys` and meant for `me`.
-pub fn decode(mail: &[u8], keys: &Keys, me: &NodeId) -> Result<Mail, WireError> {
+pub fn decode(mail: &Bytes, keys: &Keys, me: &NodeId) -> Result<Mail, WireError> {
     let split = mime::split(mail).map_err(WireError::Malformed)?;
     let signatures = split.head.raw("Vmsync-Signature");
     // Two signatures or two machine parts: no telling which one would have been meant.
@@ -45,6 +44,11 @@ pub fn decode(mail: &[u8], keys: &Keys, me: &NodeId) -> Result<Mail, WireError> 
     Ok(Mail {
         head: manifest.head,
         operations: manifest.operations,
+        records: manifest.records,
+        seed: manifest.seed,
+        items: manifest.items,
+        skips: manifest.skips,
+        release: manifest.release,
         audio,
     })
 }
@@ -75,15 +79,7 @@ fn attachments(named: &[Attachment], leaves: &[Leaf<'_>]) -> Result<Vec<CarriedA
             let damaged = || WireError::Attachment(wanted.blob.to_string());
             let leaf = by_id.get(&attachment.content_id).ok_or_else(damaged)?;
             let bytes = leaf.decode().map_err(|_| damaged())?;
-            if bytes.len() as u64 != wanted.bytes
-                || hex::encode(Sha256::digest(&bytes)) != wanted.sha256
-            {
-                return Err(damaged());
-            }
-            Ok(CarriedAudio {
-                about: attachment.about.clone(),
-                bytes: Bytes::from(bytes),
-            })
+            CarriedAudio::new(attachment.about.clone(), bytes).prove(&wanted)
         })
         .collect()
 }

@@ -6,42 +6,72 @@
 //! (RFC 3801 section 4.2). The machine part is marked `handling=optional` (RFC 3204, RFC 3459):
 //! a mail program that does not know it may leave it out.
 
-use sha2::{Digest as _, Sha256};
 use vmsync_config::words::UnixMillis;
 
 use super::{
-    Addresses, CarriedAudio, Keys, Mail, VERSION, Voice, WireError,
-    manifest::{CONTENT_TYPE, Essentials, Manifest},
+    Addresses, CarriedAudio, Keys, Mail, Voice, WireError,
+    manifest::{self, CONTENT_TYPE, Essentials},
     prose,
     write::{base64_body, header, one_line, text_body, text_header},
 };
 
-/// Writes `mail`; with `voice` as a voice message whose recording is the first audio.
+/// How the bytes of a mail are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Transfer {
+    /// Base64, in 7-bit lines: passes every mail server.
+    #[default]
+    Base64,
+    /// As they are (`Content-Transfer-Encoding: binary`), for a receiver that offers BINARYMIME (RFC 3030).
+    Binary,
+}
+
+/// What the addressee understands. The default is what every node takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Form {
+    /// How bytes are written.
+    pub transfer: Transfer,
+    /// The minor version the addressee speaks, [`Head::minor`](super::Head::minor) of its last
+    /// mail; 0 while it is unknown. For 0 the mail is written as version 1.0 did (no digest form,
+    /// base64), and what 1.0 does not know is refused.
+    pub peer_minor: u32,
+}
+
+/// Writes `mail`. `voices` tells, for each of its audio in order, what a person reads of the voice
+/// message it is; `None` (or a list too short) where it is none.
 ///
-/// Fails on what the peer would refuse: audio that doesn't match its SHA-256, too many
-/// operations, an address that is none.
+/// Fails on what the peer would refuse or leave out: audio that doesn't match its SHA-256, too many
+/// operations, an address that is none, records for a peer that speaks 1.0.
 pub fn encode(
     mail: &Mail,
-    voice: Option<&Voice>,
+    voices: &[Option<Voice>],
     addresses: &Addresses,
     keys: &Keys,
+    form: Form,
 ) -> Result<Vec<u8>, WireError> {
-    let manifest = Manifest::of(mail);
-    let json = manifest.write()?;
-    let parts: Vec<_> = manifest
-        .attachments
+    if let (0, Some(what)) = (form.peer_minor, mail.since_1_1()) {
+        return Err(WireError::PeerTooOld {
+            what,
+            since: "1.1",
+            peer: form.peer_minor,
+        });
+    }
+    let voice = match voices {
+        [voice] => voice.as_ref(),
+        _ => None,
+    };
+    let attachments = manifest::name(mail);
+    let json = manifest::write(mail, &attachments)?;
+    let parts: Vec<_> = attachments
         .iter()
         .zip(&mail.audio)
         .map(|(named, audio)| {
-            Ok((
-                &named.content_id,
-                checked(named.essentials()?, audio)?,
-                audio,
-            ))
+            let essentials = named.essentials()?;
+            audio.check(&essentials)?;
+            Ok((&named.content_id, essentials, audio))
         })
         .collect::<Result<_, WireError>>()?;
 
-    let audio: usize = mail.audio.iter().map(|a| a.bytes.len()).sum();
+    let audio: usize = mail.audio.iter().map(|a| a.bytes().len()).sum();
     let mut out = Vec::with_capacity((audio + json.len()) / 3 * 4 + audio / 50 + 8192);
     let boundary = format!("=_vmsync-{}", mail.head.id.simple());
     mail_header(&mut out, mail, voice, addresses)?;
@@ -64,7 +94,7 @@ pub fn encode(
     header(
         &mut out,
         "Content-Type",
-        &format!("{CONTENT_TYPE}; version=\"{VERSION}\""),
+        &format!("{CONTENT_TYPE}; version=\"{}\"", mail.head.version),
     );
     header(
         &mut out,
@@ -132,30 +162,19 @@ fn audio_part(
     );
     let duration = voice
         .map(|v| v.duration_ms)
-        .or_else(|| audio.about.get("duration_ms")?.as_u64());
+        .or_else(|| audio.about().get("duration_ms")?.as_u64());
     if let Some(ms) = duration {
         // At most ten digits (RFC 3803 section 3).
         let seconds = prose::duration_seconds(ms).min(9_999_999_999);
         header(out, "Content-Duration", &seconds.to_string());
     }
-    base64_body(out, &audio.bytes);
-}
-
-/// Refuses to send audio that isn't what its description says.
-fn checked(essentials: Essentials, audio: &CarriedAudio) -> Result<Essentials, WireError> {
-    if essentials.bytes == audio.bytes.len() as u64
-        && essentials.sha256 == hex::encode(Sha256::digest(&audio.bytes))
-    {
-        Ok(essentials)
-    } else {
-        Err(WireError::Attachment(essentials.blob.to_string()))
-    }
+    base64_body(out, audio.bytes());
 }
 
 /// A name that says whose and when: `voice-2001-5551234-20261122T080000Z.wav`.
 fn file_name(n: usize, content_type: &str, audio: &CarriedAudio, voice: Option<&Voice>) -> String {
     let entity = audio
-        .about
+        .about()
         .get("entity")
         .and_then(serde_json::Value::as_str);
     let stem = match (voice, entity) {

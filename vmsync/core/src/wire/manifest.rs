@@ -5,18 +5,53 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Head, MAX_ATTACHMENTS, MAX_JSON_DEPTH, MAX_OPERATIONS, Mail, WireError};
+use super::{
+    BucketItems, Head, MAX_ATTACHMENTS, MAX_ITEMS, MAX_JSON_DEPTH, MAX_OPERATIONS, MAX_RECORDS,
+    MAX_RELEASED, MAX_SKIPS, Mail, Record, SeedStep, Skip, WireError, minor,
+};
 
 /// The machine part's content type.
 pub(super) const CONTENT_TYPE: &str = "application/vnd.vmsync.sync+json";
 
+/// Buckets of a state, each at most once in a mail.
+const MAX_BUCKETS: usize = 256;
+
 /// What the machine part says. Fields this version does not know are skipped here at the top,
-/// and kept in `head`, `operations` and `about`.
-#[derive(Debug, Serialize, Deserialize)]
+/// and kept in `head`, `operations`, `record` and `about`. What version 1.1 added is left out when
+/// empty, so that a mail without it is what version 1.0 wrote.
+#[derive(Debug, Deserialize)]
 pub(super) struct Manifest {
     pub(super) head: Head,
     pub(super) operations: Vec<Value>,
+    #[serde(default)]
+    pub(super) records: Vec<Record>,
+    #[serde(default)]
+    pub(super) seed: Option<SeedStep>,
+    #[serde(default)]
+    pub(super) items: Vec<BucketItems>,
+    #[serde(default)]
+    pub(super) skips: Vec<Skip>,
+    #[serde(default)]
+    pub(super) release: Vec<String>,
     pub(super) attachments: Vec<Attachment>,
+}
+
+/// The same, as it is written.
+#[derive(Serialize)]
+struct Written<'a> {
+    head: &'a Head,
+    operations: &'a [Value],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    records: &'a [Record],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed: Option<&'a SeedStep>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    items: &'a [BucketItems],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    skips: &'a [Skip],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    release: &'a [String],
+    attachments: &'a [Attachment],
 }
 
 /// One attachment as the manifest names it.
@@ -37,30 +72,37 @@ pub(super) struct Essentials {
     pub(super) content_type: String,
 }
 
+/// How the manifest names the audio of `mail`.
+pub(super) fn name(mail: &Mail) -> Vec<Attachment> {
+    let (id, node) = (mail.head.id, &mail.head.from.node);
+    (1..)
+        .zip(&mail.audio)
+        .map(|(n, audio)| Attachment {
+            content_id: format!("audio-{n}.{id}@{node}"),
+            about: audio.about().clone(),
+        })
+        .collect()
+}
+
+/// Writes the machine part, proving that [`Manifest::read`] takes it: what a node can't read would
+/// be refused for ever and hold up everything behind it.
+pub(super) fn write(mail: &Mail, attachments: &[Attachment]) -> Result<Vec<u8>, WireError> {
+    let written = Written {
+        head: &mail.head,
+        operations: &mail.operations,
+        records: &mail.records,
+        seed: mail.seed.as_ref(),
+        items: &mail.items,
+        skips: &mail.skips,
+        release: &mail.release,
+        attachments,
+    };
+    let json = serde_json::to_vec(&written).map_err(|e| WireError::Malformed(e.to_string()))?;
+    Manifest::read(&json)?;
+    Ok(json)
+}
+
 impl Manifest {
-    pub(super) fn of(mail: &Mail) -> Self {
-        let id = mail.head.id;
-        Self {
-            head: mail.head.clone(),
-            operations: mail.operations.clone(),
-            attachments: (1..)
-                .zip(&mail.audio)
-                .map(|(n, audio)| Attachment {
-                    content_id: format!("audio-{n}.{id}@{}", mail.head.from.node),
-                    about: audio.about.clone(),
-                })
-                .collect(),
-        }
-    }
-
-    /// Writes it, proving that [`Manifest::read`] takes it: what a node can't read would be
-    /// refused for ever and hold up everything behind it.
-    pub(super) fn write(&self) -> Result<Vec<u8>, WireError> {
-        let json = serde_json::to_vec(self).map_err(|e| WireError::Malformed(e.to_string()))?;
-        Self::read(&json)?;
-        Ok(json)
-    }
-
     /// Reads the machine part, its signature proved: version first, then limits, then the rest.
     pub(super) fn read(json: &[u8]) -> Result<Self, WireError> {
         if depth(json) > MAX_JSON_DEPTH {
@@ -69,17 +111,35 @@ impl Manifest {
         check_version(json)?;
         let manifest: Self = serde_json::from_slice(json)
             .map_err(|e| WireError::Malformed(format!("the manifest: {e}")))?;
-        if manifest.operations.len() > MAX_OPERATIONS {
-            return malformed(format!("more than {MAX_OPERATIONS} operations"));
-        }
-        if manifest.attachments.len() > MAX_ATTACHMENTS {
-            return malformed(format!("more than {MAX_ATTACHMENTS} attachments"));
-        }
+        manifest.within_limits()?;
         let ids: BTreeSet<_> = manifest.attachments.iter().map(|a| &a.content_id).collect();
         if ids.len() < manifest.attachments.len() {
             return malformed("two attachments have one Content-ID".into());
         }
         Ok(manifest)
+    }
+
+    fn within_limits(&self) -> Result<(), WireError> {
+        let items = self.items.iter().map(|bucket| bucket.items.len()).sum();
+        let counts = [
+            (self.operations.len(), MAX_OPERATIONS, "operations"),
+            (self.records.len(), MAX_RECORDS, "records"),
+            (self.items.len(), MAX_BUCKETS, "buckets"),
+            (items, MAX_ITEMS, "items"),
+            (self.skips.len(), MAX_SKIPS, "skips"),
+            (self.release.len(), MAX_RELEASED, "released entities"),
+            (self.attachments.len(), MAX_ATTACHMENTS, "attachments"),
+        ];
+        for (count, most, what) in counts {
+            if count > most {
+                return malformed(format!("more than {most} {what}"));
+            }
+        }
+        let buckets: BTreeSet<_> = self.items.iter().map(|b| b.bucket).collect();
+        if buckets.len() < self.items.len() {
+            return malformed("a bucket stands in `items` twice".into());
+        }
+        Ok(())
     }
 }
 
@@ -106,11 +166,7 @@ fn check_version(json: &[u8]) -> Result<(), WireError> {
     }
     let OnlyHead { head } = serde_json::from_slice(json)
         .map_err(|e| WireError::Malformed(format!("the manifest: {e}")))?;
-    let known = head
-        .version
-        .split_once('.')
-        .is_some_and(|(major, minor)| major == "1" && minor.parse::<u32>().is_ok());
-    if known {
+    if minor(&head.version).is_some() {
         return Ok(());
     }
     let shown = head.version.chars().filter(char::is_ascii_graphic).take(20);

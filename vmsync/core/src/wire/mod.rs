@@ -11,38 +11,53 @@
 //! What is guaranteed: nothing of a mail is interpreted before its signature holds; equal input
 //! gives equal bytes; and whatever `encode` returns, a peer with the same key takes.
 
+mod audio;
 mod decode;
 mod encode;
 mod keys;
 mod manifest;
 pub(crate) mod mime;
 mod prose;
+mod state;
 mod write;
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use vmsync_config::words::{NodeId, Origin, UnixMillis, Vector};
 
-pub use self::{decode::decode, encode::encode, keys::Keys};
+pub use self::{
+    audio::CarriedAudio,
+    decode::decode,
+    encode::{Form, Transfer, encode},
+    keys::Keys,
+    state::{BucketItems, Buckets, Item, Left, Record, SeedStep, Seeding, Skip},
+};
 
 /// The version this program writes; it reads any `1.x`.
-pub const VERSION: &str = "1.0";
+pub const VERSION: &str = "1.1";
 /// Local part of the address node mails go to (`vmsync@<peer fqdn>`).
 pub const NODE_MAILBOX: &str = "vmsync";
 /// Most operations in one mail.
 pub const MAX_OPERATIONS: usize = 10_000;
 /// Most attachments in one mail.
 pub const MAX_ATTACHMENTS: usize = 256;
+/// Most records in one mail.
+pub const MAX_RECORDS: usize = 10_000;
+/// Most items in one mail, over all its buckets.
+pub const MAX_ITEMS: usize = 65_536;
+/// Most skipped operations in one mail.
+pub const MAX_SKIPS: usize = 1_000;
+/// Most released entities in one mail.
+pub const MAX_RELEASED: usize = 10_000;
 /// Deepest nesting of objects and arrays in the manifest; an operation's field value begins at depth 7.
 pub const MAX_JSON_DEPTH: usize = 64;
 
 /// What the sender says of itself, at the top of the machine part.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Head {
-    /// `1.0`.
+    /// `1.1`, or what the sender speaks; [`Self::minor`] reads it.
     pub version: String,
     /// Unique id of this mail (also in its Message-ID).
     pub id: Uuid,
@@ -61,18 +76,43 @@ pub struct Head {
     pub digest: String,
     /// Sender's wall clock.
     pub sent_at: UnixMillis,
+    /// What the sender has received of a seeding so far; `None` when none is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seeding: Option<Seeding>,
+    /// The sums of the sender's state at `have`, to find where it differs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub buckets: Option<Buckets>,
+    /// What the sender still has for the addressee.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left: Option<Left>,
+    /// Number of a probe that the addressee is asked to echo.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<u64>,
+    /// The last probe heard from the addressee.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub echo: Option<u64>,
     /// Fields of a newer minor version.
     #[serde(flatten)]
     pub extra: BTreeMap<String, serde_json::Value>,
 }
 
-/// One audio file carried by a mail.
-#[derive(Debug, Clone, PartialEq)]
-pub struct CarriedAudio {
-    /// Its description as the store gave it: at least `blob`, `sha256`, `bytes`, `content_type`; plus entity and facts. Opaque here but for those four.
-    pub about: serde_json::Value,
-    /// The audio itself.
-    pub bytes: Bytes,
+impl Head {
+    /// The minor version its sender speaks: `1.MINOR`; 0 for a version that is none.
+    pub fn minor(&self) -> u32 {
+        minor(&self.version).unwrap_or(0)
+    }
+
+    /// Whether its sender speaks `1.minor`, so that it may be sent what that version added.
+    pub fn speaks(&self, minor: u32) -> bool {
+        self.minor() >= minor
+    }
+}
+
+/// The number after `1.`; `None` for what is no version 1.
+fn minor(version: &str) -> Option<u32> {
+    let digits = version.strip_prefix("1.")?;
+    let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    plain.then(|| digits.parse().ok()).flatten()
 }
 
 /// A mail between the nodes, decoded.
@@ -82,8 +122,52 @@ pub struct Mail {
     pub head: Head,
     /// Operations, in order per origin; JSON of the store's operations, opaque here. Empty for a hello or status.
     pub operations: Vec<serde_json::Value>,
-    /// Audio the operations name.
+    /// State: what the sender holds of these entities, to be joined.
+    pub records: Vec<Record>,
+    /// Set when `records` are a step of a seeding.
+    pub seed: Option<SeedStep>,
+    /// All items of the buckets in which the two states differ.
+    pub items: Vec<BucketItems>,
+    /// Operations that stay behind: the entity is quarantined, the numbers count as held.
+    pub skips: Vec<Skip>,
+    /// Entities whose quarantine is over.
+    pub release: Vec<String>,
+    /// Audio the operations and records name.
     pub audio: Vec<CarriedAudio>,
+}
+
+impl Mail {
+    /// A mail with `head` and nothing else: a hello or a status.
+    pub fn of(head: Head) -> Self {
+        Self {
+            head,
+            operations: Vec::new(),
+            records: Vec::new(),
+            seed: None,
+            items: Vec::new(),
+            skips: Vec::new(),
+            release: Vec::new(),
+            audio: Vec::new(),
+        }
+    }
+
+    /// Whether it passes on nothing beside its head.
+    pub fn is_bare(&self) -> bool {
+        self.operations.is_empty() && self.audio.is_empty() && self.since_1_1().is_none()
+    }
+
+    /// The first member in it that a node of version 1.0 does not know and would leave out.
+    fn since_1_1(&self) -> Option<&'static str> {
+        [
+            (!self.records.is_empty(), "records"),
+            (self.seed.is_some(), "seed"),
+            (!self.items.is_empty(), "items"),
+            (!self.skips.is_empty(), "skips"),
+            (!self.release.is_empty(), "release"),
+        ]
+        .into_iter()
+        .find_map(|(there, name)| there.then_some(name))
+    }
 }
 
 /// What a person reads in the mail of a voice message.
@@ -136,6 +220,18 @@ pub enum WireError {
         /// This node.
         me: String,
     },
+    /// Only when writing: the addressee is too old for it.
+    #[error(
+        "the peer speaks wire version 1.{peer} and would leave out `{what}`, which came with {since}"
+    )]
+    PeerTooOld {
+        /// The member of the manifest.
+        what: &'static str,
+        /// The version that brought it.
+        since: &'static str,
+        /// The peer's minor version.
+        peer: u32,
+    },
     /// Does not parse; which part and why: 554.
     #[error("malformed node mail: {0}")]
     Malformed(String),
@@ -152,7 +248,7 @@ impl WireError {
             Self::WrongNode { .. } => (550, "5.1.1"),
             // The sender keeps the mail until this node is upgraded.
             Self::UnknownVersion(_) => (451, "4.5.0"),
-            Self::Malformed(_) | Self::Attachment(_) => (554, "5.6.0"),
+            Self::Malformed(_) | Self::Attachment(_) | Self::PeerTooOld { .. } => (554, "5.6.0"),
         }
     }
 

@@ -31,6 +31,7 @@ pub(super) fn subject(mail: &Mail, voice: Option<&Voice>) -> String {
                 count(mail.audio.len(), "audio file")
             )
         }
+        None if !mail.is_bare() => format!("vmsync: state from {from}"),
         None if mail.head.answers.is_none() => format!("vmsync: hello from {from}"),
         None => format!("vmsync: status of {from}"),
     }
@@ -43,7 +44,7 @@ pub(super) fn text(mail: &Mail, voice: Option<&Voice>) -> String {
         voice_text(&mut text, v);
     }
     let (from, to) = (&mail.head.from.node, &mail.head.to);
-    if mail.operations.is_empty() && mail.audio.is_empty() {
+    if mail.is_bare() {
         let what = if mail.head.answers.is_none() {
             "asks what the other node holds"
         } else {

@@ -2,9 +2,12 @@
 
 use std::{fs, path::PathBuf};
 
+use bytes::Bytes;
 use serde_json::Value;
 use vmsync_config::words::NodeId;
-use vmsync_core::wire::{Addresses, CarriedAudio, Keys, Mail, Voice};
+use vmsync_core::wire::{
+    Addresses, CarriedAudio, Form, Keys, Mail, Voice, WireError, decode, encode,
+};
 
 pub(crate) const EXAMPLES: [&str; 4] = ["hello", "status", "voice-message", "changes"];
 
@@ -35,7 +38,6 @@ pub(crate) fn example(name: &str) -> (Mail, Option<Voice>, Addresses) {
     let input: Value = serde_json::from_str(&text).expect(name);
     let text = |v: &Value| v.as_str().map(str::to_owned);
     let mail = Mail {
-        head: serde_json::from_value(input["mail"]["head"].clone()).expect("head"),
         operations: input["mail"]["operations"]
             .as_array()
             .expect("operations")
@@ -44,16 +46,13 @@ pub(crate) fn example(name: &str) -> (Mail, Option<Voice>, Addresses) {
             .as_array()
             .expect("audio")
             .iter()
-            .map(|audio| CarriedAudio {
-                about: audio["about"].clone(),
-                bytes: fs::read(data(&format!(
-                    "audio/{}",
-                    audio["file"].as_str().expect("file")
-                )))
-                .expect("audio file")
-                .into(),
+            .map(|audio| {
+                let file = audio["file"].as_str().expect("file");
+                let bytes = fs::read(data(&format!("audio/{file}"))).expect("audio file");
+                CarriedAudio::new(audio["about"].clone(), bytes)
             })
             .collect(),
+        ..Mail::of(serde_json::from_value(input["mail"]["head"].clone()).expect("head"))
     };
     let voice = input.get("voice").map(|v| Voice {
         mailbox: text(&v["mailbox"]).expect("mailbox"),
@@ -69,6 +68,20 @@ pub(crate) fn example(name: &str) -> (Mail, Option<Voice>, Addresses) {
         to: text(&input["addresses"]["to"]).expect("to"),
     };
     (mail, voice, addresses)
+}
+
+/// `bytes` as node `vmpro2` reads them.
+pub(crate) fn read(bytes: &[u8]) -> Result<Mail, WireError> {
+    decode(&Bytes::copy_from_slice(bytes), &keys(), &peer())
+}
+
+/// Written for a peer of this version.
+pub(crate) fn write(mail: &Mail, voice: Option<&Voice>) -> Result<Vec<u8>, WireError> {
+    let form = Form {
+        peer_minor: 1,
+        ..Form::default()
+    };
+    encode(mail, &[voice.cloned()], &addresses(), &keys(), form)
 }
 
 pub(crate) fn eml(name: &str) -> Vec<u8> {
