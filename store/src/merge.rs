@@ -24,20 +24,36 @@
 //!    replaces what its writer had seen, and never wins over a version it had not seen. (A
 //!    deletion, which this program does not write for them, takes versions with earlier stamps.)
 //!
+//! # Joining
+//!
+//! What two nodes hold of an entity can be *joined* ([`join`]): each field with its latest stamp,
+//! the latest deletion, the versions of both less what either has replaced; and then the rules
+//! above are applied to the outcome. Taking an operation *is* joining the record it makes, so a
+//! node may be sent operations, records or any mixture of them, and holds the same in the end.
+//! A deletion of a message stays final because the tombstone is part of the record.
+//!
+//! Two values with the same stamp can come about by a fault only (a number given twice). Then the
+//! one with the larger canonical bytes stands on both nodes, and where it is a field or version
+//! against a deletion, the deletion: so that a join always ends, and ends alike.
+//!
 //! # Why any order and any duplication give the same record
 //!
 //! For rules 1 and 2 a record is a maximum per field and a maximum over deletions. For rule 3 it
 //! is a set of versions and a vector of what was replaced: the set is "all versions ever given,
 //! less those some `based_on` covers, less those before the latest deletion", which does not ask
-//! for an order. Since an origin has always seen its own versions, at most one per origin stands,
-//! so conflicts are bounded by the number of origins; nothing needs to be cut, and cutting the
-//! eleventh would depend on the order of arrival. Views show the newest ten.
+//! for an order. So joining is commutative, associative and idempotent. Since an origin has always
+//! seen its own versions, at most one per origin stands, so conflicts are bounded by the number of
+//! origins; nothing needs to be cut, and cutting the eleventh would depend on the order of
+//! arrival. Views show the newest ten.
 
+use std::cmp::Ordering;
+
+use serde_json::Value;
 use vmsync_config::words::Vector;
 
 use crate::{
     operation::{Effect, EntityKey, Operation, Stamp},
-    record::{Field, Record, Version},
+    record::{Field, Record, Version, canonical_bytes},
 };
 
 /// Field by which a version says what it replaces; a [`Vector`].
@@ -66,74 +82,89 @@ pub(crate) fn rule(entity: &EntityKey) -> Rule {
 
 /// Takes `operation` into the record of its entity.
 pub(crate) fn merge(record: &mut Record, operation: &Operation) {
-    match rule(&operation.entity) {
-        Rule::Final => merge_final(record, operation),
-        Rule::Fields => merge_fields(record, operation),
-        Rule::Versions => merge_version(record, operation),
-    }
+    let rule = rule(&operation.entity);
+    join(rule, record, &made_by(rule, operation));
 }
 
-fn merge_final(record: &mut Record, operation: &Operation) {
-    match &operation.effect {
-        Effect::Delete => {
-            record.fields.clear();
-            raise(&mut record.deleted, &operation.stamp);
-        }
-        Effect::Set(_) if record.deleted.is_some() => {}
-        Effect::Set(_) => merge_fields(record, operation),
+/// Takes all that `other` knows of the same entity into `record`. See the head of this module.
+pub(crate) fn join(rule: Rule, record: &mut Record, other: &Record) {
+    if let Some(deleted) = &other.deleted {
+        raise(&mut record.deleted, deleted);
     }
-}
-
-fn merge_fields(record: &mut Record, operation: &Operation) {
-    let stamp = &operation.stamp;
-    match &operation.effect {
-        Effect::Delete => {
-            raise(&mut record.deleted, stamp);
-            record.fields.retain(|_, f| f.1 > *stamp);
-        }
-        Effect::Set(fields) => {
-            if record.deleted.as_ref().is_some_and(|d| d > stamp) {
-                return;
-            }
-            for (name, value) in fields {
-                if record.stamp(name).is_none_or(|held| stamp > held) {
-                    let field = Field(value.clone(), stamp.clone());
-                    record.fields.insert(name.clone(), field);
-                }
+    for (name, field) in &other.fields {
+        match record.fields.get_mut(name) {
+            Some(held) if !later((&field.1, &field.0), (&held.1, &held.0)) => {}
+            Some(held) => held.clone_from(field),
+            None => {
+                record.fields.insert(name.clone(), field.clone());
             }
         }
     }
+    record.replaced.merge(&other.replaced);
+    for version in &other.versions {
+        match record
+            .versions
+            .iter_mut()
+            .find(|v| v.stamp == version.stamp)
+        {
+            Some(held) if canonical_bytes(&version.fields) <= canonical_bytes(&held.fields) => {}
+            Some(held) => held.clone_from(version),
+            None => record.versions.push(version.clone()),
+        }
+    }
+    settle(rule, record);
 }
 
-fn merge_version(record: &mut Record, operation: &Operation) {
+/// Drops what a deletion or a replacement takes, and puts versions in order.
+fn settle(rule: Rule, record: &mut Record) {
+    if let Some(deleted) = &record.deleted {
+        match rule {
+            Rule::Final => record.fields.clear(),
+            Rule::Fields | Rule::Versions => record.fields.retain(|_, f| f.1 > *deleted),
+        }
+        record.versions.retain(|v| v.stamp > *deleted);
+    }
+    let replaced = &record.replaced;
+    record.versions.retain(|v| stands(replaced, &v.stamp));
+    record.versions.sort_by(|a, b| b.stamp.cmp(&a.stamp));
+}
+
+/// The record of an entity of which nothing but `operation` is known. One that stands for a
+/// skipped operation says nothing.
+fn made_by(rule: Rule, operation: &Operation) -> Record {
+    let mut record = Record::default();
+    if operation.skipped().is_some() {
+        return record;
+    }
     let stamp = &operation.stamp;
     match &operation.effect {
-        Effect::Delete => {
-            raise(&mut record.deleted, stamp);
-            record.versions.retain(|v| v.stamp > *stamp);
-        }
-        Effect::Set(fields) => {
-            let mut replaces: Vector = fields
-                .get(BASED_ON)
-                .and_then(|v| serde_json::from_value(v.clone()).ok())
+        Effect::Delete => record.deleted = Some(stamp.clone()),
+        Effect::Set(fields) if rule == Rule::Versions => {
+            let mut fields = fields.clone();
+            let based_on = fields.remove(BASED_ON);
+            record.replaced = based_on
+                .and_then(|v| serde_json::from_value(v).ok())
                 .unwrap_or_default();
             // An origin has always seen its own versions, also where it does not say so.
-            replaces.raise(&stamp.origin, stamp.seq.saturating_sub(1));
-            record.replaced.merge(&replaces);
-            let seen = &record.replaced;
-            record.versions.retain(|v| stands(seen, &v.stamp));
-            let deleted = record.deleted.as_ref().is_some_and(|d| d > stamp);
-            let held = record.versions.iter().any(|v| v.stamp == *stamp);
-            if stands(&record.replaced, stamp) && !deleted && !held {
-                let mut fields = fields.clone();
-                fields.remove(BASED_ON);
-                record.versions.push(Version {
-                    stamp: stamp.clone(),
-                    fields,
-                });
-                record.versions.sort_by(|a, b| b.stamp.cmp(&a.stamp));
-            }
+            let own = stamp.seq.saturating_sub(1);
+            record.replaced.raise(&stamp.origin, own);
+            let stamp = stamp.clone();
+            record.versions.push(Version { stamp, fields });
+            settle(rule, &mut record);
         }
+        Effect::Set(fields) => {
+            let field = |v: &Value| Field(v.clone(), stamp.clone());
+            record.fields = fields.iter().map(|(n, v)| (n.clone(), field(v))).collect();
+        }
+    }
+    record
+}
+
+/// Whether a value stands against another of the same field.
+fn later((stamp, value): (&Stamp, &Value), (held_stamp, held): (&Stamp, &Value)) -> bool {
+    match stamp.cmp(held_stamp) {
+        Ordering::Equal => canonical_bytes(value) > canonical_bytes(held),
+        order => order.is_gt(),
     }
 }
 

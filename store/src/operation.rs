@@ -93,6 +93,28 @@ pub struct Operation {
     pub extra: BTreeMap<String, Value>,
 }
 
+/// Member of an operation that stands for one that was skipped; it says why.
+const SKIPPED: &str = "skipped";
+
+impl Operation {
+    /// What stands in the log for an operation that could not be sent or taken, and says nothing
+    /// of its entity but that (docs/decisions/0010-synchronisation.md, quarantine).
+    pub fn skip(origin: Origin, seq: u64, entity: EntityKey, why: &str) -> Self {
+        let at = Hlc::default();
+        Self {
+            stamp: Stamp { at, origin, seq },
+            entity,
+            effect: Effect::Set(BTreeMap::new()),
+            extra: BTreeMap::from([(SKIPPED.to_owned(), why.into())]),
+        }
+    }
+
+    /// Why the operation this one stands for was skipped; `None` for an ordinary operation.
+    pub fn skipped(&self) -> Option<&str> {
+        self.extra.get(SKIPPED)?.as_str()
+    }
+}
+
 /// A stored audio file, as the fields `audio` of messages and greetings name it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AudioRef {

@@ -79,9 +79,7 @@ impl Record {
 
     /// The latest stamp in it; a change made here must bear a later one to win.
     pub(crate) fn newest(&self) -> Option<&Stamp> {
-        let fields = self.fields.values().map(|f| &f.1);
-        let versions = self.versions.iter().map(|v| &v.stamp);
-        fields.chain(versions).chain(&self.deleted).max()
+        self.stamps().max()
     }
 
     /// Everything a new version written here replaces: what was replaced, and what is live.
@@ -100,11 +98,16 @@ impl Record {
         fields.chain(versions).filter_map(blob_of).collect()
     }
 
+    /// Every stamp in it.
+    pub(crate) fn stamps(&self) -> impl Iterator<Item = &Stamp> {
+        let fields = self.fields.values().map(|f| &f.1);
+        let versions = self.versions.iter().map(|v| &v.stamp);
+        fields.chain(versions).chain(&self.deleted)
+    }
+
     /// Canonical JSON.
     pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
-        let mut out = Vec::with_capacity(512);
-        canonical(&serde_json::to_value(self)?, &mut out)?;
-        Ok(out)
+        to_canonical(self)
     }
 
     /// Reads what [`to_bytes`](Self::to_bytes) wrote.
@@ -121,6 +124,17 @@ pub(crate) fn blob_of(audio: &Value) -> Option<Uuid> {
 /// The `audio` field read as what it should be; `None` when it is something else.
 pub(crate) fn audio_of(audio: &Value) -> Option<AudioRef> {
     AudioRef::deserialize(audio).ok()
+}
+
+fn to_canonical(value: impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
+    let mut out = Vec::with_capacity(512);
+    canonical(&serde_json::to_value(value)?, &mut out)?;
+    Ok(out)
+}
+
+/// Canonical JSON of a part of a record, to compare it by; JSON that was read is always writable.
+pub(crate) fn canonical_bytes(value: impl Serialize) -> Vec<u8> {
+    to_canonical(value).unwrap_or_default()
 }
 
 /// JSON with sorted keys, whatever map type `serde_json` was built with.

@@ -99,7 +99,85 @@ fn history() -> impl Strategy<Value = Vec<Operation>> {
     })
 }
 
+/// As [`history`], but with numbers given twice: equal stamps with different values.
+fn faulty_history() -> impl Strategy<Value = Vec<Operation>> {
+    history().prop_map(|mut operations| {
+        for o in &mut operations {
+            o.stamp.seq = o.stamp.seq.div_ceil(3);
+            o.stamp.at.wall.0 /= 7;
+        }
+        operations
+    })
+}
+
+fn joined(parts: &[BTreeMap<String, Record>]) -> BTreeMap<String, Record> {
+    let mut records: BTreeMap<String, Record> = BTreeMap::new();
+    for (key, record) in parts.iter().flatten() {
+        let entity = EntityKey::try_from(key.clone()).unwrap();
+        join(
+            rule(&entity),
+            records.entry(key.clone()).or_default(),
+            record,
+        );
+    }
+    records
+}
+
+/// What three nodes hold that took some of the operations each, several of them on more than one.
+type Parts = [BTreeMap<String, Record>; 3];
+
+fn parts(operations: &[Operation], masks: &[u8]) -> Parts {
+    [1, 2, 4].map(|bit| {
+        let taken = operations
+            .iter()
+            .zip(masks)
+            .filter(|(_, m)| **m & bit != 0)
+            .map(|(o, _)| o);
+        merged(taken)
+    })
+}
+
+fn three_nodes(
+    history: impl Strategy<Value = Vec<Operation>>,
+) -> impl Strategy<Value = (Vec<Operation>, Parts)> {
+    history.prop_flat_map(|ops| {
+        let masks = proptest::collection::vec(1..8u8, ops.len());
+        masks.prop_map(move |masks| (ops.clone(), parts(&ops, &masks)))
+    })
+}
+
 proptest! {
+    #[test]
+    fn joining_is_commutative_associative_and_idempotent((_, [a, b, c]) in three_nodes(faulty_history())) {
+        let both = |a: &_, b: &_| joined(&[BTreeMap::clone(a), BTreeMap::clone(b)]);
+        prop_assert_eq!(both(&a, &b), both(&b, &a));
+        prop_assert_eq!(both(&both(&a, &b), &c), both(&a, &both(&b, &c)));
+        prop_assert_eq!(&both(&a, &a), &a);
+        prop_assert_eq!(&both(&both(&a, &b), &b), &both(&a, &b));
+    }
+
+    #[test]
+    fn operations_and_records_in_any_mixture_give_the_same(
+        (ops, parts) in three_nodes(faulty_history()), order in Just([0, 1, 2]).prop_shuffle()
+    ) {
+        let all = merged(&ops);
+        prop_assert_eq!(&joined(&order.map(|n| parts[n].clone())), &all);
+        // Records of one node over operations taken one by one, and the other way round.
+        let mut records = parts[0].clone();
+        for op in ops.iter().rev() {
+            merge(records.entry(op.entity.to_string()).or_default(), op);
+        }
+        prop_assert_eq!(&records, &all);
+        prop_assert_eq!(&joined(&[all.clone(), parts[1].clone()]), &all);
+    }
+
+    #[test]
+    fn equal_stamps_with_different_values_end_alike_on_every_node(
+        (ops, shuffled) in faulty_history().prop_flat_map(|ops| (Just(ops.clone()), Just(ops).prop_shuffle()))
+    ) {
+        prop_assert_eq!(merged(&ops), merged(&shuffled));
+    }
+
     #[test]
     fn any_order_and_any_duplication_give_the_same_records(
         (ops, shuffled, again) in history().prop_flat_map(|ops| {
@@ -192,4 +270,53 @@ fn greetings_set_apart_conflict_and_the_next_one_settles_it() {
         fields.insert("audio".into(), json!(null));
     }
     assert_eq!(texts(&[&first, &left, &right, &removed]), ["right"]);
+}
+
+#[test]
+fn joining_keeps_both_sides_of_a_conflict_and_drops_what_either_replaced() {
+    let key = "flow/main";
+    let version = |s: Stamp, text: &str, seen: &[(usize, u64)]| {
+        let seen: Vector = seen.iter().map(|(o, n)| (origin(*o), *n)).collect();
+        set(
+            key,
+            s,
+            &[("source", json!(text)), ("based_on", json!(seen))],
+        )
+    };
+    let first = version(stamp(1, 0, 1), "first", &[]);
+    let left = version(stamp(2, 0, 2), "left", &[(0, 1)]);
+    let right = version(stamp(3, 1, 1), "right", &[(0, 1)]);
+    let here = merged([&first, &left]);
+    let there = merged([&first, &right]);
+    let both = joined(&[here.clone(), there]);
+    let texts: Vec<_> = both[key]
+        .versions
+        .iter()
+        .map(|v| &v.fields["source"])
+        .collect();
+    assert_eq!(texts, ["right", "left"]);
+    // Who never heard of `left` and settles the conflict elsewhere does not bring `first` back.
+    let settled = version(stamp(4, 1, 2), "settled", &[(0, 2), (1, 1)]);
+    let both = joined(&[merged([&settled]), here, merged([&first])]);
+    assert_eq!(both[key].versions.len(), 1);
+    assert_eq!(both[key].versions[0].fields["source"], "settled");
+}
+
+#[test]
+fn joining_never_brings_a_deleted_message_back() {
+    let key = KEYS[0];
+    let saved = set(key, stamp(99, 1, 1), &[("state", json!("saved"))]);
+    let here = merged([&delete(key, stamp(5, 0, 2))]);
+    let both = joined(&[merged([&saved]), here.clone()]);
+    assert_eq!(both, here);
+}
+
+#[test]
+fn what_stands_for_a_skipped_operation_says_nothing_of_its_entity() {
+    for key in KEYS {
+        let entity = EntityKey::try_from(key.to_owned()).unwrap();
+        let skip = Operation::skip(origin(0), 7, entity, "audio unreadable");
+        assert_eq!(skip.skipped(), Some("audio unreadable"));
+        assert_eq!(merged([&skip]), BTreeMap::new());
+    }
 }
