@@ -96,7 +96,7 @@ pub fn read(mail: &[u8], now: UnixMillis) -> Result<Incoming, IntakeError> {
         },
         file_name: part.file_name().map(|name| clean(&name)),
         measured,
-        audio: bytes,
+        audio: bytes.into_owned(),
     })
 }
 

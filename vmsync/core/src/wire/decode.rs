@@ -1,9 +1,9 @@
 //! Reads a mail between the nodes.
 //!
 //! Order: structure (bounded), signature over the decoded machine part, version, addressee,
-//! then each attachment against its SHA-256. A part the manifest does not name is not read.
+//! then each attachment against its SHA-256, wherever in the mail it stands. A part the manifest does not name is not read.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use bytes::Bytes;
 use vmsync_config::words::NodeId;
@@ -14,9 +14,10 @@ use super::{
     mime::{self, Leaf},
 };
 
-/// Reads `mail` if it is signed with one of `keys` and meant for `me`.
+/// Reads `mail` if it is signed with one of `keys` and meant for `me`. Each byte of audio is
+/// hashed once; audio that came without transfer encoding shares the memory of `mail`.
 pub fn decode(mail: &Bytes, keys: &Keys, me: &NodeId) -> Result<Mail, WireError> {
-    let split = mime::split(mail).map_err(WireError::Malformed)?;
+    let split = mime::split_messages(mail).map_err(WireError::Malformed)?;
     let signatures = split.head.raw("Vmsync-Signature");
     // Two signatures or two machine parts: no telling which one would have been meant.
     let [signature] = signatures.as_slice() else {
@@ -40,7 +41,7 @@ pub fn decode(mail: &Bytes, keys: &Keys, me: &NodeId) -> Result<Mail, WireError>
             "it claims to come from {me}, which is this node; the two nodes need different ids"
         )));
     }
-    let audio = attachments(&manifest.attachments, &split.leaves)?;
+    let audio = attachments(&manifest.attachments, &split.leaves, mail)?;
     Ok(Mail {
         head: manifest.head,
         operations: manifest.operations,
@@ -54,7 +55,7 @@ pub fn decode(mail: &Bytes, keys: &Keys, me: &NodeId) -> Result<Mail, WireError>
 }
 
 /// The decoded bytes of the one machine part.
-fn machine_part(leaves: &[Leaf<'_>]) -> Result<Vec<u8>, WireError> {
+fn machine_part<'a>(leaves: &[Leaf<'a>]) -> Result<Cow<'a, [u8]>, WireError> {
     let mut found = leaves
         .iter()
         .filter(|leaf| leaf.head().content_type() == CONTENT_TYPE);
@@ -67,7 +68,11 @@ fn machine_part(leaves: &[Leaf<'_>]) -> Result<Vec<u8>, WireError> {
 }
 
 /// The attachments the manifest names, each proved.
-fn attachments(named: &[Attachment], leaves: &[Leaf<'_>]) -> Result<Vec<CarriedAudio>, WireError> {
+fn attachments(
+    named: &[Attachment],
+    leaves: &[Leaf<'_>],
+    mail: &Bytes,
+) -> Result<Vec<CarriedAudio>, WireError> {
     let by_id: BTreeMap<String, &Leaf<'_>> = leaves
         .iter()
         .filter_map(|leaf| Some((leaf.head().content_id()?, leaf)))
@@ -78,7 +83,11 @@ fn attachments(named: &[Attachment], leaves: &[Leaf<'_>]) -> Result<Vec<CarriedA
             let wanted = attachment.essentials()?;
             let damaged = || WireError::Attachment(wanted.blob.to_string());
             let leaf = by_id.get(&attachment.content_id).ok_or_else(damaged)?;
-            let bytes = leaf.decode().map_err(|_| damaged())?;
+            let bytes = match leaf.decode().map_err(|_| damaged())? {
+                // No copy: it stands in the mail as it is.
+                Cow::Borrowed(part) => mail.slice_ref(part),
+                Cow::Owned(bytes) => Bytes::from(bytes),
+            };
             CarriedAudio::new(attachment.about.clone(), bytes).prove(&wanted)
         })
         .collect()

@@ -3,16 +3,19 @@
 //! A voice message is an Internet Voice Messaging mail: `multipart/mixed` (RFC 4239 takes
 //! `multipart/voice-message` only between VPIM systems), `Message-Context: voice-message`
 //! (RFC 3458), `Content-Duration` on the audio (RFC 3803), `Importance` and `Sensitivity`
-//! (RFC 3801 section 4.2). The machine part is marked `handling=optional` (RFC 3204, RFC 3459):
+//! (RFC 3801 section 4.2). Several voice messages are a `multipart/digest` of such mails
+//! (RFC 2046 section 5.1.5). The machine part is marked `handling=optional` (RFC 3204, RFC 3459):
 //! a mail program that does not know it may leave it out.
 
 use vmsync_config::words::UnixMillis;
 
 use super::{
-    Addresses, CarriedAudio, Keys, Mail, Voice, WireError,
-    manifest::{self, CONTENT_TYPE, Essentials},
+    Addresses, Keys, Mail, Voice, WireError, base64,
+    boundary::Boundaries,
+    manifest::{self, CONTENT_TYPE},
+    part::{Part, parts},
     prose,
-    write::{base64_body, header, one_line, text_body, text_header},
+    write::{body, header, one_line, text_body, text_header},
 };
 
 /// How the bytes of a mail are written.
@@ -48,177 +51,204 @@ pub fn encode(
     keys: &Keys,
     form: Form,
 ) -> Result<Vec<u8>, WireError> {
-    if let (0, Some(what)) = (form.peer_minor, mail.since_1_1()) {
+    let old = form.peer_minor == 0;
+    if let (true, Some(what)) = (old, mail.since_1_1()) {
         return Err(WireError::PeerTooOld {
             what,
             since: "1.1",
             peer: form.peer_minor,
         });
     }
-    let voice = match voices {
-        [voice] => voice.as_ref(),
-        _ => None,
-    };
+    let transfer = if old { Transfer::Base64 } else { form.transfer };
     let attachments = manifest::name(mail);
     let json = manifest::write(mail, &attachments)?;
-    let parts: Vec<_> = attachments
-        .iter()
-        .zip(&mail.audio)
-        .map(|(named, audio)| {
-            let essentials = named.essentials()?;
-            audio.check(&essentials)?;
-            Ok((&named.content_id, essentials, audio))
-        })
-        .collect::<Result<_, WireError>>()?;
-
-    let audio: usize = mail.audio.iter().map(|a| a.bytes().len()).sum();
-    let mut out = Vec::with_capacity((audio + json.len()) / 3 * 4 + audio / 50 + 8192);
-    let boundary = format!("=_vmsync-{}", mail.head.id.simple());
-    mail_header(&mut out, mail, voice, addresses)?;
-    header(&mut out, "Vmsync-Signature", &keys.sign("mail", &json));
-    header(
-        &mut out,
-        "Content-Type",
-        &format!("multipart/mixed; boundary=\"{boundary}\""),
-    );
-    out.extend_from_slice(b"\r\n");
-
-    delimiter(&mut out, &boundary);
-    header(&mut out, "Content-Type", "text/plain; charset=utf-8");
-    text_body(&mut out, &prose::text(mail, voice));
-    for (n, (content_id, essentials, audio)) in (1..).zip(parts) {
-        delimiter(&mut out, &boundary);
-        audio_part(&mut out, n, content_id, &essentials, audio, voice);
-    }
-    delimiter(&mut out, &boundary);
-    header(
-        &mut out,
-        "Content-Type",
-        &format!("{CONTENT_TYPE}; version=\"{}\"", mail.head.version),
-    );
-    header(
-        &mut out,
-        "Content-Disposition",
-        "attachment; filename=\"vmsync.json\"; handling=optional",
-    );
-    base64_body(&mut out, &json);
-    out.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
-    Ok(out)
-}
-
-fn delimiter(out: &mut Vec<u8>, boundary: &str) {
-    out.extend_from_slice(format!("--{boundary}\r\n").as_bytes());
-}
-
-fn mail_header(
-    out: &mut Vec<u8>,
-    mail: &Mail,
-    voice: Option<&Voice>,
-    addresses: &Addresses,
-) -> Result<(), WireError> {
+    let parts = parts(mail, &attachments, voices)?;
+    let raw = mail.audio.iter().map(|audio| &audio.bytes()[..]);
+    let raw = raw.chain([json.as_slice()]);
+    let boundaries = match transfer {
+        Transfer::Base64 => Boundaries::of(mail.head.id, std::iter::empty()),
+        Transfer::Binary => Boundaries::of(mail.head.id, raw.clone()),
+    };
     let from = address(&addresses.from)?;
-    let domain = from.rsplit('@').next().unwrap_or_default();
-    header(out, "Date", &date(mail.head.sent_at)?);
-    header(out, "From", &format!("<{from}>"));
-    header(out, "To", &format!("<{}>", address(&addresses.to)?));
-    header(out, "Message-ID", &format!("<{}@{domain}>", mail.head.id));
-    text_header(out, "Subject", &prose::subject(mail, voice));
-    // No out-of-office answers to a machine (RFC 3834 section 5).
-    header(out, "Auto-Submitted", "auto-generated");
-    header(out, "MIME-Version", "1.0");
-    if let Some(voice) = voice {
-        header(out, "Message-Context", "voice-message");
-        if voice.urgent {
-            header(out, "Importance", "high");
+    let mut writer = Writer {
+        out: Vec::with_capacity(room(raw, parts.len(), transfer)),
+        transfer,
+        boundaries,
+        mail,
+        from,
+        domain: from.rsplit('@').next().unwrap_or_default(),
+        to: address(&addresses.to)?,
+        sent_at: date(mail.head.sent_at).ok_or_else(|| {
+            let at = mail.head.sent_at;
+            WireError::Malformed(format!("sent_at {at} is no date of this calendar"))
+        })?,
+    };
+    writer.mail(&parts, &json, &keys.sign("mail", &json), old);
+    Ok(writer.out)
+}
+
+/// Enough for the whole mail, so that nothing is moved while it is written.
+fn room<'a>(raw: impl Iterator<Item = &'a [u8]>, parts: usize, transfer: Transfer) -> usize {
+    let bodies: usize = raw
+        .map(|bytes| match transfer {
+            Transfer::Base64 => base64::written_len(bytes.len()),
+            Transfer::Binary => bytes.len(),
+        })
+        .sum();
+    bodies + parts * 2048 + 8192
+}
+
+struct Writer<'a> {
+    out: Vec<u8>,
+    transfer: Transfer,
+    boundaries: Boundaries,
+    mail: &'a Mail,
+    from: &'a str,
+    domain: &'a str,
+    to: &'a str,
+    /// As the `Date` field has it.
+    sent_at: String,
+}
+
+impl Writer<'_> {
+    fn mail(&mut self, parts: &[Part<'_>], json: &[u8], signature: &str, old: bool) {
+        let voices: Vec<&Voice> = parts.iter().filter_map(|part| part.voice).collect();
+        // Version 1.0 does not look for attachments inside messages.
+        let digest = voices.len() > 1 && !old;
+        let voice = match voices.as_slice() {
+            [voice] => Some(*voice),
+            _ => None,
+        };
+        let listed = if digest { voices.as_slice() } else { &[] };
+        let boundary = self.boundaries.mail();
+        let id = self.mail.head.id.to_string();
+        let subject = prose::subject(self.mail, voice, listed);
+        self.field("Date", &self.sent_at.clone());
+        self.envelope(&id, &subject, voice);
+        self.field("Vmsync-Signature", signature);
+        self.multipart("mixed", &boundary);
+
+        self.text(&boundary, &prose::text(self.mail, voice, listed));
+        if digest {
+            self.digest(&boundary, parts);
         }
-        if voice.private {
-            header(out, "Sensitivity", "private");
+        for part in parts {
+            if !(digest && part.voice.is_some()) {
+                self.delimiter(&boundary);
+                part.write(&mut self.out, self.transfer);
+            }
+        }
+        self.manifest(&boundary, json);
+        self.close(&boundary);
+    }
+
+    /// The fields of a mail that follow its date.
+    fn envelope(&mut self, id: &str, subject: &str, voice: Option<&Voice>) {
+        self.field("From", &format!("<{}>", self.from));
+        self.field("To", &format!("<{}>", self.to));
+        self.field("Message-ID", &format!("<{id}@{}>", self.domain));
+        text_header(&mut self.out, "Subject", subject);
+        // No out-of-office answers to a machine (RFC 3834 section 5).
+        self.field("Auto-Submitted", "auto-generated");
+        self.field("MIME-Version", "1.0");
+        if let Some(voice) = voice {
+            self.field("Message-Context", "voice-message");
+            if voice.urgent {
+                self.field("Importance", "high");
+            }
+            if voice.private {
+                self.field("Sensitivity", "private");
+            }
         }
     }
-    Ok(())
-}
 
-fn audio_part(
-    out: &mut Vec<u8>,
-    n: usize,
-    content_id: &str,
-    essentials: &Essentials,
-    audio: &CarriedAudio,
-    voice: Option<&Voice>,
-) {
-    let voice = voice.filter(|_| n == 1);
-    let content_type = media_type(&essentials.content_type);
-    let name = file_name(n, content_type, audio, voice);
-    header(
-        out,
-        "Content-Type",
-        &format!("{content_type}; name=\"{name}\""),
-    );
-    header(out, "Content-ID", &format!("<{content_id}>"));
-    header(
-        out,
-        "Content-Disposition",
-        &format!("attachment; filename=\"{name}\"; size={}", essentials.bytes),
-    );
-    let duration = voice
-        .map(|v| v.duration_ms)
-        .or_else(|| audio.about().get("duration_ms")?.as_u64());
-    if let Some(ms) = duration {
-        // At most ten digits (RFC 3803 section 3).
-        let seconds = prose::duration_seconds(ms).min(9_999_999_999);
-        header(out, "Content-Duration", &seconds.to_string());
-    }
-    base64_body(out, audio.bytes());
-}
-
-/// A name that says whose and when: `voice-2001-5551234-20261122T080000Z.wav`.
-fn file_name(n: usize, content_type: &str, audio: &CarriedAudio, voice: Option<&Voice>) -> String {
-    let entity = audio
-        .about()
-        .get("entity")
-        .and_then(serde_json::Value::as_str);
-    let stem = match (voice, entity) {
-        (Some(v), _) => {
-            let number = v.caller_number.as_deref().unwrap_or("unknown");
-            let time = v.received_at.map(prose::compact_time).unwrap_or_default();
-            format!("voice-{}-{number}-{time}", v.mailbox)
+    /// The voice messages, each a mail of its own.
+    fn digest(&mut self, outer: &str, parts: &[Part<'_>]) {
+        let boundary = self.boundaries.digest();
+        self.delimiter(outer);
+        self.multipart("digest", &boundary);
+        for part in parts {
+            if let Some(voice) = part.voice {
+                self.message(&boundary, part, voice);
+            }
         }
-        (None, Some(entity)) => entity.to_owned(),
-        (None, None) => format!("audio-{n}"),
-    };
-    let stem: String = stem
-        .chars()
-        .take(80)
-        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-        .collect();
-    let ending = match content_type {
-        "audio/wav" | "audio/x-wav" | "audio/wave" | "audio/vnd.wave" => "wav",
-        "audio/ogg" | "application/ogg" | "audio/opus" => "ogg",
-        _ => "bin",
-    };
-    format!("{}.{ending}", stem.trim_matches('-'))
-}
+        self.close(&boundary);
+    }
 
-/// The type of the part; the manifest keeps the type as it was received.
-fn media_type(given: &str) -> &str {
-    let token = |t: &str| {
-        (1..=60).contains(&t.len())
-            && t.bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"-+.".contains(&b))
-    };
-    match given.split_once('/') {
-        Some(("audio" | "application", sub)) if token(sub) => given,
-        _ => "application/octet-stream",
+    fn message(&mut self, outer: &str, part: &Part<'_>, voice: &Voice) {
+        let boundary = self.boundaries.message(part.n);
+        self.delimiter(outer);
+        self.field("Content-Type", "message/rfc822");
+        self.transfer();
+        self.out.extend_from_slice(b"\r\n");
+        let received = voice.received_at.and_then(date);
+        self.field("Date", received.as_ref().unwrap_or(&self.sent_at.clone()));
+        let id = format!("message-{}.{}", part.n, self.mail.head.id);
+        self.envelope(&id, &prose::voice_subject(voice), Some(voice));
+        self.multipart("mixed", &boundary);
+        self.text(&boundary, &prose::voice_text(voice));
+        self.delimiter(&boundary);
+        part.write(&mut self.out, self.transfer);
+        self.close(&boundary);
+    }
+
+    fn manifest(&mut self, outer: &str, json: &[u8]) {
+        self.delimiter(outer);
+        let version = &self.mail.head.version;
+        self.field(
+            "Content-Type",
+            &format!("{CONTENT_TYPE}; version=\"{version}\""),
+        );
+        self.field(
+            "Content-Disposition",
+            "attachment; filename=\"vmsync.json\"; handling=optional",
+        );
+        body(&mut self.out, json, self.transfer);
+    }
+
+    fn text(&mut self, outer: &str, text: &str) {
+        self.delimiter(outer);
+        self.field("Content-Type", "text/plain; charset=utf-8");
+        text_body(&mut self.out, text);
+    }
+
+    /// Ends a header block with the type of a multipart.
+    fn multipart(&mut self, kind: &str, boundary: &str) {
+        self.field(
+            "Content-Type",
+            &format!("multipart/{kind}; boundary=\"{boundary}\""),
+        );
+        self.transfer();
+        self.out.extend_from_slice(b"\r\n");
+    }
+
+    /// What holds binary parts is binary itself (RFC 2045 section 6.4).
+    fn transfer(&mut self) {
+        if self.transfer == Transfer::Binary {
+            self.field("Content-Transfer-Encoding", "binary");
+        }
+    }
+
+    fn field(&mut self, name: &str, value: &str) {
+        header(&mut self.out, name, value);
+    }
+
+    fn delimiter(&mut self, boundary: &str) {
+        self.out
+            .extend_from_slice(format!("--{boundary}\r\n").as_bytes());
+    }
+
+    fn close(&mut self, boundary: &str) {
+        self.out
+            .extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
     }
 }
 
-/// RFC 5322 section 3.3, always in UTC.
-fn date(at: UnixMillis) -> Result<String, WireError> {
-    i64::try_from(at.0)
-        .ok()
-        .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
-        .map(|t| t.strftime("%a, %d %b %Y %H:%M:%S +0000").to_string())
-        .ok_or_else(|| WireError::Malformed(format!("sent_at {at} is no date of this calendar")))
+/// RFC 5322 section 3.3, always in UTC; `None` for what is no date of this calendar.
+fn date(at: UnixMillis) -> Option<String> {
+    let ms = i64::try_from(at.0).ok()?;
+    let time = jiff::Timestamp::from_millisecond(ms).ok()?;
+    Some(time.strftime("%a, %d %b %Y %H:%M:%S +0000").to_string())
 }
 
 fn address(text: &str) -> Result<&str, WireError> {

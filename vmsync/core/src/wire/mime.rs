@@ -6,28 +6,24 @@
 //! header *means* (encoded words, parameters, addresses, dates) is `mail-parser`'s, given one
 //! bounded header block at a time.
 
-use base64::{
-    Engine as _, alphabet,
-    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
-};
-use mail_parser::{Message, MessageParser, MimeHeaders as _, parsers::MessageStream};
+use std::borrow::Cow;
 
-/// Most parts of a mail: the largest node mail has 258.
-const MAX_PARTS: usize = 300;
-/// Deepest nesting of multiparts; PBXs use 2.
+use mail_parser::{Message, MessageParser, MimeHeaders as _, parsers::MessageStream};
+use memchr::{memchr, memmem};
+
+use super::base64;
+
+/// Most parts of a mail: the largest node mail, a digest of 256 voice messages, has 514.
+const MAX_PARTS: usize = 600;
+/// Deepest nesting of multiparts and messages; PBXs use 2, digests 4.
 const MAX_DEPTH: usize = 8;
 /// Longest header block of a mail or part, bytes.
 const MAX_HEADER: usize = 64 * 1024;
 /// Longest boundary taken; RFC 2046 section 5.1.1 allows 70.
 const MAX_BOUNDARY: usize = 200;
 
-/// Some senders leave out padding or its bits; the content decides whether that was harmless.
-const LENIENT: GeneralPurpose = GeneralPurpose::new(
-    &alphabet::STANDARD,
-    GeneralPurposeConfig::new()
-        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
-        .with_decode_allow_trailing_bits(true),
-);
+/// A mail within a mail.
+const MESSAGE: &str = "message/rfc822";
 
 /// A mail, split: its own header and its leaves (parts that aren't multiparts) in order.
 pub(crate) struct Split<'a> {
@@ -44,42 +40,76 @@ pub(crate) struct Leaf<'a> {
 /// A header block, read.
 pub(crate) struct Head<'a>(Option<Message<'a>>);
 
-/// Splits `mail`; the error says what is wrong with its structure.
+/// Splits `mail`; the error says what is wrong with its structure. A message within the mail is
+/// one part.
 pub(crate) fn split(mail: &[u8]) -> Result<Split<'_>, String> {
-    let mut leaves = Vec::new();
-    collect(mail, 0, &mut leaves)?;
-    let (head, _) = split_head(mail)?;
-    Ok(Split {
-        head: Head::read(head),
-        leaves,
-    })
+    Collector::default().split(mail)
 }
 
-fn collect<'a>(entity: &'a [u8], depth: usize, leaves: &mut Vec<Leaf<'a>>) -> Result<(), String> {
-    let (head, body) = split_head(entity)?;
-    let parsed = Head::read(head);
-    if !parsed.content_type().starts_with("multipart/") {
-        if leaves.len() == MAX_PARTS {
-            return Err(format!("more than {MAX_PARTS} parts"));
+/// The same, with the parts of the messages within the mail.
+pub(super) fn split_messages(mail: &[u8]) -> Result<Split<'_>, String> {
+    let opening = Collector {
+        opens: true,
+        ..Collector::default()
+    };
+    opening.split(mail)
+}
+
+#[derive(Default)]
+struct Collector<'a> {
+    /// Whether messages are opened.
+    opens: bool,
+    leaves: Vec<Leaf<'a>>,
+}
+
+impl<'a> Collector<'a> {
+    fn split(mut self, mail: &'a [u8]) -> Result<Split<'a>, String> {
+        self.collect(mail, 0, "")?;
+        let (head, _) = split_head(mail)?;
+        Ok(Split {
+            head: Head::read(head),
+            leaves: self.leaves,
+        })
+    }
+
+    /// Takes `entity`, whose type is `default` where it names none.
+    fn collect(&mut self, entity: &'a [u8], depth: usize, default: &str) -> Result<(), String> {
+        let (head, body) = split_head(entity)?;
+        let parsed = Head::read(head);
+        let mut content_type = parsed.content_type();
+        if content_type.is_empty() {
+            default.clone_into(&mut content_type);
         }
-        leaves.push(Leaf { head, body });
-        return Ok(());
+        let multipart = content_type.starts_with("multipart/");
+        let message = self.opens && content_type == MESSAGE;
+        if !(multipart || message) {
+            if self.leaves.len() == MAX_PARTS {
+                return Err(format!("more than {MAX_PARTS} parts"));
+            }
+            self.leaves.push(Leaf { head, body });
+            return Ok(());
+        }
+        if depth == MAX_DEPTH {
+            return Err(format!("multiparts nested more than {MAX_DEPTH} deep"));
+        }
+        if message {
+            return self.collect(body, depth + 1, "");
+        }
+        let boundary = parsed
+            .parameter("boundary")
+            .filter(|b| (1..=MAX_BOUNDARY).contains(&b.len()))
+            .ok_or("a multipart without a usable boundary")?;
+        // RFC 2046 section 5.1.5.
+        let default = if content_type == "multipart/digest" {
+            MESSAGE
+        } else {
+            ""
+        };
+        for part in Parts::of(body, &boundary) {
+            self.collect(part, depth + 1, default)?;
+        }
+        Ok(())
     }
-    if depth == MAX_DEPTH {
-        return Err(format!("multiparts nested more than {MAX_DEPTH} deep"));
-    }
-    let boundary = parsed
-        .parameter("boundary")
-        .filter(|b| (1..=MAX_BOUNDARY).contains(&b.len()))
-        .ok_or("a multipart without a usable boundary")?;
-    for part in (Parts {
-        rest: Some(body),
-        boundary: boundary.as_bytes(),
-        preamble: true,
-    }) {
-        collect(part, depth + 1, leaves)?;
-    }
-    Ok(())
 }
 
 /// Header block (with its last line end) and body of an entity.
@@ -101,58 +131,69 @@ fn split_head(entity: &[u8]) -> Result<(&[u8], &[u8]), String> {
 }
 
 /// Length of the first line, its line feed included.
-fn line_end(bytes: &[u8]) -> usize {
-    bytes
-        .iter()
-        .position(|b| *b == b'\n')
-        .map_or(bytes.len(), |i| i + 1)
+pub(super) fn line_end(bytes: &[u8]) -> usize {
+    memchr(b'\n', bytes).map_or(bytes.len(), |i| i + 1)
 }
 
 /// The bodies between the boundaries of a multipart (RFC 2046 section 5.1).
-struct Parts<'a, 'b> {
+struct Parts<'a> {
     rest: Option<&'a [u8]>,
-    boundary: &'b [u8],
+    /// Looks for two hyphens and the boundary.
+    finder: memmem::Finder<'static>,
     preamble: bool,
 }
 
-impl<'a> Iterator for Parts<'a, '_> {
+impl<'a> Parts<'a> {
+    fn of(body: &'a [u8], boundary: &str) -> Self {
+        Self {
+            rest: Some(body),
+            finder: memmem::Finder::new(&format!("--{boundary}")).into_owned(),
+            preamble: true,
+        }
+    }
+
+    /// What stands before the next delimiter, and what behind it unless that was the closing one.
+    fn cut(&self, all: &'a [u8]) -> (&'a [u8], Option<&'a [u8]>) {
+        let (mut before, mut rest) = all.split_at(0);
+        while let Some(found) = self.finder.find(rest) {
+            let at = before.len() + found;
+            let (content, line_on) = all.split_at(at);
+            let (line, after) = line_on.split_at(line_end(line_on));
+            if matches!(content.last(), None | Some(b'\n'))
+                && let Some(closing) = self.delimiter(line)
+            {
+                return (content, (!closing).then_some(after));
+            }
+            // Only the beginning of a line can be a delimiter.
+            (before, rest) = all.split_at(at + line.len());
+        }
+        // A missing last delimiter ends the last part with the mail; its content tells whether
+        // something is missing.
+        (all, None)
+    }
+
+    /// Whether `line` is this multipart's delimiter; `Some(true)` for the closing one.
+    fn delimiter(&self, line: &[u8]) -> Option<bool> {
+        let rest = line.strip_prefix(self.finder.needle())?;
+        let (rest, closing) = rest
+            .strip_prefix(b"--")
+            .map_or((rest, false), |rest| (rest, true));
+        rest.trim_ascii().is_empty().then_some(closing)
+    }
+}
+
+impl<'a> Iterator for Parts<'a> {
     type Item = &'a [u8];
 
     fn next(&mut self) -> Option<&'a [u8]> {
         loop {
             let all = self.rest.take()?;
-            let mut at = 0;
-            let delimiter = loop {
-                let line = all.get(at..).filter(|rest| !rest.is_empty());
-                let Some(line) = line.map(|rest| &rest[..line_end(rest)]) else {
-                    break None;
-                };
-                if let Some(closing) = self.delimiter(line) {
-                    break Some((at, line.len(), closing));
-                }
-                at += line.len();
-            };
-            // A missing last delimiter ends the last part with the mail; its content tells
-            // whether something is missing.
-            let content = all.get(..at).unwrap_or_default();
-            if let Some((at, len, false)) = delimiter {
-                self.rest = all.get(at + len..);
-            }
+            let (content, rest) = self.cut(all);
+            self.rest = rest;
             if !std::mem::take(&mut self.preamble) {
                 return Some(without_line_end(content));
             }
         }
-    }
-}
-
-impl Parts<'_, '_> {
-    /// Whether `line` is this multipart's delimiter; `Some(true)` for the closing one.
-    fn delimiter(&self, line: &[u8]) -> Option<bool> {
-        let rest = line.strip_prefix(b"--")?.strip_prefix(self.boundary)?;
-        let (rest, closing) = rest
-            .strip_prefix(b"--")
-            .map_or((rest, false), |rest| (rest, true));
-        rest.trim_ascii().is_empty().then_some(closing)
     }
 }
 
@@ -167,26 +208,20 @@ impl<'a> Leaf<'a> {
         Head::read(self.head)
     }
 
-    /// The body with its transfer encoding undone.
-    pub(crate) fn decode(&self) -> Result<Vec<u8>, String> {
+    /// The body with its transfer encoding undone; borrowed when it has none.
+    pub(crate) fn decode(&self) -> Result<Cow<'a, [u8]>, String> {
         let encoding = self.head().text("Content-Transfer-Encoding");
         match encoding.unwrap_or_default().to_ascii_lowercase().as_str() {
             "base64" => {
-                let digits: Vec<u8> = self
-                    .body
-                    .iter()
-                    .copied()
-                    .filter(|b| !b.is_ascii_whitespace())
-                    .collect();
-                LENIENT
-                    .decode(digits)
-                    .map_err(|_| "its base64 is damaged".to_owned())
+                let bytes = base64::read(self.body).map(Cow::Owned);
+                bytes.ok_or_else(|| "its base64 is damaged".to_owned())
             }
             "quoted-printable" => {
                 mail_parser::decoders::quoted_printable::quoted_printable_decode(self.body)
+                    .map(Cow::Owned)
                     .ok_or_else(|| "its quoted-printable is damaged".to_owned())
             }
-            "" | "7bit" | "8bit" | "binary" => Ok(self.body.to_vec()),
+            "" | "7bit" | "8bit" | "binary" => Ok(Cow::Borrowed(self.body)),
             other => Err(format!(
                 "its transfer encoding '{}' is unknown",
                 other

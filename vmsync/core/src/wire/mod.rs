@@ -12,11 +12,14 @@
 //! gives equal bytes; and whatever `encode` returns, a peer with the same key takes.
 
 mod audio;
+mod base64;
+mod boundary;
 mod decode;
 mod encode;
 mod keys;
 mod manifest;
 pub(crate) mod mime;
+mod part;
 mod prose;
 mod state;
 mod write;

@@ -10,39 +10,44 @@ use super::{Mail, Voice, write::one_line};
 /// Most changes listed by name; the rest is counted.
 const LISTED: usize = 20;
 
-/// The subject line.
-pub(super) fn subject(mail: &Mail, voice: Option<&Voice>) -> String {
-    let from = &mail.head.from.node;
-    match voice {
-        Some(v) => format!(
-            "Voice message from {} for {}",
-            caller(v),
-            one_line(&v.mailbox, 40)
+/// The subject line of `mail`, which is the voice message `voice` or brings `voices`.
+pub(super) fn subject(mail: &Mail, voice: Option<&Voice>, voices: &[&Voice]) -> String {
+    if let Some(voice) = voice {
+        return voice_subject(voice);
+    }
+    let buckets = count(mail.items.len(), "bucket");
+    let news = [
+        (voices.len(), count(voices.len(), "voice message")),
+        (
+            mail.operations.len(),
+            count(mail.operations.len(), "change"),
         ),
-        None if !mail.operations.is_empty() => {
-            format!(
-                "vmsync: {} from {from}",
-                count(mail.operations.len(), "change")
-            )
-        }
-        None if !mail.audio.is_empty() => {
-            format!(
-                "vmsync: {} from {from}",
-                count(mail.audio.len(), "audio file")
-            )
-        }
-        None if !mail.is_bare() => format!("vmsync: state from {from}"),
+        (mail.records.len(), count(mail.records.len(), "record")),
+        (mail.audio.len(), count(mail.audio.len(), "audio file")),
+        (mail.items.len(), format!("items of {buckets}")),
+        (mail.skips.len(), count(mail.skips.len(), "skipped change")),
+        (usize::from(!mail.is_bare()), "state".to_owned()),
+    ];
+    let from = &mail.head.from.node;
+    match news.into_iter().find(|(n, _)| *n > 0) {
+        Some((_, what)) => format!("vmsync: {what} from {from}"),
         None if mail.head.answers.is_none() => format!("vmsync: hello from {from}"),
         None => format!("vmsync: status of {from}"),
     }
 }
 
-/// The text part.
-pub(super) fn text(mail: &Mail, voice: Option<&Voice>) -> String {
-    let mut text = String::new();
-    if let Some(v) = voice {
-        voice_text(&mut text, v);
-    }
+/// The subject line of a voice message.
+pub(super) fn voice_subject(v: &Voice) -> String {
+    format!(
+        "Voice message from {} for {}",
+        caller(v),
+        one_line(&v.mailbox, 40)
+    )
+}
+
+/// The text part of `mail`, which is the voice message `voice` or brings `voices`.
+pub(super) fn text(mail: &Mail, voice: Option<&Voice>, voices: &[&Voice]) -> String {
+    let mut text = voice.map(voice_text).unwrap_or_default();
     let (from, to) = (&mail.head.from.node, &mail.head.to);
     if mail.is_bare() {
         let what = if mail.head.answers.is_none() {
@@ -52,16 +57,13 @@ pub(super) fn text(mail: &Mail, voice: Option<&Voice>) -> String {
         };
         line(&mut text, &format!("Voicemail node {from} {what}."));
     } else if voice.is_none() {
+        let passes = passes(mail, voices);
         line(
             &mut text,
-            &format!(
-                "Voicemail node {from} passes {} and {} to {to}:",
-                count(mail.operations.len(), "change"),
-                count(mail.audio.len(), "audio file"),
-            ),
+            &format!("Voicemail node {from} passes {passes} to {to}:"),
         );
         text.push('\n');
-        list(&mut text, &mail.operations);
+        list(&mut text, mail, voices);
     }
     text.push('\n');
     line(
@@ -75,7 +77,43 @@ pub(super) fn text(mail: &Mail, voice: Option<&Voice>) -> String {
     text
 }
 
-fn voice_text(text: &mut String, v: &Voice) {
+/// What a mail brings, counted: `3 changes, 1 record and 1 audio file`.
+fn passes(mail: &Mail, voices: &[&Voice]) -> String {
+    // Each voice message is a change or record and an audio file itself.
+    let changes = mail.operations.len();
+    let others = if changes > voices.len() { changes } else { 0 };
+    let files = mail.audio.len().saturating_sub(voices.len());
+    let always = voices.is_empty() && mail.since_1_1().is_none();
+    let items = mail.items.iter().map(|b| b.items.len()).sum();
+    let counts = [
+        (voices.len(), "voice message", false),
+        (others, "change", always),
+        (mail.records.len(), "record", false),
+        (files, "audio file", always),
+        (items, "item", !mail.items.is_empty()),
+        (mail.skips.len(), "skipped change", false),
+        (mail.release.len(), "release", false),
+    ];
+    let counted: Vec<_> = counts
+        .into_iter()
+        .filter(|(n, _, always)| *n > 0 || *always)
+        .map(|(n, what, _)| count(n, what))
+        .collect();
+    match counted.as_slice() {
+        [first @ .., last] if !first.is_empty() => format!("{} and {last}", first.join(", ")),
+        [one] => one.clone(),
+        _ => "a step of its state".to_owned(),
+    }
+}
+
+/// The text of the voice message `v`.
+pub(super) fn voice_text(v: &Voice) -> String {
+    let mut text = String::new();
+    write_voice(&mut text, v);
+    text
+}
+
+fn write_voice(text: &mut String, v: &Voice) {
     let seconds = duration_seconds(v.duration_ms);
     line(text, &format!("Voice message from {}", caller(v)));
     text.push('\n');
@@ -100,22 +138,46 @@ fn voice_text(text: &mut String, v: &Voice) {
     line(text, "The recording is attached.");
 }
 
-/// Which entities change, without their values: those may be secret.
-fn list(text: &mut String, operations: &[Value]) {
-    for operation in operations.iter().take(LISTED) {
+/// What it is about, without the values: those may be secret.
+fn list(text: &mut String, mail: &Mail, voices: &[&Voice]) {
+    let voices = voices
+        .iter()
+        .map(|v| format!("{} for {}", caller(v), one_line(&v.mailbox, 40)));
+    // A voice message's own change is told by its line.
+    let told = voices.len();
+    let operations = mail
+        .operations
+        .iter()
+        .filter(|_| mail.operations.len() > told);
+    let operations = operations.map(|operation| {
         let entity = operation.get("entity").and_then(Value::as_str);
         let deleted = operation.get("effect").and_then(Value::as_str) == Some("delete");
-        line(
-            text,
-            &format!(
-                "- {}{}",
-                one_line(entity.unwrap_or("(unnamed)"), 60),
-                if deleted { " deleted" } else { "" }
-            ),
-        );
+        let deleted = if deleted { " deleted" } else { "" };
+        one_line(entity.unwrap_or("(unnamed)"), 60) + deleted
+    });
+    let records = mail.records.iter().map(|r| one_line(&r.entity, 60));
+    let skips = mail.skips.iter().map(|s| {
+        format!(
+            "{} left out: {}",
+            one_line(&s.entity, 60),
+            one_line(&s.why, 100)
+        )
+    });
+    let release = mail
+        .release
+        .iter()
+        .map(|entity| format!("{} is whole again", one_line(entity, 60)));
+    let mut lines = voices
+        .chain(operations)
+        .chain(records)
+        .chain(skips)
+        .chain(release);
+    for one in lines.by_ref().take(LISTED) {
+        line(text, &format!("- {one}"));
     }
-    if operations.len() > LISTED {
-        line(text, &format!("- and {} more", operations.len() - LISTED));
+    let more = lines.count();
+    if more > 0 {
+        line(text, &format!("- and {more} more"));
     }
 }
 

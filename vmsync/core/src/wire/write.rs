@@ -1,13 +1,13 @@
-//! Writes MIME: strict CRLF, 7-bit lines of at most 76 characters, nothing that depends on time or chance.
+//! Writes MIME: strict CRLF, 7-bit lines of at most 76 characters but for bodies written as they are, nothing that
+//! depends on time or chance.
 //!
 //! By hand and not with `mail-builder`, because these bytes are kept as examples of the format
 //! and must not change with a library's version; it also takes time and a random boundary where
 //! none is given, and passes a bare CR in text through, which our own receiver refuses.
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use ::base64::{Engine as _, engine::general_purpose::STANDARD};
 
-/// Longest line of base64 (RFC 2045 section 6.8), without its line end.
-const BASE64_LINE: usize = 76;
+use super::{Transfer, base64};
 
 /// Writes `Name: value`; the value must be one ASCII line already.
 pub(super) fn header(out: &mut Vec<u8>, name: &str, value: &str) {
@@ -42,27 +42,38 @@ fn header_words(out: &mut Vec<u8>, name: &str, text: &str) {
     out.extend_from_slice(format!("{name}: {}\r\n", words.join("\r\n ")).as_bytes());
 }
 
-/// Writes the end of a header block and `bytes` in base64.
-pub(super) fn base64_body(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.extend_from_slice(b"Content-Transfer-Encoding: base64\r\n\r\n");
-    let digits = STANDARD.encode(bytes);
-    for line in digits.as_bytes().chunks(BASE64_LINE) {
-        out.extend_from_slice(line);
-        out.extend_from_slice(b"\r\n");
+/// Writes the end of a header block and `bytes`.
+pub(super) fn body(out: &mut Vec<u8>, bytes: &[u8], transfer: Transfer) {
+    match transfer {
+        Transfer::Base64 => {
+            out.extend_from_slice(b"Content-Transfer-Encoding: base64\r\n\r\n");
+            base64::write(out, bytes);
+        }
+        Transfer::Binary => {
+            out.extend_from_slice(b"Content-Transfer-Encoding: binary\r\n\r\n");
+            out.extend_from_slice(bytes);
+            // Belongs to the delimiter that follows.
+            out.extend_from_slice(b"\r\n");
+        }
     }
 }
 
 /// Writes the end of a header block and `text`: plain where 7-bit lines allow it, else base64.
 pub(super) fn text_body(out: &mut Vec<u8>, text: &str) {
     let lines: Vec<&str> = text.lines().collect();
-    let plain = |line: &&str| line.len() <= 78 && line.bytes().all(|b| (b' '..=b'~').contains(&b));
+    // A line that begins like a delimiter could be one.
+    let plain = |line: &&str| {
+        line.len() <= 78
+            && line.bytes().all(|b| (b' '..=b'~').contains(&b))
+            && !line.starts_with("--")
+    };
     if lines.iter().all(plain) {
         out.extend_from_slice(b"Content-Transfer-Encoding: 7bit\r\n\r\n");
         for line in lines {
             out.extend_from_slice(format!("{line}\r\n").as_bytes());
         }
     } else {
-        base64_body(out, lines.join("\r\n").as_bytes());
+        body(out, lines.join("\r\n").as_bytes(), Transfer::Base64);
     }
 }
 
