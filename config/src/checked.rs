@@ -38,6 +38,16 @@ pub enum Trigger {
     Manual,
 }
 
+/// When a message counts as taken. Serialised as `one` / `both`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ack {
+    /// Durable at the node that takes it. The default.
+    One,
+    /// Durable at both, or at one after [`Pair::ack_limit`]; the answer says which.
+    Both,
+}
+
 /// How a group goes home again (R-FB-2 to R-FB-4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -113,6 +123,12 @@ pub struct Pair {
     pub invisible_after: Duration,
     /// How long a starting node waits for its peer's answer before it serves what it owned last. Default 10 s.
     pub startup_grace: Duration,
+    /// Whether the answer to a message waits for the peer. Default one.
+    pub ack: Ack,
+    /// With [`Ack::Both`]: how long it waits at most. Default 2 s.
+    pub ack_limit: Duration,
+    /// Time between two probes mailed to the peer and back. Default 1 min.
+    pub probe: Duration,
 }
 
 /// `[tls]`. All three files or none; none only with `require = false`.
@@ -312,6 +328,9 @@ pub struct Limits {
     pub recording_max: Duration,
     /// A call without sign of life for this long no longer counts (R-FB-8). Default 5 min.
     pub call_idle: Duration,
+    /// Operations kept in the log at most, for a peer that is away; beyond it the peer is sent
+    /// state instead. Default 500,000.
+    pub log_operations: usize,
 }
 
 impl Config {

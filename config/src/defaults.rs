@@ -5,7 +5,7 @@
 use std::{fmt, net::SocketAddr, time::Duration};
 
 use crate::{
-    checked::{FailbackPolicy, Trigger},
+    checked::{Ack, FailbackPolicy, Trigger},
     units::{duration_in_words, show_bytes, show_duration},
     value::{Bytes, PortRange},
 };
@@ -118,6 +118,25 @@ pub const STARTUP_GRACE: Setting<Duration> = Setting {
     least: s(0),
     most: m(10),
     rule: "callers wait meanwhile",
+};
+
+/// `pair.ack`: architecture decision 8.
+pub const ACK: Ack = Ack::One;
+
+/// `pair.ack_limit`: how long an answer waits for the peer with `ack = "both"`.
+pub const ACK_LIMIT: Setting<Duration> = Setting {
+    default: s(2),
+    least: ms(10),
+    most: m(1),
+    rule: "a caller or a PBX waits meanwhile",
+};
+
+/// `pair.probe`: time between two probes mailed to the peer and back.
+pub const PROBE: Setting<Duration> = Setting {
+    default: m(1),
+    least: ms(100),
+    most: m(60),
+    rule: "a path that is broken must be noticed before it is needed",
 };
 
 /// `tls.require`: mails between the nodes only over TLS, never a silent fall-back to plain text.
@@ -265,6 +284,14 @@ pub const RECORDING_MAX: Setting<Duration> = Setting {
     least: s(1),
     most: m(60),
     rule: "R-MB-8",
+};
+
+/// `limits.log_operations`: kept in the log at most, whatever the peer holds.
+pub const LOG_OPERATIONS: Setting<usize> = Setting {
+    default: 500_000,
+    least: 1_000,
+    most: 50_000_000,
+    rule: "about 1 KB of disk each",
 };
 
 /// `limits.call_idle`: a call without sign of life for this long no longer counts (R-FB-8).

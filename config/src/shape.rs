@@ -8,7 +8,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use ipnet::IpNet;
 
 use crate::{
-    checked::{FailbackPolicy, Mode, Role, Trigger, VrlTls},
+    checked::{Ack, FailbackPolicy, Mode, Role, Trigger, VrlTls},
     errors::Report,
     field::{Field, Head, List, Read, Section, Source, join},
     tree::{Place, Table},
@@ -96,6 +96,9 @@ section! {
         heartbeat: Field<Duration>,
         invisible_after: Field<Duration>,
         startup_grace: Field<Duration>,
+        ack: Field<Ack>,
+        ack_limit: Field<Duration>,
+        probe: Field<Duration>,
     }
 }
 
@@ -227,5 +230,6 @@ section! {
         message_max: Field<Duration>,
         recording_max: Field<Duration>,
         call_idle: Field<Duration>,
+        log_operations: Field<usize>,
     }
 }

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 use ipnet::IpNet;
 
 use crate::{
-    checked::{FailbackPolicy, Mode, Role, Trigger, VrlTls},
+    checked::{Ack, FailbackPolicy, Mode, Role, Trigger, VrlTls},
     errors::printable,
     tree::{Item, Place, Value},
     units::{parse_bytes, parse_duration},
@@ -205,6 +205,7 @@ choices! {
     Profile { "production" => Self::Production, "demo" => Self::Demo }
     Role { "primary" => Self::Primary, "secondary" => Self::Secondary }
     Mode { "single-active" => Self::SingleActive, "dual-active" => Self::DualActive }
+    Ack { "one" => Self::One, "both" => Self::Both }
     Trigger {
         "phones" => Self::Phones,
         "visibility" => Self::Visibility,

@@ -1,19 +1,19 @@
 //! What the fronts (HTTP, SMTP, heartbeats) share: the store, the node's handle, the event stream.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use utoipa::ToSchema;
 use vmsync_config::{
-    Config,
-    words::{Extension, GroupName, NodeId, UnixMillis},
+    Ack, Config,
+    words::{Extension, GroupName, NodeId, UnixMillis, Vector},
 };
 use vmsync_core::{
     resilience::{Ownership, Request, Serving},
     wire::Keys,
 };
-use vmsync_store::{Store, StoreError};
+use vmsync_store::{Stamp, Store, StoreError};
 
 use crate::{
     alarms::Alarms, calls::Calls, events::EventHub, keys::Tokens, node::Command, status::Status,
@@ -59,6 +59,15 @@ impl App {
             })
     }
 
+    /// Before a message that is durable here is acknowledged: with `ack = "both"` waits until the
+    /// peer holds it too, or for `ack_limit`. How many nodes hold it then.
+    pub async fn acknowledged(&self, stamp: &Stamp) -> u8 {
+        match self.config.pair.ack {
+            Ack::One => self.node.copies(stamp),
+            Ack::Both => self.node.both(stamp, self.config.pair.ack_limit).await,
+        }
+    }
+
     /// The group that a mailbox of `home_system` belongs to: its system's destination in
     /// dual-active; the primary's where nothing says otherwise (R-TO-1, R-TO-3).
     pub fn group_of(&self, home_system: Option<&str>) -> GroupName {
@@ -97,6 +106,7 @@ pub struct NodeHandle {
     pub(crate) status: watch::Receiver<Arc<Status>>,
     pub(crate) serving: watch::Receiver<Arc<Vec<(GroupName, Serving)>>>,
     pub(crate) calls_changed: Arc<Notify>,
+    pub(crate) peer_have: watch::Receiver<Vector>,
 }
 
 /// Conditions and words of an operator's request.
@@ -192,6 +202,7 @@ impl NodeHandle {
         status: watch::Receiver<Arc<Status>>,
         serving: watch::Receiver<Arc<Vec<(GroupName, Serving)>>>,
         calls_changed: Arc<Notify>,
+        peer_have: watch::Receiver<Vector>,
     ) -> Self {
         Self {
             boot,
@@ -199,6 +210,23 @@ impl NodeHandle {
             status,
             serving,
             calls_changed,
+            peer_have,
+        }
+    }
+
+    /// How many nodes hold the operation of `stamp` durably, as far as is known: 1 or 2.
+    pub fn copies(&self, stamp: &Stamp) -> u8 {
+        let held = self.peer_have.borrow().get(&stamp.origin);
+        if held >= stamp.seq { 2 } else { 1 }
+    }
+
+    /// Waits until both nodes hold it, at most for `limit`; then how many do.
+    pub async fn both(&self, stamp: &Stamp, limit: Duration) -> u8 {
+        let mut peer_have = self.peer_have.clone();
+        let held = peer_have.wait_for(|have| have.get(&stamp.origin) >= stamp.seq);
+        match tokio::time::timeout(limit, held).await {
+            Ok(Ok(_)) => 2,
+            _ => self.copies(stamp),
         }
     }
 

@@ -107,7 +107,11 @@ impl Mailroom {
                 continue;
             };
             let message = self.deposit(extension, Arc::clone(&incoming)).await?;
-            taken.push(message.id.to_string());
+            let copies = match self.app.acknowledged(&message.stamp).await {
+                2 => "on both nodes",
+                _ => "on this node",
+            };
+            taken.push(format!("{} {copies}", message.id));
         }
         Ok(Accepted {
             text: format!("message {}", taken.join(" ")),

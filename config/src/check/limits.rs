@@ -21,6 +21,7 @@ pub(super) fn limits(raw: &shape::Limits, report: &mut Report) -> Option<Limits>
     let max = raw.message_max.within(&defaults::MESSAGE_MAX, report);
     let recording_max = raw.recording_max.within(&defaults::RECORDING_MAX, report);
     let call_idle = raw.call_idle.within(&defaults::CALL_IDLE, report);
+    let log_operations = raw.log_operations.within(&defaults::LOG_OPERATIONS, report);
     if let (Some(min), Some(max)) = (min, max)
         && min > max
     {
@@ -42,5 +43,6 @@ pub(super) fn limits(raw: &shape::Limits, report: &mut Report) -> Option<Limits>
         message_max: max?,
         recording_max: recording_max?,
         call_idle: call_idle?,
+        log_operations: log_operations?,
     })
 }

@@ -85,6 +85,9 @@ pub(super) fn pair(raw: &shape::Pair, ctx: &Context, report: &mut Report) -> Opt
         field.error(report, message);
     }
     let startup_grace = raw.startup_grace.within(&defaults::STARTUP_GRACE, report);
+    let ack = raw.ack.or(defaults::ACK);
+    let ack_limit = raw.ack_limit.within(&defaults::ACK_LIMIT, report);
+    let probe = raw.probe.within(&defaults::PROBE, report);
     Some(Pair {
         mode: mode?,
         peer_id: peer_id?,
@@ -94,6 +97,9 @@ pub(super) fn pair(raw: &shape::Pair, ctx: &Context, report: &mut Report) -> Opt
         heartbeat: heartbeat?,
         invisible_after: invisible_after?,
         startup_grace: startup_grace?,
+        ack: ack?,
+        ack_limit: ack_limit?,
+        probe: probe?,
     })
 }
 

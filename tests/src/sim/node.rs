@@ -11,7 +11,7 @@ use vmsync_core::{
         Ask, Decision, Machine, Ownership, PhoneEvidence, PhoneKind, Registration, Rules, Serving,
         Startup, View, adopt, serves,
     },
-    sync::{Event, Session},
+    sync::{Event, Local, Session},
     wire::Head,
 };
 use vmsync_store::Operation;
@@ -72,7 +72,7 @@ impl Node {
         self.boot += 1;
         let mut session = Session::new(self.store.origin().clone(), nonce, nonce);
         let (have, digest) = self.store.held();
-        session.local(have, digest, now);
+        session.local(local(have, digest), now);
         self.live = Some(Live {
             session,
             calls: 0,
@@ -95,7 +95,7 @@ impl Node {
     pub fn tell(&mut self, now: Now) {
         if let Some(live) = &mut self.live {
             let (have, digest) = self.store.held();
-            live.session.local(have, digest, now);
+            live.session.local(local(have, digest), now);
         }
     }
 
@@ -202,7 +202,7 @@ impl Node {
                     self.store.new_incarnation(incarnation);
                     live.session.rename(self.store.origin().clone());
                 }
-                Event::Started => started = true,
+                Event::Started { .. } => started = true,
                 _ => {}
             }
         }
@@ -220,5 +220,14 @@ impl Node {
     /// The vector of what is held durably.
     pub fn have(&self) -> Vector {
         self.store.held().0
+    }
+}
+
+/// What the session is told of a store that keeps its whole log.
+fn local(have: Vector, digest: String) -> Local {
+    Local {
+        have,
+        digest,
+        ..Local::default()
     }
 }

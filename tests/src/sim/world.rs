@@ -13,7 +13,7 @@ use vmsync_config::{
 };
 use vmsync_core::{
     resilience::{Ask, Ownership, Request, Rules},
-    sync::{Kind, Plan, Ticket},
+    sync::{Blame, Kind, Load, Plan, Ticket},
     wire::Head,
 };
 use vmsync_store::Operation;
@@ -320,7 +320,7 @@ impl World {
         self.count("mails");
         let operations = self.pack(n, plan);
         let (from, to) = (self.nodes[n].store.origin().clone(), &self.nodes[1 - n].id);
-        let head = plan.head(Uuid::nil(), from, to.clone(), self.clock(n).wall);
+        let head = plan.head(Uuid::nil(), from, to.clone(), self.clock(n).wall, None);
         let mail = Box::new(Mail { head, operations });
         let waiting = (n, self.nodes[n].boot, plan.ticket);
         let fate = if self.cut[n] {
@@ -351,7 +351,7 @@ impl World {
     }
 
     fn pack(&mut self, n: usize, plan: &Plan) -> Vec<Operation> {
-        let Kind::Operations { ranges } = &plan.kind else {
+        let Kind::Operations { ranges, .. } = &plan.kind else {
             return Vec::new();
         };
         let mut room = 1 + usize::try_from(self.rng.below(12)).unwrap_or(0);
@@ -362,9 +362,14 @@ impl World {
             packed.extend(some);
         }
         let last = |o: &Operation| -> (Origin, u64) { (o.stamp.origin.clone(), o.stamp.seq) };
-        let upto = packed.iter().map(last).collect();
+        let load = Load {
+            upto: packed.iter().map(last).collect(),
+            operations: u64::try_from(packed.len()).unwrap_or(u64::MAX),
+            ..Load::default()
+        };
+        let now = self.clock(n).mono;
         if let Some(live) = &mut self.nodes[n].live {
-            live.session.packed(plan.ticket, &upto);
+            live.session.packed(plan.ticket, load, now);
         }
         packed
     }
@@ -411,7 +416,7 @@ impl World {
         };
         match got {
             Ok(()) => live.session.sent(ticket, now),
-            Err(why) => live.session.failed(ticket, now, true, &why),
+            Err(why) => live.session.failed(ticket, now, Blame::Passing, &why),
         }
         self.settle(n)
     }

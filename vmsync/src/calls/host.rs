@@ -291,9 +291,11 @@ async fn keep(
         source_id: Some(format!("call:{}:{number}", call.id)),
     };
     let ext = call.new.mailbox.clone();
-    app.store(move |s| s.deposit(&ext, facts, audio, &bytes))
-        .await
-        .map(|(message, _)| message)
+    let (message, _) = app
+        .store(move |s| s.deposit(&ext, facts, audio, &bytes))
+        .await?;
+    app.acknowledged(&message.stamp).await;
+    Ok(message)
 }
 
 /// Whether the same deposit may succeed later.

@@ -32,7 +32,10 @@ use super::{
     problem::{Code, Problem},
     serving::mailbox_here,
 };
-use crate::{app::App, clock};
+use crate::{
+    app::{App, NodeHandle},
+    clock,
+};
 
 /// Longest fact about a message, characters.
 const FACT: usize = 200;
@@ -81,11 +84,19 @@ pub(super) struct MessageView {
     private: bool,
     /// The node that took it.
     taken_by: Option<String>,
+    /// How many nodes hold it durably, as far as this one knows: 1 or 2.
+    copies: u8,
 }
 
-impl From<Message> for MessageView {
-    fn from(m: Message) -> Self {
+impl MessageView {
+    pub(super) fn of(m: Message, node: &NodeHandle) -> Self {
+        let copies = node.copies(&m.stamp);
+        Self::with(m, copies)
+    }
+
+    fn with(m: Message, copies: u8) -> Self {
         Self {
+            copies,
             id: m.id,
             mailbox: m.mailbox.into(),
             state: m.state,
@@ -136,7 +147,8 @@ async fn list(
     let page = app
         .store(move |s| s.messages(&ext, &states, wanted.cursor.as_deref(), most))
         .await?;
-    let items = page.items.into_iter().map(MessageView::from).collect();
+    let view = |m| MessageView::of(m, &app.node);
+    let items = page.items.into_iter().map(view).collect();
     Ok(axum::Json(Listed {
         items,
         next: page.next,
@@ -178,7 +190,7 @@ struct Facts {
     ),
     request_body(content((Vec<u8> = "audio/wav"), (Vec<u8> = "audio/ogg"))),
     responses(
-        (status = 201, body = MessageView, description = "Durable on this node", headers(("Location" = String))),
+        (status = 201, body = MessageView, description = "Durable on this node; with `ack = \"both\"` on both, or `copies` is 1", headers(("Location" = String))),
         (status = 200, body = MessageView, description = "It came before, with the same key"),
         (status = 307, description = "The other node serves this mailbox", headers(("Location" = String))),
         (status = 413, description = "Larger than limits.message_bytes", body = super::problem::ProblemBody, content_type = "application/problem+json"),
@@ -229,7 +241,8 @@ async fn deposit(
     } else {
         StatusCode::OK
     };
-    let body = axum::Json(MessageView::from(message));
+    let copies = app.acknowledged(&message.stamp).await;
+    let body = axum::Json(MessageView::with(message, copies));
     Ok((status, [(header::LOCATION, at)], body).into_response())
 }
 
@@ -244,7 +257,7 @@ async fn read(
     Path((ext, id)): Path<(String, Uuid)>,
 ) -> Result<axum::Json<MessageView>, Problem> {
     let message = existing_message(&app, &Extension::new(ext)?, id).await?;
-    Ok(axum::Json(message.into()))
+    Ok(axum::Json(MessageView::of(message, &app.node)))
 }
 
 /// A message's new state.
@@ -275,7 +288,7 @@ async fn change(
     let message = app
         .store(move |s| s.set_message_state(id, change.state))
         .await?;
-    Ok(axum::Json(message.into()))
+    Ok(axum::Json(MessageView::of(message, &app.node)))
 }
 
 /// How to delete.
@@ -313,7 +326,7 @@ async fn delete(
     let message = app
         .store(move |s| s.set_message_state(id, MessageState::Deleted))
         .await?;
-    Ok(axum::Json(MessageView::from(message)).into_response())
+    Ok(axum::Json(MessageView::of(message, &app.node)).into_response())
 }
 
 /// The audio, byte for byte as it came; single ranges are served.

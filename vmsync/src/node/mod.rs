@@ -6,6 +6,7 @@
 //! `vmsync_core`; here is only what feeds them and what follows from them.
 
 mod command;
+mod courier;
 mod groups;
 mod outbox;
 mod own;
@@ -22,7 +23,7 @@ use std::sync::Arc;
 
 use rand::Rng;
 use tokio::sync::{Notify, mpsc, watch};
-use vmsync_config::words::GroupName;
+use vmsync_config::words::{GroupName, Vector};
 use vmsync_config::{Config, Mode};
 use vmsync_core::resilience::Serving;
 
@@ -41,6 +42,7 @@ pub struct Seat {
     status: watch::Sender<Arc<Status>>,
     serving: watch::Sender<Arc<Vec<(GroupName, Serving)>>>,
     calls_changed: Arc<Notify>,
+    peer_have: watch::Sender<Vector>,
 }
 
 /// The handle the fronts use, and the seat of the loop behind it.
@@ -51,12 +53,14 @@ pub fn channel(config: &Config) -> (NodeHandle, Seat) {
     let (status, status_seen) = watch::channel(Arc::new(publish::starting(config)));
     let (serving, serving_seen) = watch::channel(Arc::default());
     let calls_changed = Arc::new(Notify::new());
+    let (peer_have, peer_have_seen) = watch::channel(Vector::default());
     let handle = NodeHandle {
         boot,
         commands,
         status: status_seen,
         serving: serving_seen,
         calls_changed: Arc::clone(&calls_changed),
+        peer_have: peer_have_seen,
     };
     (
         handle,
@@ -66,6 +70,7 @@ pub fn channel(config: &Config) -> (NodeHandle, Seat) {
             status,
             serving,
             calls_changed,
+            peer_have,
         },
     )
 }

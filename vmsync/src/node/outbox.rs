@@ -1,53 +1,76 @@
-//! The task that mails to the peer: one plan of the session at a time, packed from the store,
-//! encoded, sent, and its outcome told back. A plan that is cut off at any point is simply planned
-//! again: the receiver skips what it holds.
+//! The tasks that mail to the peer. The *packer* turns each plan of the session into a mail: reads
+//! the store, encodes, signs. The *courier* (`courier.rs`) hands the mails over in that order and
+//! tells what became of each. While one mail is on its way the next is being put together.
+//!
+//! A plan that is cut off at any point is simply planned again: the receiver skips what it holds.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use tokio::sync::{Notify, mpsc};
+use bytes::Bytes;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use vmsync_config::{
-    Config,
-    words::{Origin, Vector},
-};
+use vmsync_config::{Config, words::Origin};
 use vmsync_core::{
-    sync::{Kind, Plan, Ticket},
-    wire::{self, Addresses, Form, Mail, NODE_MAILBOX},
+    sync::{Blame, Kind, Load, Plan, Ticket},
+    wire::{self, Addresses, Form, Mail, NODE_MAILBOX, Transfer},
 };
 
-use super::packing::{self, Packed};
+use super::packing::{self, Packed, Room};
 use crate::{
     app::App,
     clock,
-    smtp::{PeerSender, SendErrorKind, Timeouts},
+    smtp::{PeerSender, Timeouts},
 };
+
+/// Mails that are ready and wait for the courier.
+pub(super) const READY: usize = 1;
 
 /// What came of a plan.
 pub(super) enum Sent {
-    /// These operations are in a mail that is about to go out.
-    Packed { ticket: Ticket, upto: Vector },
+    /// This is in a mail that is about to go out.
+    Packed { ticket: Ticket, load: Load },
     /// 250: durable at the peer.
     Taken {
         ticket: Ticket,
         operations: u64,
+        bytes: u64,
         took: Duration,
     },
     /// Not taken.
     Failed {
         ticket: Ticket,
-        temporary: bool,
+        blame: Blame,
         why: String,
     },
 }
 
-/// The sending task.
-pub(super) struct Outbox {
+/// A mail that is ready to go.
+pub(super) struct Letter {
+    pub(super) ticket: Ticket,
+    pub(super) from: String,
+    pub(super) to: String,
+    pub(super) mail: Bytes,
+    /// Bytes of it are not 7-bit lines (BINARYMIME).
+    pub(super) binary: bool,
+    pub(super) operations: u64,
+    /// When it was planned, monotonic.
+    pub(super) begun: Duration,
+}
+
+/// The packing task.
+pub(super) struct Packer {
     pub(super) app: Arc<App>,
-    pub(super) sender: PeerSender,
     pub(super) plans: mpsc::Receiver<Plan>,
+    pub(super) letters: mpsc::Sender<Letter>,
     pub(super) out: mpsc::Sender<Sent>,
-    /// Gives up the mail under way.
-    pub(super) abandon: Arc<Notify>,
+    /// Whether the peer's receiver takes BINARYMIME; kept by the courier.
+    pub(super) binary: Arc<AtomicBool>,
 }
 
 /// The connection to the peer's receiver as the first sender entry says (R-SY-2).
@@ -74,8 +97,8 @@ pub(super) fn sender(
     ))
 }
 
-impl Outbox {
-    /// Sends until stopped. The mail under way is finished first, within the sender's own limits.
+impl Packer {
+    /// Packs until stopped, or nobody plans any more.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         loop {
             let plan = tokio::select! {
@@ -84,101 +107,98 @@ impl Outbox {
             };
             let Some(plan) = plan else { return };
             let ticket = plan.ticket;
-            let begun = clock::now().mono;
-            let abandon = Arc::clone(&self.abandon);
-            let sent = tokio::select! {
-                sent = self.send(plan) => sent,
-                // The sender drops a connection whose mail is cut off, so no answer is mistaken.
-                () = abandon.notified() => Err((true, "the peer went out of sight".to_owned())),
-            };
-            let outcome = match sent {
-                Ok(operations) => {
-                    let took = clock::now().mono.saturating_sub(begun);
-                    Sent::Taken {
-                        ticket,
-                        operations,
-                        took,
-                    }
+            let told = match self.letter(plan).await {
+                Ok(letter) => self.letters.send(letter).await.is_ok(),
+                Err((blame, why)) => {
+                    let failed = Sent::Failed { ticket, blame, why };
+                    self.out.send(failed).await.is_ok()
                 }
-                Err((temporary, why)) => Sent::Failed {
-                    ticket,
-                    temporary,
-                    why,
-                },
             };
-            if self.out.send(outcome).await.is_err() {
+            if !told {
                 return;
             }
         }
     }
 
-    async fn send(&mut self, plan: Plan) -> Result<u64, (bool, String)> {
-        let here = |e: &dyn std::fmt::Display| (true, format!("at this node: {e}"));
-        let packed = match &plan.kind {
-            Kind::Hello | Kind::Status => Packed::default(),
-            Kind::Operations { ranges } => {
-                let ranges = ranges.clone();
-                self.app
-                    .store(move |store| packing::pack(store, &ranges))
-                    .await
-                    .map_err(|e| here(&e))?
-            }
-        };
-        let count = packed.count;
-        let upto = packed.upto.clone();
-        let _ = self
-            .out
-            .send(Sent::Packed {
-                ticket: plan.ticket,
-                upto,
-            })
-            .await;
-        let origin = self
-            .app
-            .store(|store| Ok(store.origin()))
-            .await
-            .map_err(|e| here(&e))?;
+    async fn letter(&mut self, plan: Plan) -> Result<Letter, (Blame, String)> {
+        let begun = clock::now().mono;
+        let here = |e: &dyn std::fmt::Display| (Blame::Passing, format!("at this node: {e}"));
+        let (kind, minor) = (plan.kind.clone(), plan.minor);
+        let read = self.app.store(move |store| {
+            let packed = match &kind {
+                Kind::Operations { ranges, most, skip } => {
+                    let room = Room {
+                        operations: *most,
+                        together: minor >= 1,
+                    };
+                    match skip {
+                        None => packing::pack(store, ranges, room)?,
+                        Some(why) => packing::skip(store, ranges, why)?,
+                    }
+                }
+                _ => Packed::default(),
+            };
+            Ok((packed, store.origin()))
+        });
+        let (packed, origin) = read.await.map_err(|e| here(&e))?;
+        let (ticket, load) = (plan.ticket, packed.load.clone());
+        let operations = load.operations;
+        let _ = self.out.send(Sent::Packed { ticket, load }).await;
+        let binary = minor >= 1 && self.binary.load(Ordering::Relaxed);
         let mail = self
-            .encode(&plan, origin, packed)
+            .encode(plan, origin, packed, binary)
             .await
-            .map_err(|e| here(&e))?;
+            .map_err(|e| (Blame::Content, format!("at this node: {e}")))?;
         let Addresses { from, to } = self.addresses();
-        self.sender.send(&from, &to, &mail).await.map_err(|e| {
-            let temporary = e.kind != SendErrorKind::Permanent;
-            (temporary, e.to_string())
-        })?;
-        Ok(count)
+        Ok(Letter {
+            ticket,
+            from,
+            to,
+            mail,
+            binary,
+            operations,
+            begun,
+        })
     }
 
     /// Encoding and signing megabytes is work for a blocking thread.
-    async fn encode(&self, plan: &Plan, origin: Origin, packed: Packed) -> Result<Vec<u8>, String> {
-        let config = &self.app.config;
-        let head = plan.head(
-            uuid::Uuid::now_v7(),
-            origin,
-            config.pair.peer_id.clone(),
-            clock::wall(),
-        );
+    async fn encode(
+        &self,
+        plan: Plan,
+        origin: Origin,
+        packed: Packed,
+        binary: bool,
+    ) -> Result<Bytes, String> {
+        let (id, to) = (uuid::Uuid::now_v7(), self.app.config.pair.peer_id.clone());
+        let head = plan.head(id, origin, to, clock::wall(), None);
+        let form = Form {
+            transfer: if binary {
+                Transfer::Binary
+            } else {
+                Transfer::Base64
+            },
+            peer_minor: plan.minor,
+        };
         let Packed {
             operations,
+            skips,
             audio,
-            voice,
+            voices,
             ..
         } = packed;
-        let voices: Vec<_> = audio.iter().map(|_| voice.clone()).collect();
         let mail = Mail {
             operations,
+            skips,
             audio,
             ..Mail::of(head)
         };
         let addresses = self.addresses();
         let keys = self.app.keys.clone();
-        tokio::task::spawn_blocking(move || {
-            wire::encode(&mail, &voices, &addresses, &keys, Form::default())
-        })
-        .await
-        .map_err(|e| e.to_string())?
-        .map_err(|e| e.to_string())
+        tokio::task::spawn_blocking(move || wire::encode(&mail, &voices, &addresses, &keys, form))
+            .await
+            .map_err(|e| e.to_string())?
+            .map(Bytes::from)
+            .map_err(|e| e.to_string())
     }
 
     /// R-SY-3: a blank sender is the node itself at its own mail domain.

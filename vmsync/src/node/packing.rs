@@ -1,81 +1,187 @@
-//! Reading operations from the store into one mail.
+//! Reading from the store what goes into one mail.
 //!
-//! A voice message (or greeting) travels alone, so that it is one mail that any mail program can
-//! play; small changes travel together. Order within an origin is never changed.
+//! Order within an origin is never changed. To a peer of version 1.0 a voice message (or greeting)
+//! travels alone; to a later one a backlog travels together, up to [`AUDIO_BYTES`]. An operation
+//! whose audio can't be read is not left in the way: it goes out as a skip
+//! (docs/decisions/0010-synchronisation.md).
 
 use serde_json::Value;
-use vmsync_config::words::{Origin, Vector};
-use vmsync_core::wire::{CarriedAudio, Voice};
+use vmsync_config::words::Origin;
+use vmsync_core::{
+    sync::Load,
+    wire::{CarriedAudio, Skip, Voice},
+};
 use vmsync_store::{
     AudioRef, Effect, EntityKey, Operation, Store, StoreError, model::MessageFacts,
 };
 
 use crate::mailroom::AboutAudio;
 
-/// Operations in one mail at most.
-const MOST: usize = 500;
+/// Operations read from the log at once.
+const STRIDE: usize = 500;
 /// JSON bytes in one mail at most (one operation may be larger and then goes alone).
-const MOST_BYTES: usize = 512 * 1024;
+const JSON_BYTES: usize = 1024 * 1024;
+/// Audio bytes in one mail at most, where several files go together.
+const AUDIO_BYTES: u64 = 4 * 1024 * 1024;
+/// Audio files in one mail at most.
+const FILES: usize = 64;
 
 /// What goes into one mail.
 #[derive(Default)]
 pub(crate) struct Packed {
     /// As JSON, in order.
     pub(crate) operations: Vec<Value>,
+    /// Operations that stay behind.
+    pub(crate) skips: Vec<Skip>,
     /// Audio they name.
     pub(crate) audio: Vec<CarriedAudio>,
-    /// What a person reads, for a voice message.
-    pub(crate) voice: Option<Voice>,
-    /// The last operation of each origin in this mail.
-    pub(crate) upto: Vector,
-    /// How many there are.
-    pub(crate) count: u64,
+    /// What a person reads of each of `audio`.
+    pub(crate) voices: Vec<Option<Voice>>,
+    /// Where it ends, and how much it is.
+    pub(crate) load: Load,
+    json_bytes: usize,
+    audio_bytes: u64,
+}
+
+/// How much may go into one mail.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room {
+    /// Operations.
+    pub(crate) operations: u64,
+    /// Whether several audio files may go together, and skips be told of: since version 1.1.
+    pub(crate) together: bool,
+}
+
+enum Added {
+    Yes,
+    /// The mail is full, or this one goes alone.
+    No,
 }
 
 /// Packs operations of `ranges` (origin, after, up to and including) from the front.
-pub(crate) fn pack(store: &Store, ranges: &[(Origin, u64, u64)]) -> Result<Packed, StoreError> {
+pub(crate) fn pack(
+    store: &Store,
+    ranges: &[(Origin, u64, u64)],
+    room: Room,
+) -> Result<Packed, StoreError> {
     let mut packed = Packed::default();
-    let mut size = 0;
     for (origin, after, upto) in ranges {
-        for operation in store.operations(origin, *after, MOST)? {
-            if operation.stamp.seq > *upto {
+        let mut next = *after;
+        while next < *upto {
+            let stride = room.operations.saturating_sub(packed.load.operations);
+            let stride = usize::try_from(stride).unwrap_or(STRIDE).min(STRIDE);
+            if stride == 0 {
+                return Ok(packed);
+            }
+            let read = store.operations(origin, next, stride)?;
+            for operation in read {
+                if operation.stamp.seq > *upto {
+                    break;
+                }
+                if let Added::No = packed.add(store, operation, room)? {
+                    return Ok(packed);
+                }
+            }
+            let reached = packed.load.upto.get(origin);
+            if reached <= next {
                 break;
             }
-            let audio = named_audio(&operation);
-            let json =
-                serde_json::to_value(&operation).map_err(|e| StoreError::Invalid(e.to_string()))?;
-            size += json.to_string().len();
-            let full = packed.operations.len() == MOST || size > MOST_BYTES || audio.is_some();
-            if full && !packed.operations.is_empty() {
-                return Ok(packed);
-            }
-            packed.add(&operation, json);
-            if let Some(audio) = audio {
-                packed.carry(store, &operation, &audio)?;
-                return Ok(packed);
-            }
+            next = reached;
         }
     }
     Ok(packed)
 }
 
-impl Packed {
-    fn add(&mut self, operation: &Operation, json: Value) {
-        self.operations.push(json);
-        self.upto
-            .raise(&operation.stamp.origin, operation.stamp.seq);
-        self.count += 1;
+/// The first operation of `ranges`, as one that stays behind.
+pub(crate) fn skip(
+    store: &Store,
+    ranges: &[(Origin, u64, u64)],
+    why: &str,
+) -> Result<Packed, StoreError> {
+    let mut packed = Packed::default();
+    if let Some((origin, after, _)) = ranges.first()
+        && let Some(operation) = store.operations(origin, *after, 1)?.first()
+    {
+        packed.leave(operation, why);
     }
+    Ok(packed)
+}
 
-    /// Adds the audio an operation names. The store gives an operation whose audio nobody needs any
-    /// more without it; should the file go between the two reads, the mail is packed anew.
-    fn carry(
+impl Packed {
+    fn add(
         &mut self,
         store: &Store,
+        operation: Operation,
+        room: Room,
+    ) -> Result<Added, StoreError> {
+        let value =
+            |o: &Operation| serde_json::to_value(o).map_err(|e| StoreError::Invalid(e.to_string()));
+        let mut json = value(&operation)?;
+        let bytes = json.to_string().len();
+        let audio = named_audio(&operation);
+        let files = if room.together { FILES } else { 1 };
+        let audio_bytes = audio.as_ref().map_or(0, |a| a.bytes);
+        let alone = audio.is_some() && !room.together;
+        let full = self.json_bytes + bytes > JSON_BYTES
+            || self.audio_bytes.saturating_add(audio_bytes) > AUDIO_BYTES
+            || (audio.is_some() && self.audio.len() >= files)
+            || alone
+            || (!self.audio.is_empty() && !room.together);
+        if full && self.load.operations > 0 {
+            return Ok(Added::No);
+        }
+        let mut operation = operation;
+        if let Some(audio) = audio {
+            match store.read_audio(&audio) {
+                Ok(bytes) => self.carry(&operation, &audio, bytes)?,
+                Err(error) => {
+                    // It may have gone between the two reads, because the message was deleted.
+                    let again = again(store, &operation)?;
+                    if named_audio(&again).is_none() {
+                        json = value(&again)?;
+                        operation = again;
+                    } else if self.load.operations > 0 {
+                        return Ok(Added::No);
+                    } else if room.together {
+                        let why = format!("its audio can't be read at this node: {error}");
+                        self.leave(&operation, &why);
+                        return Ok(Added::No);
+                    } else {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        self.operations.push(json);
+        self.json_bytes += bytes;
+        self.count(&operation);
+        Ok(Added::Yes)
+    }
+
+    fn count(&mut self, operation: &Operation) {
+        let stamp = &operation.stamp;
+        self.load.upto.raise(&stamp.origin, stamp.seq);
+        self.load.operations += 1;
+        let json = u64::try_from(self.json_bytes).unwrap_or(u64::MAX);
+        self.load.bytes = json.saturating_add(self.audio_bytes);
+    }
+
+    fn leave(&mut self, operation: &Operation, why: &str) {
+        self.skips.push(Skip {
+            origin: operation.stamp.origin.clone(),
+            seq: operation.stamp.seq,
+            entity: operation.entity.to_string(),
+            why: why.chars().take(300).collect(),
+        });
+        self.count(operation);
+    }
+
+    fn carry(
+        &mut self,
         operation: &Operation,
         audio: &AudioRef,
+        bytes: Vec<u8>,
     ) -> Result<(), StoreError> {
-        let bytes = store.read_audio(audio)?;
         let facts = facts_of(operation);
         let about = AboutAudio {
             entity: operation.entity.clone(),
@@ -83,10 +189,18 @@ impl Packed {
             facts: facts.clone(),
         };
         let about = serde_json::to_value(about).map_err(|e| StoreError::Invalid(e.to_string()))?;
-        self.audio.push(CarriedAudio::new(about, bytes));
-        self.voice = voice_of(operation, audio, &facts);
+        // The store has just compared it with its SHA-256.
+        self.audio.push(CarriedAudio::vouched(about, bytes));
+        self.voices.push(voice_of(operation, audio, &facts));
+        self.audio_bytes = self.audio_bytes.saturating_add(audio.bytes);
         Ok(())
     }
+}
+
+fn again(store: &Store, operation: &Operation) -> Result<Operation, StoreError> {
+    let before = operation.stamp.seq.saturating_sub(1);
+    let read = store.operations(&operation.stamp.origin, before, 1)?;
+    Ok(read.into_iter().next().unwrap_or_else(|| operation.clone()))
 }
 
 /// The audio an operation brings into being, if any.
@@ -139,6 +253,15 @@ mod tests {
     use super::*;
     use crate::mailroom::describe;
 
+    const NOW: Room = Room {
+        operations: 5_000,
+        together: true,
+    };
+    /// For a peer of version 1.0.
+    const OLD: Room = Room {
+        together: false,
+        ..NOW
+    };
     const WAV: &[u8] = include_bytes!("../../assets/voice/two.wav");
 
     struct Bench {
@@ -182,15 +305,15 @@ mod tests {
         }
 
         /// Every mail it takes to tell a peer that holds nothing.
-        fn mails(&self) -> Vec<Packed> {
+        fn mails(&self, room: Room) -> Vec<Packed> {
             let origin = self.store.origin();
             let last = self.store.have().get(&origin);
             let mut after = 0;
             let mut mails = Vec::new();
             while after < last {
-                let mail = pack(&self.store, &[(origin.clone(), after, last)]).unwrap();
-                assert!(mail.count > 0, "no progress after {after}");
-                after = mail.upto.get(&origin);
+                let mail = pack(&self.store, &[(origin.clone(), after, last)], room).unwrap();
+                assert!(mail.load.operations > 0, "no progress after {after}");
+                after = mail.load.upto.get(&origin);
                 mails.push(mail);
             }
             mails
@@ -209,18 +332,79 @@ mod tests {
             .store
             .set_message_state(id, MessageState::Saved)
             .unwrap();
-        let mails = bench.mails();
-        let counts: Vec<_> = mails.iter().map(|m| (m.count, m.audio.len())).collect();
+        let mails = bench.mails(OLD);
+        let counts: Vec<_> = mails
+            .iter()
+            .map(|m| (m.load.operations, m.audio.len()))
+            .collect();
         assert_eq!(
             counts,
             [(1, 0), (1, 1), (2, 0)],
             "mailbox; message; its two states"
         );
-        let voice = mails[1].voice.as_ref().unwrap();
+        let voice = mails[1].voices[0].as_ref().unwrap();
         assert_eq!(voice.mailbox, "2001");
         assert_eq!(voice.caller_number.as_deref(), Some("5551234"));
         assert!(voice.urgent);
-        assert_eq!(mails[1].audio[0].bytes(), WAV);
+        assert_eq!(&mails[1].audio[0].bytes()[..], WAV);
+    }
+
+    #[test]
+    fn a_backlog_travels_together() {
+        let bench = Bench::new();
+        let ids: Vec<_> = (0..70)
+            .map(|n| bench.deposit(&format!("55512{n:02}")))
+            .collect();
+        let state = MessageState::Old;
+        bench.store.set_message_state(ids[3], state).unwrap();
+        let mails = bench.mails(NOW);
+        let counts: Vec<_> = mails
+            .iter()
+            .map(|m| (m.load.operations, m.audio.len()))
+            .collect();
+        assert_eq!(
+            counts,
+            [(65, 64), (7, 6)],
+            "mailbox and 64; six and a state"
+        );
+        let read = |m: &Packed| m.voices.iter().all(Option::is_some);
+        assert!(mails.iter().all(read));
+        assert!(mails[0].load.bytes > 64 * WAV.len() as u64);
+    }
+
+    #[test]
+    fn audio_that_cannot_be_read_holds_nothing_up() {
+        let bench = Bench::new();
+        bench.deposit("1");
+        let bad = bench.deposit("2");
+        bench.deposit("3");
+        let audio = bench.store.message(bad).unwrap().unwrap().audio;
+        let file = format!("{}.vma", audio.blob);
+        for entry in walk(&bench.store.dir().join("audio")) {
+            if entry.ends_with(&file) {
+                std::fs::write(entry, b"no audio").unwrap();
+            }
+        }
+        let mails = bench.mails(NOW);
+        let counts: Vec<_> = mails
+            .iter()
+            .map(|m| (m.operations.len(), m.skips.len()))
+            .collect();
+        assert_eq!(counts, [(2, 0), (0, 1), (1, 0)]);
+        assert_eq!(mails[1].skips[0].entity, format!("message/{bad}"));
+        assert!(mails[1].skips[0].why.contains("can't be read"));
+        let origin = bench.store.origin();
+        assert!(
+            pack(&bench.store, &[(origin, 2, 4)], OLD).is_err(),
+            "a peer of version 1.0 can't be told"
+        );
+    }
+
+    fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+        let entries = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
+        entries
+            .flat_map(|p| if p.is_dir() { walk(&p) } else { vec![p] })
+            .collect()
     }
 
     #[test]
@@ -228,10 +412,10 @@ mod tests {
         let bench = Bench::new();
         let id = bench.deposit("5551234");
         bench.store.purge_message(id).unwrap();
-        let mails = bench.mails();
+        let mails = bench.mails(NOW);
         assert!(mails.iter().all(|m| m.audio.is_empty()));
         assert_eq!(
-            mails.iter().map(|m| m.count).sum::<u64>(),
+            mails.iter().map(|m| m.load.operations).sum::<u64>(),
             3,
             "mailbox, message, purge"
         );
@@ -249,7 +433,13 @@ mod tests {
             };
             bench.store.change_mailbox(ext, &patch).unwrap();
         }
-        let mail = pack(&bench.store, &[(origin.clone(), 3, 7)]).unwrap();
-        assert_eq!((mail.count, mail.upto.get(&origin)), (4, 7));
+        let mail = pack(&bench.store, &[(origin.clone(), 3, 7)], NOW).unwrap();
+        assert_eq!((mail.load.operations, mail.load.upto.get(&origin)), (4, 7));
+        let few = Room {
+            operations: 2,
+            ..NOW
+        };
+        let mail = pack(&bench.store, &[(origin.clone(), 3, 7)], few).unwrap();
+        assert_eq!(mail.load.upto.get(&origin), 5);
     }
 }

@@ -82,10 +82,26 @@ impl Node {
             }
             changed
         });
+        self.tell_what_the_peer_holds();
         self.steer_recordings();
         let status = self.status(now);
         self.phase_events(&status);
         self.seat.status.send_replace(Arc::new(status));
+    }
+
+    /// For answers that wait for the second copy. Out of sight, what it told last is the best there is.
+    fn tell_what_the_peer_holds(&self) {
+        let heard = self.session.started().and(self.session.peer_have());
+        let told = self.peer.report.as_ref().map(|r| &r.have);
+        if let Some(have) = heard.or(told) {
+            self.seat.peer_have.send_if_modified(|held| {
+                let news = held != have;
+                if news {
+                    held.clone_from(have);
+                }
+                news
+            });
+        }
     }
 
     fn phase_events(&mut self, status: &Status) {

@@ -14,13 +14,14 @@ use vmsync_config::{
 };
 use vmsync_core::{
     resilience::{Rules, Serving, Startup, serves},
-    sync::{Plan, Session},
+    sync::{Blame, Plan, Session, WINDOW},
 };
 
 use super::{
     Command, Seat,
+    courier::Courier,
     groups::{self, GroupState, Seen},
-    outbox::{self, Outbox, Sent},
+    outbox::{self, Packer, READY, Sent},
     peer::{Beat, Heartbeat, Peer},
     phones::Phones,
     publish::{self, Progress},
@@ -120,7 +121,8 @@ impl Node {
             .await
             .map_err(|e| e.to_string())?;
         let mut random = rand::rng();
-        let session = Session::new(origin, nonce(), random.random());
+        let mut session = Session::new(origin, nonce(), random.random());
+        session.probe_every(Some(app.config.pair.probe));
         Ok(Self {
             peer: Peer::new(app.config.pair.invisible_after, now),
             remembers: false,
@@ -178,7 +180,7 @@ impl Node {
         let pair = &self.app.config.pair;
         let (beats_in, beats) = mpsc::channel(4);
         let (sent_in, sent) = mpsc::channel(4);
-        let (plans, plans_out) = mpsc::channel(1);
+        let (plans, plans_out) = mpsc::channel(WINDOW);
         let (report, report_out) = watch::channel(Arc::new(self.report(clock::now())));
         let poke = Arc::new(Notify::new());
         let heartbeat = Heartbeat {
@@ -193,16 +195,24 @@ impl Node {
         };
         let abandon = Arc::new(Notify::new());
         let sender = outbox::sender(&self.app.config, self.tls.take())?;
-        let outbox = Outbox {
+        let (letters_in, letters) = mpsc::channel(READY);
+        let packer = Packer {
             app: Arc::clone(&self.app),
-            sender,
             plans: plans_out,
+            letters: letters_in,
+            out: sent_in.clone(),
+            binary: Arc::default(),
+        };
+        let courier = Courier {
+            sender,
+            letters,
             out: sent_in,
             abandon: Arc::clone(&abandon),
         };
         let mut helpers = JoinSet::new();
         helpers.spawn(heartbeat.run(stop.clone()));
-        helpers.spawn(outbox.run(stop.clone()));
+        helpers.spawn(packer.run(stop.clone()));
+        helpers.spawn(courier.run(stop.clone()));
         let (committed, teller) = watch_store::start(&self.app, stop.clone());
         helpers.spawn(teller);
         Ok(Lines {
@@ -268,7 +278,8 @@ impl Node {
         while let Some(plan) = self.session.poll(now.mono) {
             let ticket = plan.ticket;
             if lines.plans.try_send(plan).is_err() {
-                self.session.failed(ticket, now, true, "the outbox is busy");
+                self.session
+                    .failed(ticket, now, Blame::Passing, "the outbox is busy");
                 break;
             }
         }

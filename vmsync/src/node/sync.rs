@@ -1,7 +1,7 @@
 //! The session toward the peer, fed from the store and from what became of our mails.
 
 use vmsync_config::words::Now;
-use vmsync_core::sync::Event as SyncEvent;
+use vmsync_core::sync::{Blame, Event as SyncEvent, Local};
 
 use super::{Node, outbox::Sent};
 use crate::{app::CertificateAnswer, http};
@@ -54,10 +54,11 @@ impl Node {
 
     pub(super) fn sent(&mut self, sent: Sent, now: Now) {
         match sent {
-            Sent::Packed { ticket, upto } => self.session.packed(ticket, &upto),
+            Sent::Packed { ticket, load } => self.session.packed(ticket, load, now.mono),
             Sent::Taken {
                 ticket,
                 operations,
+                bytes: _,
                 took,
             } => {
                 self.progress.taken(operations, took, now);
@@ -66,13 +67,9 @@ impl Node {
                     .alarms
                     .clear("sync_refused", self.app.config.pair.peer_id.as_str());
             }
-            Sent::Failed {
-                ticket,
-                temporary,
-                why,
-            } => {
-                tracing::debug!(%why, temporary, "a mail to the peer was not taken");
-                if !temporary {
+            Sent::Failed { ticket, blame, why } => {
+                tracing::debug!(%why, ?blame, "a mail to the peer was not taken");
+                if blame == Blame::Setup {
                     let peer = self.app.config.pair.peer_id.as_str();
                     self.app.alarms.raise(
                         "sync_refused",
@@ -80,7 +77,7 @@ impl Node {
                         &format!("{peer} refuses our mails: {why}"),
                     );
                 }
-                self.session.failed(ticket, now, temporary, &why);
+                self.session.failed(ticket, now, blame, &why);
             }
         }
     }
@@ -113,7 +110,12 @@ impl Node {
                 self.progress.have.clone_from(&have);
                 self.progress.totals = totals;
                 self.failback = failback;
-                self.session.local(have, digest.0, now);
+                let local = Local {
+                    have,
+                    digest: digest.0,
+                    ..Local::default()
+                };
+                self.session.local(local, now);
             }
             Err(error) => {
                 self.app.alarms.raise(
@@ -129,7 +131,7 @@ impl Node {
         let peer = self.app.config.pair.peer_id.to_string();
         while let Some(event) = self.session.next_event() {
             let what = match event {
-                SyncEvent::Started => {
+                SyncEvent::Started { .. } => {
                     tracing::info!(%peer, "synchronisation started: both have exchanged what they hold");
                     "started"
                 }
@@ -142,6 +144,14 @@ impl Node {
                 SyncEvent::Diverged => {
                     self.app.alarms.raise("diverged", &peer, DIVERGED);
                     "diverged"
+                }
+                SyncEvent::Skipping { origin, seq, why } => {
+                    tracing::warn!(%origin, seq, %why, "an operation the peer refuses is being skipped");
+                    "skipping"
+                }
+                SyncEvent::Seeding { upto } => {
+                    tracing::info!(%peer, ?upto, "the peer lacks what the log no longer has: it is sent the state");
+                    "seeding"
                 }
                 SyncEvent::PeerKnowsMore {
                     origin,

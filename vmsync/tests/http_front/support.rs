@@ -26,7 +26,7 @@ use vmsync::{
 };
 use vmsync_config::{
     Config,
-    words::{Extension, GroupName},
+    words::{Extension, GroupName, Vector},
 };
 use vmsync_core::{
     resilience::{Ownership, Serving},
@@ -95,7 +95,14 @@ impl Node {
         let app = Arc::new(App {
             tokens: Tokens::parse(&format!("admin {ADMIN}\nread {READ}\n")).unwrap(),
             keys: Keys::parse(&"0123456789abcdef".repeat(4)).unwrap(),
-            node: NodeHandle::new(1, commands, status_seen, serving_seen, Arc::clone(&changed)),
+            node: NodeHandle::new(
+                1,
+                commands,
+                status_seen,
+                serving_seen,
+                Arc::clone(&changed),
+                watch::channel(Vector::default()).1,
+            ),
             calls: Calls::new(events.clone(), changed, config.node.id.clone()),
             alarms: Alarms::load(store.clone(), events.clone()).unwrap(),
             events,

@@ -108,6 +108,7 @@ pub(crate) fn limits() -> Limits {
         message_max: Duration::from_mins(2),
         recording_max: Duration::from_hours(1),
         call_idle: Duration::from_mins(5),
+        log_operations: 500_000,
     }
 }
 

@@ -44,6 +44,11 @@ impl Backoff {
         self.tries
     }
 
+    /// The pause before the first repetition, again.
+    pub(super) fn first(&self, jitter: &mut Jitter) -> Duration {
+        jitter.spread(FIRST)
+    }
+
     pub(super) fn next(&mut self, jitter: &mut Jitter) -> Duration {
         let doubled = 1_u32.checked_shl(self.tries.min(16)).unwrap_or(1);
         self.tries = self.tries.saturating_add(1);

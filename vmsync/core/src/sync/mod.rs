@@ -6,19 +6,35 @@
 //!   │◀─ hello   {session b, answers a, have…}   │
 //!   │ status  {session a, answers b, have…}   ─▶│  both have exchanged what they hold: started
 //!   │ operations 1..n {…}                     ─▶│  durable, applied, then 250
+//!   │ operations n+1..m {…}                   ─▶│  on its way before the 250 to the last came
 //!   │◀─ status  {…, have, digest}               │  equal vectors, equal digests: finished; quiet
 //! ```
 //!
 //! Order: the shell tells the [`Session`] what happened (`local`, `heard`, `packed`, `sent`,
-//! `failed`, `visible`), then asks [`Session::poll`] until it gives `None`, and comes again at
-//! [`Session::next_deadline`] or when something happens.
+//! `failed`, `visible`, `differs`, `want`), then asks [`Session::poll`] until it gives `None`, and
+//! comes again at [`Session::next_deadline`] or when something happens.
+//!
+//! | module | decides |
+//! |---|---|
+//! | `session` | what is believed of both nodes; inputs |
+//! | `plan` | which mail is due, and when |
+//! | `flight` | mails on their way |
+//! | `seeding` | state for a peer that lacks what the log no longer has |
+//! | `repair` | items and records where equal vectors have different digests |
+//! | `narrow` | finding the one operation that is refused, and going on without it |
+//! | `probe` | numbered probes, end to end |
+//! | `progress` | how far each direction is, in the words of R-SY-5 |
 //!
 //! Guarantees:
 //! - Operations flow only after `started`; losing sight of the peer begins a new session (R-FB-1).
 //! - Only what is durable here is offered, and only a 250 or the peer's own word raises what the
 //!   peer is believed to hold. A mail that was taken but whose 250 got lost is sent again; the
 //!   receiver skips what it holds.
-//! - A status is sent only when the peer would learn something from it, so the pair goes quiet.
+//! - At most [`WINDOW`] mails are under way, in order; the next is planned from where the last ends.
+//! - A status is sent only when the peer would learn something from it, so the pair goes quiet
+//!   (but for probes, where they are asked for).
+//! - One operation that is refused for good is found by halving and then skipped, visibly; it never
+//!   holds up the rest for longer than that takes.
 //! - Mails may arrive twice, late, or from a session long gone: a head of an unknown session is
 //!   answered, and the answer makes its sender correct us. A few mails later both agree.
 //!
@@ -26,24 +42,48 @@
 //! mail would put the living session on it).
 
 mod backoff;
+mod flight;
+mod narrow;
 mod peer;
+mod plan;
+mod probe;
 mod progress;
+mod repair;
+mod seeding;
 mod session;
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use vmsync_config::words::{NodeId, Origin, UnixMillis, Vector};
 
-use crate::wire::{Head, VERSION};
+use crate::wire::{Buckets, Head, Left, Seeding, VERSION};
 
+pub use probe::ProbeView;
 pub use session::Session;
 
-/// Mails in flight at once. Ranges are planned past what is in flight, so it can be raised.
-pub const WINDOW: usize = 1;
+/// Mails under way at once at most.
+pub const WINDOW: usize = 4;
+/// Operations in one mail at most, unless it is being narrowed down.
+pub const BATCH: u64 = 5_000;
 
 /// Names one mail from [`Session::poll`] to its [`Session::sent`] or [`Session::failed`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub(crate) u64);
+
+/// What is durable in the store, read together.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Local {
+    /// The vector.
+    pub have: Vector,
+    /// The digest at it.
+    pub digest: String,
+    /// Operations at or below are not in the log any more.
+    pub floor: Vector,
+    /// How far a seeding of this store by the peer has come.
+    pub seeding: Option<Seeding>,
+}
 
 /// A mail to send now.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,6 +100,18 @@ pub struct Plan {
     pub have: Vector,
     /// Head: the digest at `have`.
     pub digest: String,
+    /// Head: how far a seeding by the peer has come here.
+    pub seeding: Option<Seeding>,
+    /// Whether the head should carry the sums of the digest's buckets, read when it is written.
+    pub buckets: bool,
+    /// Head: what is left for the peer, as last told by [`Session::left`].
+    pub left: Option<Left>,
+    /// Head: a probe to be returned.
+    pub probe: Option<u64>,
+    /// Head: the peer's probe, returned.
+    pub echo: Option<u64>,
+    /// The minor version the peer reads; what a later one added must not be used.
+    pub minor: u32,
 }
 
 /// What a mail carries beside its head.
@@ -67,19 +119,76 @@ pub struct Plan {
 pub enum Kind {
     /// Nothing: the peer does not answer this session yet.
     Hello,
-    /// Operations `(origin, after, upto)`: sequences above `after` to `upto`, as many as fit from
-    /// the front of each range. Tell what was really packed with [`Session::packed`].
+    /// Operations, as many as fit, from the front of each range. Tell what was really packed with
+    /// [`Session::packed`].
     Operations {
-        /// In order of origin; never empty.
+        /// `(origin, after, upto)`: sequences above `after` to `upto`. In order of origin; never empty.
         ranges: Vec<(Origin, u64, u64)>,
+        /// At most so many.
+        most: u64,
+        /// The first of them is refused for good, for this reason: only it, as a skip.
+        skip: Option<String>,
+    },
+    /// The next step of a seeding: records after this key, in order, that bear a stamp beyond `lacking`.
+    Seed {
+        /// What the peer will hold when the seeding is through.
+        upto: Vector,
+        /// Go on after this entity; `None` = from the first.
+        after: Option<String>,
+        /// What the peer holds already.
+        lacking: Vector,
+    },
+    /// The items held in these buckets of the digest.
+    Items {
+        /// In ascending order; never empty.
+        buckets: Vec<u8>,
+    },
+    /// The records of these entities, as held now.
+    Records {
+        /// In order; never empty.
+        entities: Vec<String>,
+        /// They were quarantined; with the 250 they no longer are.
+        release: bool,
     },
     /// Nothing: the peer should know what is held here now.
     Status,
 }
 
+/// What was really put into a mail.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Load {
+    /// The last operation of each origin in it, skipped ones included.
+    pub upto: Vector,
+    /// How many operations.
+    pub operations: u64,
+    /// Bytes of the mail, about.
+    pub bytes: u64,
+    /// A seeding step reaches through this entity; `None` = it is the last step.
+    pub through: Option<String>,
+}
+
+/// Why a mail was not taken, by what can be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// A 4xx, a time-out, a broken connection: the same mail may be taken later.
+    Passing,
+    /// Refused for what the nodes are to each other (signature, name, version, TLS): all mails are,
+    /// until somebody changes that.
+    Setup,
+    /// Refused for what is in it, or it can't be put together.
+    Content,
+}
+
 impl Plan {
-    /// The head of this mail. `from` is the store's origin now.
-    pub fn head(&self, id: Uuid, from: Origin, to: NodeId, sent_at: UnixMillis) -> Head {
+    /// The head of this mail. `from` is the store's origin now; `buckets` the sums, where asked for.
+    pub fn head(
+        &self,
+        id: Uuid,
+        from: Origin,
+        to: NodeId,
+        sent_at: UnixMillis,
+        buckets: Option<Buckets>,
+    ) -> Head {
         Head {
             version: VERSION.to_owned(),
             id,
@@ -90,11 +199,11 @@ impl Plan {
             have: self.have.clone(),
             digest: self.digest.clone(),
             sent_at,
-            seeding: None,
-            buckets: None,
-            left: None,
-            probe: None,
-            echo: None,
+            seeding: self.seeding.clone(),
+            buckets,
+            left: self.left,
+            probe: self.probe,
+            echo: self.echo,
             extra: std::collections::BTreeMap::new(),
         }
     }
@@ -104,11 +213,31 @@ impl Plan {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// Both nodes have exchanged what they hold (R-FB-1).
-    Started,
+    Started {
+        /// What this node held.
+        ours: Vector,
+        /// What the peer held.
+        theirs: Vector,
+    },
     /// Both hold the same: equal vectors, equal digests.
     Finished,
     /// Equal vectors, different digests: alarm; the states were damaged or merged differently.
+    /// They are being repaired.
     Diverged,
+    /// The peer refuses this operation for good: it is being skipped.
+    Skipping {
+        /// Its origin.
+        origin: Origin,
+        /// Its number.
+        seq: u64,
+        /// The peer's words.
+        why: String,
+    },
+    /// The peer lacks what this store's log no longer has: it is being sent the state itself.
+    Seeding {
+        /// What it will hold then.
+        upto: Vector,
+    },
     /// The peer holds operations of `origin` beyond `held`, which this store has forgotten: it was
     /// restored from an old copy. Call `store.new_incarnation()`, then [`Session::rename`], before
     /// anything else is written.
@@ -145,8 +274,12 @@ pub struct Direction {
     pub state: SyncState,
     /// Operations one side holds and the other lacks, as far as known.
     pub pending: u64,
+    /// Bytes of them, audio included, as far as known.
+    pub bytes: u64,
+    /// A seeding under way has come this far; an entity, or empty at its beginning.
+    pub seeding: Option<String>,
     /// Since when (monotonic) and why it is stalled.
-    pub stalled: Option<(std::time::Duration, String)>,
+    pub stalled: Option<(Duration, String)>,
 }
 
 /// The last time both nodes were seen to hold the same.

@@ -2,7 +2,7 @@
 
 use vmsync_config::words::{UnixMillis, Vector};
 
-use crate::wire::Head;
+use crate::wire::{Head, Left, Seeding};
 
 /// A vector and the digest of the state at it.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -28,6 +28,12 @@ pub(super) struct Peer {
     /// Its own last word, vector and digest together.
     pub(super) said: Held,
     said_at: UnixMillis,
+    /// The minor version it reads.
+    pub(super) minor: u32,
+    /// How far our seeding of it has come.
+    pub(super) seeding: Option<Seeding>,
+    /// What it still has for us.
+    pub(super) left: Option<Left>,
 }
 
 impl Peer {
@@ -39,11 +45,15 @@ impl Peer {
             have: Vector::default(),
             said: Held::default(),
             said_at: UnixMillis::default(),
+            minor: head.minor(),
+            seeding: None,
+            left: None,
         }
     }
 
     /// Takes the peer's word, unless it is older than what it said before in this session.
-    pub(super) fn hear(&mut self, head: &Head) {
+    /// `steps_under_way`: what it says of our seeding is behind what we know.
+    pub(super) fn hear(&mut self, head: &Head, steps_under_way: bool) {
         self.have.merge(&head.have);
         let word = Held {
             have: head.have.clone(),
@@ -54,6 +64,11 @@ impl Peer {
         if newer {
             self.said = word;
             self.said_at = head.sent_at;
+            self.minor = head.minor();
+            self.left = head.left;
+            if !steps_under_way {
+                self.seeding.clone_from(&head.seeding);
+            }
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Direction, Session, SyncState};
+use super::{Blame, Direction, Session, SyncState};
+use crate::wire::Seeding;
 
 /// Failures in a row after which a direction is stalled.
 const FAILURES: u32 = 3;
@@ -18,7 +19,9 @@ impl Session {
             let late = pending > 0 && now >= since.saturating_add(PATIENCE);
             late.then(|| (since, format!("{} takes no operations", self.peer_name())))
         });
-        self.direction(pending, stuck)
+        let bytes = self.left.as_ref().map_or(0, |l| l.bytes);
+        let step = self.peer.as_ref().and_then(|p| p.seeding.as_ref());
+        self.direction(pending, bytes, step, stuck)
     }
 
     /// From the peer to this node, as far as the peer has told.
@@ -29,7 +32,9 @@ impl Session {
             let late = pending > 0 && now >= since.saturating_add(PATIENCE);
             late.then(|| (since, format!("{} sends no operations", self.peer_name())))
         });
-        self.direction(pending, stuck)
+        let left = self.peer.as_ref().and_then(|p| p.left.as_ref());
+        let bytes = left.filter(|_| pending > 0).map_or(0, |l| l.bytes);
+        self.direction(pending, bytes, self.seeding.as_ref(), stuck)
     }
 
     /// The digest the peer last told, in this session.
@@ -49,7 +54,13 @@ impl Session {
         theirs.map_or(0, |theirs| theirs.ahead_of(&self.local.have))
     }
 
-    fn direction(&self, pending: u64, stalled: Option<(Duration, String)>) -> Direction {
+    fn direction(
+        &self,
+        pending: u64,
+        bytes: u64,
+        step: Option<&Seeding>,
+        stalled: Option<(Duration, String)>,
+    ) -> Direction {
         let state = if stalled.is_some() {
             SyncState::Stalled
         } else if self.started.is_none() {
@@ -64,6 +75,8 @@ impl Session {
         Direction {
             state,
             pending,
+            bytes,
+            seeding: step.map(|s| s.after.clone().unwrap_or_default()),
             stalled,
         }
     }
@@ -71,10 +84,26 @@ impl Session {
     /// Our mails don't get through, or the peer is silent.
     fn trouble(&self, now: Duration) -> Option<(Duration, String)> {
         let failing = self.trouble.as_ref().filter(|t| {
-            t.permanent || self.failures() >= FAILURES || now >= t.since.saturating_add(PATIENCE)
+            t.blame == Blame::Setup
+                || self.failures() >= FAILURES
+                || now >= t.since.saturating_add(PATIENCE)
         });
         let failing = failing.map(|t| (t.since, t.why.clone()));
-        failing.or_else(|| self.silence(now))
+        failing
+            .or_else(|| self.too_old(now))
+            .or_else(|| self.silence(now))
+    }
+
+    /// Only a seeding would help, and the peer does not know what that is.
+    fn too_old(&self, now: Duration) -> Option<(Duration, String)> {
+        let since = self.started.unwrap_or(now);
+        self.too_old_to_seed().then(|| {
+            let peer = self.peer_name();
+            let why = format!(
+                "{peer} lacks operations that are not in the log any more, and its version can't take state instead: upgrade {peer}"
+            );
+            (since, why)
+        })
     }
 
     /// The peer was spoken with and is gone, or is there and does not answer.

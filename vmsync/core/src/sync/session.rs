@@ -1,70 +1,68 @@
-//! The session machine: inputs, and the one function that says what is due.
+//! The session machine: what is believed of both nodes, and the inputs that change it.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    time::Duration,
-};
+use std::{collections::VecDeque, time::Duration};
 
 use vmsync_config::words::{NodeId, Now, Origin, Vector};
 
 use super::{
-    Certificate, Event, Kind, Plan, Ticket, WINDOW,
+    Blame, Certificate, Event, Kind, Load, Local, ProbeView, Ticket,
     backoff::{Backoff, Jitter, LONGEST},
+    flight::{Flight, Flights, Told},
+    narrow::Narrow,
     peer::{Held, Peer},
+    probe::Probes,
+    repair::Repair,
 };
-use crate::wire::Head;
+use crate::wire::{Head, Left, Seeding};
 
-/// A status waits this long for more to report.
-const LINGER: Duration = Duration::from_millis(20);
 /// Events kept for a shell that doesn't drain them; the oldest go first.
 const EVENTS: usize = 64;
-
-/// What a mail's head tells: the peer is up to date when this equals what would be told now.
-#[derive(Debug, Clone, PartialEq)]
-struct Told {
-    session: u64,
-    answers: Option<u64>,
-    held: Held,
-}
 
 /// Our mails fail since then; why, as the last one did.
 #[derive(Debug, Clone)]
 pub(super) struct Trouble {
     pub(super) since: Duration,
     pub(super) why: String,
-    pub(super) permanent: bool,
-}
-
-#[derive(Debug, Clone)]
-struct Flight {
-    tells: Told,
-    packed: Vector,
+    pub(super) blame: Blame,
 }
 
 /// The session of this node toward its peer.
 #[derive(Debug, Clone)]
 pub struct Session {
-    me: Origin,
-    nonce: u64,
-    jitter: Jitter,
+    pub(super) me: Origin,
+    pub(super) nonce: u64,
+    pub(super) jitter: Jitter,
     pub(super) visible: bool,
     /// When sight last changed, or the peer began a new session in sight.
     pub(super) begun: Duration,
     pub(super) peer_node: Option<NodeId>,
     pub(super) local: Held,
+    pub(super) floor: Vector,
+    pub(super) seeding: Option<Seeding>,
     /// Own operations handed out for packing; may run ahead of `local`, never behind the truth.
     packed_own: u64,
     pub(super) peer: Option<Peer>,
     pub(super) started: Option<Duration>,
-    told: Option<Told>,
+    pub(super) told: Option<Told>,
     /// Since when the peer could learn something from a status.
-    owed: Duration,
-    flights: BTreeMap<Ticket, Flight>,
-    tickets: u64,
-    hello: Backoff,
-    hello_at: Duration,
+    pub(super) owed: Duration,
+    /// Since when operations wait that are not on their way.
+    pub(super) unsent_since: Duration,
+    /// What is left for the peer, for heads.
+    pub(super) left: Option<Left>,
+    /// Bulk waits until then, in favour of calls.
+    pub(super) rest_until: Duration,
+    pub(super) flights: Flights,
+    pub(super) hello: Backoff,
+    pub(super) hello_at: Duration,
     retry: Backoff,
-    retry_at: Duration,
+    pub(super) retry_at: Duration,
+    /// Failures of mails planned before the last one counted are echoes of it.
+    counted: Ticket,
+    pub(super) narrow: Narrow,
+    pub(super) repair: Repair,
+    pub(super) repair_again: Duration,
+    pub(super) probes: Probes,
     pub(super) trouble: Option<Trouble>,
     pub(super) progress_out: Duration,
     pub(super) progress_in: Duration,
@@ -93,17 +91,26 @@ impl Session {
             begun: Duration::ZERO,
             peer_node: None,
             local: Held::default(),
+            floor: Vector::default(),
+            seeding: None,
             packed_own: 0,
             peer: None,
             started: None,
             told: None,
             owed: Duration::ZERO,
-            flights: BTreeMap::new(),
-            tickets: 0,
+            unsent_since: Duration::ZERO,
+            left: None,
+            rest_until: Duration::ZERO,
+            flights: Flights::default(),
             hello: Backoff::default(),
             hello_at: Duration::ZERO,
             retry: Backoff::default(),
             retry_at: Duration::ZERO,
+            counted: Ticket(0),
+            narrow: Narrow::default(),
+            repair: Repair::default(),
+            repair_again: Duration::ZERO,
+            probes: Probes::default(),
             trouble: None,
             progress_out: Duration::ZERO,
             progress_in: Duration::ZERO,
@@ -113,10 +120,17 @@ impl Session {
         }
     }
 
-    /// The durable local state is now this; `have` and `digest` read together. First of all after
-    /// [`Self::new`], then after each commit; a shell that is late only delays the exchange.
-    pub fn local(&mut self, have: Vector, digest: String, now: Now) {
-        let next = Held { have, digest };
+    // ---- what the shell tells ----
+
+    /// The durable local state is now this. First of all after [`Self::new`], then after each
+    /// commit; a shell that is late only delays the exchange.
+    pub fn local(&mut self, local: Local, now: Now) {
+        self.floor = local.floor;
+        self.seeding = local.seeding;
+        let next = Held {
+            have: local.have,
+            digest: local.digest,
+        };
         if next == self.local {
             return;
         }
@@ -126,12 +140,30 @@ impl Session {
         if self.pending_out() == 0 {
             self.progress_out = now.mono;
         }
+        if self.ranges().is_empty() {
+            self.unsent_since = now.mono;
+        }
         let missing = self.pending_in();
         self.local = next;
         if self.pending_in() < missing {
             self.progress_in = now.mono;
         }
         self.compare(now);
+    }
+
+    /// What is left for the peer beyond [`Self::peer_have`], as the store counts it.
+    pub fn left(&mut self, left: Left) {
+        self.left = Some(left);
+    }
+
+    /// Sends a probe at this interval; `None` = none.
+    pub fn probe_every(&mut self, every: Option<Duration>) {
+        self.probes.every(every);
+    }
+
+    /// Backlogs and seedings wait until then (monotonic): calls go first.
+    pub fn rest(&mut self, until: Duration) {
+        self.rest_until = until;
     }
 
     /// A mail of the peer was accepted (its operations are durable and applied). Also to be told
@@ -143,8 +175,14 @@ impl Session {
             self.meet(head, now);
         }
         let (owed, answered) = (self.owes_status(), head.answers == Some(self.nonce));
+        self.probes.heard(head.probe, now.mono);
+        self.probes.echoed(head.echo, now.mono);
+        let stepping = self
+            .flights
+            .iter()
+            .any(|f| matches!(f.kind, Kind::Seed { .. }));
         let Some(peer) = &mut self.peer else { return };
-        peer.hear(head);
+        peer.hear(head, stepping);
         peer.knows_us |= answered;
         if !answered {
             // It has not heard this session, or was misled by a late mail: tell it (again).
@@ -160,55 +198,121 @@ impl Session {
         self.compare(now);
     }
 
-    /// The mail of `ticket` was put together with operations up to `upto`.
-    pub fn packed(&mut self, ticket: Ticket, upto: &Vector) {
-        self.packed_own = self.packed_own.max(upto.get(&self.me));
-        if let Some(flight) = self.flights.get_mut(&ticket) {
-            flight.packed.merge(upto);
+    /// The peer told the sums of its buckets, and these differ from ours, read at the same vector.
+    pub fn differs(&mut self, buckets: impl IntoIterator<Item = u8>) {
+        if self.diverged() {
+            self.repair.differs(buckets);
         }
+    }
+
+    /// The peer's items show that it should get the records of these entities.
+    pub fn want(&mut self, entities: impl IntoIterator<Item = String>) {
+        self.repair.want(entities);
+    }
+
+    /// These entities are quarantined; the peer is to be sent their records again.
+    pub fn release(&mut self, entities: Vec<String>) {
+        self.repair.release(entities);
+    }
+
+    /// The mail of `ticket` was put together like this.
+    pub fn packed(&mut self, ticket: Ticket, load: Load, now: Duration) {
+        self.packed_own = self.packed_own.max(load.upto.get(&self.me));
+        self.flights.packed(ticket, load);
+        self.unsent_since = now;
     }
 
     /// The peer said 250: everything in that mail is durable there.
     pub fn sent(&mut self, ticket: Ticket, now: Now) {
-        let Some(flight) = self.flights.remove(&ticket) else {
+        let Some(flight) = self.flights.end(ticket) else {
             return;
         };
         self.retry.reset();
         self.retry_at = Duration::ZERO;
         self.trouble = None;
         // A 250 from before either side began a new session proves nothing about this one.
-        let Some(peer) = &mut self.peer else { return };
-        if flight.tells.session != self.nonce || flight.tells.answers != Some(peer.nonce) {
-            return;
+        let present = self.peer.as_ref().is_some_and(|peer| {
+            flight.tells.session == self.nonce && flight.tells.answers == Some(peer.nonce)
+        });
+        if present {
+            self.took(flight, now);
+            self.compare(now);
         }
-        peer.have.merge(&flight.packed);
-        if !flight.packed.is_empty() {
-            self.progress_out = now.mono;
-        }
-        self.told = Some(flight.tells);
-        self.compare(now);
     }
 
-    /// The mail of `ticket` was not taken, or nobody knows. `temporary` is an SMTP 4xx, a time-out
-    /// or a broken connection; anything else is tried again too, for nothing is given up, but only
-    /// every 30 s.
-    pub fn failed(&mut self, ticket: Ticket, now: Now, temporary: bool, why: &str) {
-        if self.flights.remove(&ticket).is_none() {
-            return;
+    fn took(&mut self, flight: Flight, now: Now) {
+        let load = flight.load.unwrap_or_default();
+        match &flight.kind {
+            Kind::Operations { .. } => {
+                if let Some(peer) = &mut self.peer {
+                    peer.have.merge(&load.upto);
+                }
+                self.narrow.taken(load.operations);
+                self.progress_out = now.mono;
+            }
+            Kind::Seed { upto, .. } => {
+                self.seeded(upto, load.through.as_ref());
+                self.progress_out = now.mono;
+            }
+            Kind::Items { buckets } => self.repair.told(buckets),
+            Kind::Records { entities, .. } => self.repair.taken(entities, load.operations),
+            Kind::Hello | Kind::Status => {}
         }
-        let pause = self.retry.next(&mut self.jitter);
-        let pause = if temporary {
-            pause
-        } else {
-            self.jitter.spread(LONGEST)
+        self.told = Some(flight.tells);
+    }
+
+    /// The mail of `ticket` was not taken, or nobody knows. Nothing is given up: it is tried again,
+    /// after a pause that grows; what is refused for its content in ever smaller parts.
+    pub fn failed(&mut self, ticket: Ticket, now: Now, blame: Blame, why: &str) {
+        let Some(flight) = self.flights.end(ticket) else {
+            return;
         };
-        self.retry_at = now.mono.saturating_add(pause);
+        let why: String = why.chars().take(300).collect();
+        if blame == Blame::Content {
+            self.refused(&flight, &why);
+        }
+        // The mails behind one that failed fail with it: that is one failure.
+        if ticket > self.counted {
+            self.counted = self.flights.newest();
+            let pause = match blame {
+                Blame::Passing => self.retry.next(&mut self.jitter),
+                Blame::Content if self.narrowing(&flight) => self.retry.first(&mut self.jitter),
+                Blame::Content | Blame::Setup => {
+                    self.retry.next(&mut self.jitter);
+                    self.jitter.spread(LONGEST)
+                }
+            };
+            self.retry_at = now.mono.saturating_add(pause);
+        }
         let since = self.trouble.take().map_or(now.mono, |t| t.since);
-        self.trouble = Some(Trouble {
-            since,
-            why: why.chars().take(300).collect(),
-            permanent: !temporary,
-        });
+        self.trouble = Some(Trouble { since, why, blame });
+    }
+
+    fn refused(&mut self, flight: &Flight, why: &str) {
+        let operations = flight.load.as_ref().map_or(0, |l| l.operations);
+        match &flight.kind {
+            Kind::Operations { most, .. } => {
+                // One that could not even be put together was as large as was asked for.
+                let count = if operations == 0 { *most } else { operations };
+                self.narrow.refused(count, why);
+            }
+            Kind::Records { entities, release } => self.repair.refused(entities, *release),
+            Kind::Items { buckets } => self.repair.told(buckets),
+            Kind::Hello | Kind::Status | Kind::Seed { .. } => {}
+        }
+    }
+
+    /// Whether something else is tried next, so that a long pause is not due.
+    fn narrowing(&self, flight: &Flight) -> bool {
+        match &flight.kind {
+            Kind::Operations { skip, .. } => skip.is_none() && self.peer_understands_skips(),
+            Kind::Records { .. } | Kind::Items { .. } => true,
+            Kind::Hello | Kind::Status | Kind::Seed { .. } => false,
+        }
+    }
+
+    fn peer_understands_skips(&self) -> bool {
+        self.peer.as_ref().is_some_and(|p| p.minor >= 1)
     }
 
     /// Sight of the peer changed. Losing it ends the session; the next has `new_nonce`.
@@ -237,37 +341,7 @@ impl Session {
         self.packed_own = 0;
     }
 
-    /// The next mail, if one is due. Each ticket must come back as sent or failed.
-    pub fn poll(&mut self, now: Duration) -> Option<Plan> {
-        let (at, kind) = self.due()?;
-        if at > now {
-            return None;
-        }
-        if kind == Kind::Hello {
-            self.hello_at = now.saturating_add(self.hello.next(&mut self.jitter));
-        }
-        let tells = self.tells();
-        self.tickets = self.tickets.wrapping_add(1);
-        let ticket = Ticket(self.tickets);
-        let flight = Flight {
-            tells: tells.clone(),
-            packed: Vector::default(),
-        };
-        self.flights.insert(ticket, flight);
-        Some(Plan {
-            ticket,
-            kind,
-            session: tells.session,
-            answers: tells.answers,
-            have: tells.held.have,
-            digest: tells.held.digest,
-        })
-    }
-
-    /// When [`Self::poll`] will give something by time alone (monotonic); may have passed already.
-    pub fn next_deadline(&self) -> Option<Duration> {
-        self.due().map(|(at, _)| at)
-    }
+    // ---- what it tells ----
 
     /// The next event.
     pub fn next_event(&mut self) -> Option<Event> {
@@ -299,72 +373,17 @@ impl Session {
         self.certificate.as_ref()
     }
 
-    /// What is due next and when.
-    fn due(&self) -> Option<(Duration, Kind)> {
-        if !self.visible || self.flights.len() >= WINDOW {
-            return None;
-        }
-        let (at, kind) = if self.started.is_some() {
-            self.due_once_started()?
-        } else {
-            (self.hello_at, Kind::Hello)
-        };
-        Some((at.max(self.retry_at), kind))
+    /// What the peer is known to hold in this session; `None` = it has not been heard.
+    pub fn peer_have(&self) -> Option<&Vector> {
+        self.peer.as_ref().map(|p| &p.have)
     }
 
-    fn due_once_started(&self) -> Option<(Duration, Kind)> {
-        let ranges = self.ranges();
-        if !ranges.is_empty() {
-            return Some((Duration::ZERO, Kind::Operations { ranges }));
-        }
-        if !self.owes_status() {
-            return None;
-        }
-        let at = if self.peer_knows_sessions() {
-            self.owed.saturating_add(LINGER)
-        } else {
-            Duration::ZERO
-        };
-        Some((at, Kind::Status))
+    /// How the probes fare.
+    pub fn probe(&self, now: Duration) -> ProbeView {
+        self.probes.view(now)
     }
 
-    fn ranges(&self) -> Vec<(Origin, u64, u64)> {
-        let Some(peer) = &self.peer else {
-            return Vec::new();
-        };
-        let mut assumed = peer.have.clone();
-        for flight in self.flights.values() {
-            assumed.merge(&flight.packed);
-        }
-        let lacking = self.local.have.iter();
-        lacking
-            .map(|(origin, upto)| (origin.clone(), assumed.get(origin), upto))
-            .filter(|(_, after, upto)| upto > after)
-            .collect()
-    }
-
-    fn tells(&self) -> Told {
-        Told {
-            session: self.nonce,
-            answers: self.peer.as_ref().map(|p| p.nonce),
-            held: self.local.clone(),
-        }
-    }
-
-    fn owes_status(&self) -> bool {
-        let in_flight = self.flights.values().map(|f| &f.tells);
-        let mut tells = self.told.iter().chain(in_flight);
-        !tells.any(|t| self.present(t) && t.held == self.local)
-    }
-
-    fn peer_knows_sessions(&self) -> bool {
-        self.told.as_ref().is_some_and(|t| self.present(t))
-    }
-
-    fn present(&self, told: &Told) -> bool {
-        let theirs = self.peer.as_ref().map(|p| p.nonce);
-        told.session == self.nonce && told.answers == theirs
-    }
+    // ---- within ----
 
     /// A session of the peer not known yet: answer it at once.
     fn meet(&mut self, head: &Head, now: Now) {
@@ -381,7 +400,12 @@ impl Session {
         self.started = Some(now.mono);
         self.progress_out = now.mono;
         self.hello.reset();
-        self.event(Event::Started);
+        let theirs = self.peer.as_ref().map(|p| p.have.clone());
+        let event = Event::Started {
+            ours: self.local.have.clone(),
+            theirs: theirs.unwrap_or_default(),
+        };
+        self.event(event);
     }
 
     /// What was exchanged with a session that is over counts no more (R-FB-1).
@@ -389,6 +413,9 @@ impl Session {
         self.started = None;
         self.told = None;
         self.agreement = Agreement::Unknown;
+        self.narrow = Narrow::default();
+        self.repair.forget();
+        self.repair_again = Duration::ZERO;
     }
 
     /// Architecture decision 3: a sequence number must never be used twice.
@@ -435,7 +462,7 @@ impl Session {
         }
     }
 
-    fn event(&mut self, event: Event) {
+    pub(super) fn event(&mut self, event: Event) {
         if self.events.len() >= EVENTS {
             self.events.pop_front();
         }
