@@ -113,12 +113,13 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn mail(&mut self, parts: &[Part<'_>], json: &[u8], signature: &str, old: bool) {
         let voices: Vec<&Voice> = parts.iter().filter_map(|part| part.voice).collect();
-        // Version 1.0 does not look for attachments inside messages.
-        let digest = voices.len() > 1 && !old;
+        let only_news = self.mail.operations.len() <= 1 && self.mail.since_1_1().is_none();
         let voice = match voices.as_slice() {
-            [voice] => Some(*voice),
+            [voice] if old || (only_news && parts.len() == 1) => Some(*voice),
             _ => None,
         };
+        // Version 1.0 does not look for attachments inside messages.
+        let digest = voice.is_none() && !voices.is_empty() && !old;
         let listed = if digest { voices.as_slice() } else { &[] };
         let boundary = self.boundaries.mail();
         let id = self.mail.head.id.to_string();

@@ -57,13 +57,13 @@ pub(super) fn text(mail: &Mail, voice: Option<&Voice>, voices: &[&Voice]) -> Str
         };
         line(&mut text, &format!("Voicemail node {from} {what}."));
     } else if voice.is_none() {
-        let passes = passes(mail, voices);
+        let (passes, list) = (passes(mail, voices), list(mail, voices));
+        let end = if list.is_empty() { "." } else { ":\n" };
         line(
             &mut text,
-            &format!("Voicemail node {from} passes {passes} to {to}:"),
+            &format!("Voicemail node {from} passes {passes} to {to}{end}"),
         );
-        text.push('\n');
-        list(&mut text, mail, voices);
+        text.push_str(&list);
     }
     text.push('\n');
     line(
@@ -139,7 +139,8 @@ fn write_voice(text: &mut String, v: &Voice) {
 }
 
 /// What it is about, without the values: those may be secret.
-fn list(text: &mut String, mail: &Mail, voices: &[&Voice]) {
+fn list(mail: &Mail, voices: &[&Voice]) -> String {
+    let mut text = String::new();
     let voices = voices
         .iter()
         .map(|v| format!("{} for {}", caller(v), one_line(&v.mailbox, 40)));
@@ -157,11 +158,8 @@ fn list(text: &mut String, mail: &Mail, voices: &[&Voice]) {
     });
     let records = mail.records.iter().map(|r| one_line(&r.entity, 60));
     let skips = mail.skips.iter().map(|s| {
-        format!(
-            "{} left out: {}",
-            one_line(&s.entity, 60),
-            one_line(&s.why, 100)
-        )
+        let (entity, why) = (one_line(&s.entity, 60), one_line(&s.why, 70));
+        format!("{entity} left out:\n  {why}")
     });
     let release = mail
         .release
@@ -173,12 +171,13 @@ fn list(text: &mut String, mail: &Mail, voices: &[&Voice]) {
         .chain(skips)
         .chain(release);
     for one in lines.by_ref().take(LISTED) {
-        line(text, &format!("- {one}"));
+        line(&mut text, &format!("- {one}"));
     }
     let more = lines.count();
     if more > 0 {
-        line(text, &format!("- and {more} more"));
+        line(&mut text, &format!("- and {more} more"));
     }
+    text
 }
 
 /// Who called, in words.
