@@ -1,19 +1,24 @@
 //! Checks the index against itself: all that is derived is worked out again from the records.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use vmsync_config::words::Extension;
+use vmsync_config::words::{Extension, Origin};
 
 use crate::{
     digest::Buckets,
     error::StoreError,
     keys,
+    log::{self, Ends},
     model::Totals,
-    operation::{EntityKey, Operation},
+    operation::EntityKey,
+    quarantine::Notes,
     record::Record,
     store::Store,
     view::{self, Summary},
 };
+
+/// Entries of the log read at once.
+const STRIDE: usize = 1_000;
 
 type Keys = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -24,16 +29,25 @@ struct Derived {
     totals: Totals,
     buckets: Buckets,
     keys: Keys,
+    quarantine: Arc<Notes>,
     problems: Vec<String>,
 }
 
 impl Store {
-    /// Compares digest, counts, lists and totals with the records, the vector with the log, and
-    /// asks for every audio file. Returns what does not fit, in words; empty when all does.
+    /// Compares digest, counts, lists and totals with the records, vector and floor with the log
+    /// and its running totals, and asks for every audio file. Returns what does not fit, in words;
+    /// empty when all does. What is known to be under quarantine is not told again.
     /// It reads everything: for `store check` and tests, while nothing writes.
     pub fn check(&self) -> Result<Vec<String>, StoreError> {
         self.inner.committer.barrier()?;
-        let mut derived = Derived::default();
+        let (logs, quarantine) = self
+            .inner
+            .committer
+            .held(|m| (m.logs.clone(), m.quarantine.clone()));
+        let mut derived = Derived {
+            quarantine,
+            ..Derived::default()
+        };
         for (key, value) in self.all(keys::RECORD)? {
             derived.take(&key, &value, |blob| self.has_audio(blob));
         }
@@ -63,23 +77,54 @@ impl Store {
             }
         }
         for (origin, last) in vector.iter() {
-            let mut expected = 1;
-            let (from, to) = (keys::log(origin, 0), keys::log(origin, last + 1));
+            let ends = logs.get(origin).copied().unwrap_or_default();
+            let problem = self.check_log(origin, last, ends)?;
+            derived.problems.extend(problem);
+        }
+        Ok(derived.problems)
+    }
+
+    /// Reads the log of `origin` from its floor to `last`.
+    fn check_log(
+        &self,
+        origin: &Origin,
+        last: u64,
+        ends: Ends,
+    ) -> Result<Option<String>, StoreError> {
+        let (mut seq, mut sums) = (ends.floor.seq, ends.floor.sums);
+        let end = keys::log(origin, last.saturating_add(1));
+        while seq < last {
+            let from = keys::log(origin, seq + 1);
             let log = self
                 .inner
                 .committer
-                .read(|index| index.range(&from, &to, usize::MAX))?;
+                .read(|index| index.range(&from, &end, STRIDE))?;
+            if log.is_empty() {
+                return Ok(Some(format!(
+                    "operation {} of {origin} is missing",
+                    seq + 1
+                )));
+            }
             for (_, bytes) in log {
-                match serde_json::from_slice::<Operation>(&bytes) {
-                    Ok(o) if o.stamp.seq == expected && o.stamp.origin == *origin => expected += 1,
-                    _ => break,
+                seq += 1;
+                let Ok((told, operation)) = log::decode(&bytes) else {
+                    return Ok(Some(format!("operation {seq} of {origin} is unreadable")));
+                };
+                if operation.stamp.seq != seq || operation.stamp.origin != *origin {
+                    return Ok(Some(format!("operation {seq} of {origin} is missing")));
+                }
+                let length = log::split(&bytes).map_or(0, |(_, json)| json.len());
+                sums = sums.plus(&operation, length);
+                if told != sums {
+                    return Ok(Some(format!(
+                        "the running totals at operation {seq} of {origin} are not those of the log"
+                    )));
                 }
             }
-            if expected != last + 1 {
-                derived.problem(format!("operation {expected} of {origin} is missing"));
-            }
         }
-        Ok(derived.problems)
+        Ok((sums != ends.last).then(|| {
+            format!("the totals of the log of {origin} are not those of its last operation")
+        }))
     }
 
     fn all(&self, kind: u8) -> Result<Keys, StoreError> {
@@ -102,14 +147,18 @@ impl Derived {
 
     fn take(&mut self, key: &[u8], value: &[u8], has_audio: impl Fn(uuid::Uuid) -> bool) {
         let name = String::from_utf8_lossy(key.get(1..).unwrap_or_default()).into_owned();
-        self.buckets.add(&name, value);
         let (Ok(entity), Ok(record)) =
             (EntityKey::try_from(name.clone()), Record::from_bytes(value))
         else {
+            self.buckets.add(&name, value);
             return self.problem(format!("the record {name} is unreadable"));
         };
+        let counts = !self.quarantine.contains_key(&entity);
+        if counts {
+            self.buckets.add(&name, value);
+        }
         for blob in record.audio() {
-            if !has_audio(blob) {
+            if counts && !has_audio(blob) {
                 self.problem(format!("audio {blob} of {name} is missing"));
             }
         }

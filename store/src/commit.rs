@@ -34,8 +34,9 @@ use crate::{
     error::StoreError,
     index::{Index, Overlay},
     model::Totals,
-    operation::Operation,
+    operation::{EntityKey, Operation},
     transaction::{Finished, Transaction},
+    upgrade,
 };
 
 pub(crate) use memory::Memory;
@@ -44,13 +45,28 @@ use memory::{create, load, operations_since};
 /// Tells listeners what a commit changed; sent after it is durable.
 #[derive(Debug, Clone)]
 pub struct Committed {
-    /// The operations, in order.
+    /// The operations, in order; none where state was joined.
     pub operations: Arc<[Operation]>,
+    /// Entities whose records were changed by joining what the peer holds of them, and whether
+    /// a deletion has left nothing of them.
+    pub joined: Arc<[(EntityKey, bool)]>,
     /// Mailboxes whose counts, greetings or existence they changed; `None` when that is not known
     /// (what survived a failed flush): look at all of them.
     pub mailboxes: Option<Arc<[Extension]>>,
     /// Whether they came from the peer.
     pub remote: bool,
+}
+
+impl Committed {
+    /// Nobody knows what: look at everything.
+    fn unknown() -> Self {
+        Self {
+            operations: Arc::default(),
+            joined: Arc::default(),
+            mailboxes: None,
+            remote: true,
+        }
+    }
 }
 
 pub(crate) type Listener = Box<dyn Fn(&Committed) + Send + Sync>;
@@ -82,6 +98,9 @@ impl Group {
     }
 }
 
+/// When reading began, by the count of failed flushes.
+pub(crate) struct Reading(u64);
+
 /// The group that gathers.
 #[derive(Default)]
 struct Pending {
@@ -103,6 +122,8 @@ struct State {
     writing: Option<Writing>,
     /// Why nothing more is taken until the index was opened again.
     broken: Option<Failure>,
+    /// How many flushes have failed.
+    failures: u64,
     stopping: bool,
 }
 
@@ -113,7 +134,8 @@ pub(crate) struct Committer {
     /// `None` only after opening again failed.
     index: RwLock<Option<Index>>,
     index_dir: PathBuf,
-    durable: Mutex<(Vector, Buckets)>,
+    /// As of the last durable group.
+    durable: Mutex<Memory>,
     listeners: RwLock<Vec<Listener>>,
     disk: Disk,
     #[cfg(test)]
@@ -139,18 +161,20 @@ impl Committer {
         let index_dir = disk.dir.join("db");
         let doing = || format!("opening the index {}", index_dir.display());
         let index = Index::open(&index_dir).map_err(|e| disk.error(doing(), e))?;
+        upgrade::run(&index).map_err(|e| disk.error(doing(), e))?;
         crate::durable::sync_dir(&disk.dir).map_err(|e| disk.error(doing(), e))?;
         let memory = match load(&index).map_err(|e| disk.error(doing(), e))? {
             Some(memory) => memory,
             None => create(&index, node).map_err(|e| disk.error(doing(), e))?,
         };
-        let durable = (memory.vector.clone(), memory.buckets.clone());
+        let durable = memory.clone();
         Ok(Self {
             state: Mutex::new(State {
                 memory,
                 pending: Pending::default(),
                 writing: None,
                 broken: None,
+                failures: 0,
                 stopping: false,
             }),
             wake: Condvar::new(),
@@ -174,7 +198,12 @@ impl Committer {
 
     /// Vector and digest buckets as of the last durable group.
     pub(crate) fn durable(&self) -> (Vector, Buckets) {
-        lock(&self.durable).clone()
+        self.held(|m| (m.vector.clone(), m.buckets.clone()))
+    }
+
+    /// Looks at what is held as of the last durable group.
+    pub(crate) fn held<T>(&self, look: impl FnOnce(&Memory) -> T) -> T {
+        look(&lock(&self.durable))
     }
 
     pub(crate) fn listen(&self, listener: Listener) {
@@ -219,13 +248,16 @@ impl Committer {
             overlay,
             memory,
             operations,
+            joined,
             mailboxes,
+            tell,
             aftermath,
         } = finished;
         let group = Self::stage(&mut state, overlay, memory);
-        if !operations.is_empty() {
+        if tell {
             state.pending.events.push(Committed {
                 operations: operations.into(),
+                joined: joined.into(),
                 mailboxes: Some(mailboxes.into()),
                 remote,
             });
@@ -268,6 +300,29 @@ impl Committer {
     /// Waits until everything written so far is durable.
     pub(crate) fn barrier(&self) -> Result<(), StoreError> {
         let group = Self::last_group(&lock(&self.state));
+        self.wait(group)
+    }
+
+    /// Begins to read what is to leave the node; ends with [`show`](Self::show).
+    pub(crate) fn reading(&self) -> Reading {
+        Reading(lock(&self.state).failures)
+    }
+
+    /// Waits until everything read since is durable. Fails where a write has failed meanwhile:
+    /// what was read may not be there when the index is opened again.
+    pub(crate) fn show(&self, reading: &Reading) -> Result<(), StoreError> {
+        let state = lock(&self.state);
+        if let Some(failure) = &state.broken {
+            return Err(failure.to_error(&self.disk));
+        }
+        if state.failures != reading.0 {
+            return Err(StoreError::io(
+                format!("reading the index {}", self.index_dir.display()),
+                io::Error::other("a write failed meanwhile; read again"),
+            ));
+        }
+        let group = Self::last_group(&state);
+        drop(state);
         self.wait(group)
     }
 
@@ -323,12 +378,12 @@ impl Committer {
         drop(slot.take());
         let opened = Index::open(&self.index_dir).and_then(|index| {
             let memory = load(&index)?.ok_or_else(|| io::Error::other("it lost its origin"))?;
-            let events = operations_since(&index, &lock(&self.durable).0, &memory)?;
+            let events = operations_since(&index, &lock(&self.durable).vector, &memory)?;
             Ok((index, memory, events))
         });
         let (index, memory, events) = opened.map_err(|e| self.disk.error(doing, e))?;
         *slot = Some(index);
-        *lock(&self.durable) = (memory.vector.clone(), memory.buckets.clone());
+        *lock(&self.durable) = memory.clone();
         state.memory = memory;
         state.pending = Pending {
             events,
@@ -347,6 +402,7 @@ impl Committer {
             state.writing = None;
             if let Err(failure) = &outcome {
                 state.broken = Some(failure.clone());
+                state.failures += 1;
                 let gathering = std::mem::take(&mut state.pending);
                 gathering.group.finish(Err(failure.clone()));
             } else {
@@ -364,7 +420,7 @@ impl Committer {
     }
 
     /// Waits for changes; `None` when the store closes.
-    fn next_group(&self) -> Option<(TakenGroup, (Vector, Buckets))> {
+    fn next_group(&self) -> Option<(TakenGroup, Memory)> {
         let mut state = lock(&self.state);
         while !state.pending.awaited {
             if state.stopping {
@@ -385,9 +441,7 @@ impl Committer {
             overlay: taken.overlay.clone(),
             group: taken.group.clone(),
         });
-        let memory = &state.memory;
-        let snapshot = (memory.vector.clone(), memory.buckets.clone());
-        Some((taken, snapshot))
+        Some((taken, state.memory.clone()))
     }
 
     fn commit(&self, overlay: &Overlay) -> Result<(), Failure> {

@@ -37,12 +37,8 @@ impl Buckets {
     }
 
     fn change(&mut self, key: &str, bytes: &[u8], by: fn(u64, u64) -> u64) -> u8 {
-        let bucket = Sha256::digest(key.as_bytes())[0];
-        let mut item = Sha256::new();
-        item.update(key.as_bytes());
-        item.update([0]);
-        item.update(bytes);
-        let item = to_sum(&item.finalize());
+        let bucket = bucket(key);
+        let item = to_sum(item(key, bytes).as_ref());
         if let Some(sum) = self.0.get_mut(usize::from(bucket)) {
             for (s, i) in sum.iter_mut().zip(item) {
                 *s = by(*s, i);
@@ -68,6 +64,12 @@ impl Buckets {
         }
     }
 
+    /// The bucket's sum for comparison: the first of its numbers, 16 hexadecimal digits.
+    pub(crate) fn short(&self, bucket: u8) -> String {
+        let sum = self.0.get(usize::from(bucket)).copied().unwrap_or_default();
+        format!("{:016x}", sum[0])
+    }
+
     /// The digest over all buckets.
     pub(crate) fn digest(&self) -> Digest {
         let mut all = Sha256::new();
@@ -76,6 +78,26 @@ impl Buckets {
         }
         Digest(hex::encode(all.finalize()))
     }
+}
+
+/// The bucket of the record of `key`.
+pub(crate) fn bucket(key: &str) -> u8 {
+    Sha256::digest(key.as_bytes())[0]
+}
+
+/// First 16 hexadecimal digits of what the record `bytes` of `key` adds.
+pub(crate) fn short_hash(key: &str, bytes: &[u8]) -> String {
+    let mut text = hex::encode(item(key, bytes));
+    text.truncate(16);
+    text
+}
+
+fn item(key: &str, bytes: &[u8]) -> impl AsRef<[u8]> + use<> {
+    let mut item = Sha256::new();
+    item.update(key.as_bytes());
+    item.update([0]);
+    item.update(bytes);
+    item.finalize()
 }
 
 fn to_sum(bytes: &[u8]) -> Sum {

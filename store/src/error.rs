@@ -48,6 +48,33 @@ pub enum StoreError {
         /// Given.
         got: u64,
     },
+    /// The log no longer has the operations asked for: who lacks them gets state
+    /// ([`Store::records`](crate::Store::records)).
+    #[error(
+        "the log of {origin} begins after operation {floor}: what came before is held as state only"
+    )]
+    BelowFloor {
+        /// Whose.
+        origin: Origin,
+        /// The last operation the log no longer has.
+        floor: u64,
+    },
+    /// A step of a seeding does not follow on the last one taken, or begins in the middle.
+    #[error("a step of a seeding begins after {got:?}, but it is complete through {expected:?}")]
+    SeedStep {
+        /// Key through which it is complete; `None` = nothing yet.
+        expected: Option<String>,
+        /// Key the step begins after.
+        got: Option<String>,
+    },
+    /// Too many entities are quarantined at once.
+    #[error(
+        "{most} entities are quarantined already; release or resolve them before more are skipped"
+    )]
+    QuarantineFull {
+        /// The bound.
+        most: usize,
+    },
     /// A remote operation names an audio file that is not in the store.
     #[error("audio {0} is not in the store")]
     MissingAudio(Uuid),

@@ -58,7 +58,7 @@ impl Store {
 
     /// All call flows, by name.
     pub fn flows(&self) -> Result<Vec<Flow>, StoreError> {
-        let records = self.records_of("flow/")?;
+        let records = self.records_of_kind("flow/")?;
         Ok(records
             .into_iter()
             .filter_map(|(name, record)| view::flow(&name, &record))
@@ -68,7 +68,7 @@ impl Store {
     /// All settings.
     pub fn settings(&self) -> Result<Settings, StoreError> {
         let mut settings = Settings::new();
-        for (name, mut record) in self.records_of("setting/")? {
+        for (name, mut record) in self.records_of_kind("setting/")? {
             if let Some(field) = record.fields.remove(VALUE) {
                 settings.insert(name, (field.0, field.1));
             }
@@ -76,7 +76,7 @@ impl Store {
         Ok(settings)
     }
 
-    fn records_of(&self, kind: &str) -> Result<Vec<(String, Record)>, StoreError> {
+    fn records_of_kind(&self, kind: &str) -> Result<Vec<(String, Record)>, StoreError> {
         let prefix = keys::records(kind);
         self.inner.committer.read(|index| {
             let mut found = Vec::new();

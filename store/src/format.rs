@@ -23,7 +23,7 @@ use crate::{durable, error::StoreError};
 const MAGIC: &str = "vmsync-store";
 /// The layout this program writes and reads. Raise it when an older program could not use the
 /// folder any more, and teach [`check`] to bring the old one up.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Creates a folder that only this user may enter, and makes it durable.
 pub(crate) fn create_dir(dir: &Path) -> io::Result<()> {
@@ -67,7 +67,11 @@ pub(crate) fn lock(dir: &Path) -> Result<File, StoreError> {
 pub(crate) fn check(dir: &Path, node: &NodeId) -> Result<(), StoreError> {
     let path = dir.join("FORMAT");
     match std::fs::read_to_string(&path) {
-        Ok(text) => read(dir, &text, node),
+        Ok(text) => match read(dir, &text, node)? {
+            VERSION => Ok(()),
+            // So that an older program leaves alone what is brought up from here on (`upgrade`).
+            _ => write(&path, node),
+        },
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             if dir.join("db").exists() || dir.join("audio").exists() {
                 return Err(StoreError::Conflict(format!(
@@ -75,15 +79,20 @@ pub(crate) fn check(dir: &Path, node: &NodeId) -> Result<(), StoreError> {
                     dir.display()
                 )));
             }
-            let text = format!("{MAGIC}\nversion {VERSION}\nnode {node}\n");
-            durable::write_file_durably(&path, text.as_bytes())
-                .map_err(|e| StoreError::io(format!("writing {}", path.display()), e))
+            write(&path, node)
         }
         Err(e) => Err(StoreError::io(format!("reading {}", path.display()), e)),
     }
 }
 
-fn read(dir: &Path, text: &str, node: &NodeId) -> Result<(), StoreError> {
+fn write(path: &Path, node: &NodeId) -> Result<(), StoreError> {
+    let text = format!("{MAGIC}\nversion {VERSION}\nnode {node}\n");
+    durable::write_file_durably(path, text.as_bytes())
+        .map_err(|e| StoreError::io(format!("writing {}", path.display()), e))
+}
+
+/// The version the folder has.
+fn read(dir: &Path, text: &str, node: &NodeId) -> Result<u32, StoreError> {
     let mut lines = text.lines();
     let magic = lines.next() == Some(MAGIC);
     let version = lines
@@ -110,7 +119,7 @@ fn read(dir: &Path, text: &str, node: &NodeId) -> Result<(), StoreError> {
             owner.unwrap_or("(unnamed)")
         )));
     }
-    Ok(())
+    Ok(version)
 }
 
 #[cfg(test)]
@@ -129,11 +138,17 @@ mod tests {
         let error = check(dir.path(), &node("vmpro2")).unwrap_err().to_string();
         assert!(error.contains("node vmpro1, not to vmpro2"), "{error}");
 
+        let path = dir.path().join("FORMAT");
+        std::fs::write(&path, "vmsync-store\nversion 1\nnode vmpro1\n").unwrap();
+        check(dir.path(), &node("vmpro1")).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text, "vmsync-store\nversion 2\nnode vmpro1\n");
+
         let newer = "vmsync-store\nversion 7\nowner vmpro1\n";
         std::fs::write(dir.path().join("FORMAT"), newer).unwrap();
         let error = check(dir.path(), &node("vmpro1")).unwrap_err().to_string();
         assert!(error.contains("version 7"), "{error}");
-        assert!(error.contains("up to version 1"), "{error}");
+        assert!(error.contains("up to version 2"), "{error}");
         assert!(error.contains("install the vmsync release"), "{error}");
 
         std::fs::write(dir.path().join("FORMAT"), "SQLite format 3").unwrap();

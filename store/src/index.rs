@@ -110,6 +110,17 @@ impl Index {
         Ok(found)
     }
 
+    /// Up to `limit` keys from `from` (included) to `to` (excluded), in order.
+    pub(crate) fn keys(&self, from: &[u8], to: &[u8], limit: usize) -> io::Result<Vec<Vec<u8>>> {
+        if from >= to {
+            return Ok(Vec::new());
+        }
+        let entries = self.db()?.range(from..to).take(limit);
+        entries
+            .map(|entry| Ok(entry.map(|(key, _)| key.to_vec())?))
+            .collect()
+    }
+
     /// Puts a value together; `None` when a piece is missing.
     fn whole(&self, head: &[u8]) -> io::Result<Option<Vec<u8>>> {
         match head.split_first() {
@@ -131,9 +142,30 @@ impl Index {
 
     /// Applies all changes as one: after a crash all of them are there or none. Not yet durable.
     pub(crate) fn write(&self, changes: &Overlay) -> io::Result<()> {
+        self.write_all(changes, |key, value| match key.first() {
+            Some(&(keys::RECORD | keys::LOCAL)) => true,
+            Some(&keys::LOG) => value.is_none(),
+            _ => false,
+        })
+    }
+
+    /// As [`write`](Self::write), where any of the keys may have a large value already.
+    pub(crate) fn replace(&self, changes: &Overlay) -> io::Result<()> {
+        self.write_all(changes, |_, _| true)
+    }
+
+    /// `had_pieces` says whether a key may have had a large value that goes now: records and local
+    /// records are ever both large and replaced, entries of the log large and removed.
+    fn write_all(
+        &self,
+        changes: &Overlay,
+        had_pieces: impl Fn(&[u8], &Option<Vec<u8>>) -> bool,
+    ) -> io::Result<()> {
         let mut batch = sled::Batch::default();
         for (key, value) in changes {
-            self.drop_pieces(key, &mut batch)?;
+            if had_pieces(key, value) {
+                self.drop_pieces(key, &mut batch)?;
+            }
             match value {
                 None => batch.remove(key.as_slice()),
                 Some(value) if value.len() <= WHOLE => {
@@ -149,12 +181,8 @@ impl Index {
         guarded(|| db.apply_batch(batch))
     }
 
-    /// Removes the pieces of the value `key` has now. Only records and local records are ever
-    /// both large and replaced.
+    /// Removes the pieces of the value `key` has now.
     fn drop_pieces(&self, key: &[u8], batch: &mut sled::Batch) -> io::Result<()> {
-        if !matches!(key.first(), Some(&(keys::RECORD | keys::LOCAL))) {
-            return Ok(());
-        }
         let Some(head) = self.db()?.get(key)? else {
             return Ok(());
         };

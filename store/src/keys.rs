@@ -4,18 +4,22 @@
 //! | key | value |
 //! |---|---|
 //! | `r` entity | record, canonical JSON |
-//! | `l` origin NUL seq | operation, JSON |
+//! | `l` origin NUL seq | operation and running totals (see `log`) |
 //! | `v` origin | last sequence number held |
+//! | `f` origin | floor of its log, and the totals there (see `log`), 24 bytes; absent = 0 |
+//! | `q` entity | why and since when it is under quarantine, JSON |
 //! | `d` bucket | digest bucket, 32 bytes |
 //! | `c` extension | summary of a mailbox, JSON |
 //! | `i` extension NUL clock id | state of a message: the mailbox's messages in order of arrival |
 //! | `s` extension NUL SHA-256 id | empty: messages by their source id |
 //! | `x` blob | empty: audio file to be removed |
 //! | `n` space NUL key | node-local record |
-//! | `m` name | `origin`, `clock`, `totals`, JSON |
+//! | `m` name | `origin`, `clock`, `totals`, `seeding` (the one under way), JSON; `format` |
 //! | `p` id piece | part of a value too large for one key (see `index`) |
 //!
 //! Numbers are big-endian, so that the order of keys is the order of numbers.
+
+use std::io;
 
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
@@ -26,6 +30,8 @@ use crate::operation::{EntityKey, Hlc};
 pub(crate) const RECORD: u8 = b'r';
 pub(crate) const LOG: u8 = b'l';
 pub(crate) const VECTOR: u8 = b'v';
+pub(crate) const FLOOR: u8 = b'f';
+pub(crate) const QUARANTINE: u8 = b'q';
 pub(crate) const DIGEST: u8 = b'd';
 pub(crate) const SUMMARY: u8 = b'c';
 pub(crate) const ARRIVAL: u8 = b'i';
@@ -37,6 +43,8 @@ pub(crate) const PIECE: u8 = b'p';
 pub(crate) const ORIGIN: &[u8] = b"morigin";
 pub(crate) const CLOCK: &[u8] = b"mclock";
 pub(crate) const TOTALS: &[u8] = b"mtotals";
+pub(crate) const SEEDING: &[u8] = b"mseeding";
+pub(crate) const FORMAT: &[u8] = b"mformat";
 
 fn key(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
     let mut key = Vec::with_capacity(1 + parts.iter().map(|p| p.len()).sum::<usize>());
@@ -65,6 +73,29 @@ pub(crate) fn log(origin: &Origin, seq: u64) -> Vec<u8> {
 
 pub(crate) fn vector(origin: &Origin) -> Vec<u8> {
     key(VECTOR, &[origin.to_string().as_bytes()])
+}
+
+pub(crate) fn floor(origin: &Origin) -> Vec<u8> {
+    key(FLOOR, &[origin.to_string().as_bytes()])
+}
+
+/// The origin of a key of kind `v` or `f`.
+pub(crate) fn origin(key: &[u8]) -> io::Result<Origin> {
+    let invalid =
+        |e: Box<dyn std::error::Error + Send + Sync>| io::Error::new(io::ErrorKind::InvalidData, e);
+    std::str::from_utf8(key.get(1..).unwrap_or_default())
+        .map_err(|e| invalid(e.into()))?
+        .parse()
+        .map_err(|e: vmsync_config::words::InvalidWord| invalid(e.into()))
+}
+
+pub(crate) fn quarantine(entity: &EntityKey) -> Vec<u8> {
+    key(QUARANTINE, &[entity.to_string().as_bytes()])
+}
+
+/// The entity of a key of kind `r` or `q`, as text.
+pub(crate) fn entity_name(key: &[u8]) -> String {
+    String::from_utf8_lossy(key.get(1..).unwrap_or_default()).into_owned()
 }
 
 pub(crate) fn digest(bucket: u8) -> Vec<u8> {

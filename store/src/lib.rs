@@ -8,16 +8,19 @@
 //! | module | holds |
 //! |---|---|
 //! | `operation`, `model` | what is replicated; typed views of what is held |
-//! | `merge`, `record`, `view`, `digest`, `clock` | pure: the conflict rule, what a record says, its digest, the hybrid clock |
-//! | `keys`, `index` | the sled index: keys, large values in pieces, flush and fsync |
+//! | `merge`, `record`, `view`, `digest`, `clock`, `seed` | pure: the conflict rule, what a record says, its digest, the hybrid clock, the steps of a seeding |
+//! | `keys`, `index`, `log`, `upgrade` | the sled index: keys, large values in pieces, flush and fsync; entries of the log; older versions |
 //! | `transaction`, `commit` | one writer's changes; the group committer |
 //! | `durable`, `disk`, `format`, `blobs` | files: fsync and rename, room, the data folder, audio files |
-//! | `mailboxes`, `messages`, `greetings`, `flows`, `local`, `replication`, `check` | the methods of [`Store`] |
+//! | `mailboxes`, `messages`, `greetings`, `flows`, `local`, `check` | the methods of [`Store`] |
+//! | `replication`, `backlog`, `compact`, `join`, `repair`, `quarantine` | those the pair needs: operations, how many, how long they are kept; state, where it differs, what stays behind |
 
+mod backlog;
 mod blobs;
 mod check;
 mod clock;
 mod commit;
+mod compact;
 mod digest;
 mod disk;
 mod durable;
@@ -26,25 +29,37 @@ mod flows;
 mod format;
 mod greetings;
 mod index;
+mod join;
 mod keys;
 mod limits;
 mod local;
+mod log;
 mod mailboxes;
 mod merge;
 mod messages;
 pub mod model;
 pub mod operation;
+mod quarantine;
 mod record;
+mod repair;
 mod replication;
+mod seed;
 mod store;
 mod transaction;
+mod upgrade;
 mod view;
 
+pub use backlog::Backlog;
 pub use blobs::NewAudio;
 pub use clock::MAX_CLOCK_AHEAD_MS;
 pub use commit::Committed;
+pub use compact::CompactTo;
 pub use digest::Digest;
 pub use durable::{free_bytes, remove_file_durably, sync_file, write_file_durably};
 pub use error::StoreError;
+pub use join::{HeldRecord, Joined, PeerRecord, RecordsAsk, RecordsPage};
 pub use operation::{AudioRef, Effect, EntityKey, GreetingKind, Hlc, Operation, Stamp};
+pub use quarantine::{MAX_QUARANTINED, Quarantined, Skip};
+pub use repair::{BucketItems, Item};
+pub use seed::{SeedStep, Seeding};
 pub use store::{Options, Store};

@@ -23,6 +23,10 @@ const FLOW_SOURCE: usize = 256 * 1024;
 const SETTING: usize = 16 * 1024;
 /// An operation of the peer as JSON, in bytes: above all of these, with room for newer versions.
 pub(crate) const OPERATION: usize = 1024 * 1024;
+/// A record of the peer as JSON, in bytes: several operations of the largest size.
+pub(crate) const RECORD: usize = 16 * 1024 * 1024;
+/// Origins in a vector of the peer: each is an incarnation of one of two nodes.
+pub(crate) const ORIGINS: usize = 1_000;
 /// Name of a field of an operation, in bytes.
 pub(crate) const FIELD: usize = 200;
 /// A node-local record, in bytes.

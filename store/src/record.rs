@@ -98,6 +98,11 @@ impl Record {
         fields.chain(versions).filter_map(blob_of).collect()
     }
 
+    /// Whether a deletion has left nothing of it.
+    pub(crate) fn is_deleted(&self) -> bool {
+        self.deleted.is_some() && self.fields.is_empty() && self.versions.is_empty()
+    }
+
     /// Every stamp in it.
     pub(crate) fn stamps(&self) -> impl Iterator<Item = &Stamp> {
         let fields = self.fields.values().map(|f| &f.1);

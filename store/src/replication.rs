@@ -13,7 +13,9 @@ use crate::{
     digest::Digest,
     disk::Purpose,
     error::StoreError,
+    join::{lost_memory, sound_stamp},
     keys, limits,
+    log::{self, Mark},
     mailboxes::SMALL,
     merge::{self, Rule},
     messages::check_audio,
@@ -45,14 +47,26 @@ impl Store {
     /// An operation that names an audio file nothing refers to any more, because the message was
     /// deleted or the greeting replaced since, is given without it: the file is gone, and the
     /// operation that made it so follows. A caller that finds the audio of an operation missing
-    /// all the same (it went between the two reads) asks again.
+    /// all the same (it went between the two reads) asks again. One that was skipped where it came
+    /// from says so ([`Operation::skipped`]).
+    ///
+    /// # Errors
+    /// [`StoreError::BelowFloor`] when the log no longer has the first of them.
     pub fn operations(
         &self,
         origin: &Origin,
         after: u64,
         max: usize,
     ) -> Result<Vec<Operation>, StoreError> {
-        let last = self.have().get(origin);
+        let (last, floor) = self
+            .inner
+            .committer
+            .held(|m| (m.vector.get(origin), m.floor(origin)));
+        if after < floor {
+            let origin = origin.clone();
+            return Err(StoreError::BelowFloor { origin, floor });
+        }
+        let reading = self.inner.committer.reading();
         let mut operations = Vec::new();
         let (mut next, mut size, mut stripped) = (after.saturating_add(1), 0, false);
         while next <= last && operations.len() < max && size < ANSWER {
@@ -64,17 +78,14 @@ impl Store {
                 .committer
                 .read(|index| index.range(&from, &to, stride))?;
             if found.is_empty() {
-                return Err(StoreError::damaged(
-                    format!("reading operation {next} of {origin}"),
-                    "it is missing in the log",
-                ));
+                return Err(self.missing(origin, next));
             }
             for (_, bytes) in found {
-                let reading = || format!("reading operation {next} of {origin}");
-                let mut operation: Operation = serde_json::from_slice(&bytes)
-                    .map_err(|e| StoreError::damaged(reading(), e))?;
+                let (_, mut operation) = log::decode(&bytes).map_err(|e| {
+                    StoreError::damaged(format!("reading operation {next} of {origin}"), e)
+                })?;
                 if operation.stamp.seq != next {
-                    return Err(StoreError::damaged(reading(), "it is missing in the log"));
+                    return Err(self.missing(origin, next));
                 }
                 stripped |= self.strip_gone_audio(&mut operation)?;
                 next = operation.stamp.seq.saturating_add(1);
@@ -88,9 +99,30 @@ impl Store {
         if stripped {
             // What took the audio away may not be durable yet; without it the peer would lose
             // the audio to a change that never was.
-            self.inner.committer.barrier()?;
+            self.inner.committer.show(&reading)?;
         }
         Ok(operations)
+    }
+
+    /// Why an entry of the log is not there: compacted since it was asked for, or lost. The floor
+    /// is raised in the batch that removes the entries, so who misses one sees it raised.
+    fn missing(&self, origin: &Origin, seq: u64) -> StoreError {
+        let key = keys::floor(origin);
+        let floor = self
+            .inner
+            .committer
+            .read(|index| index.get(&key)?.map(|v| Mark::from_bytes(&v)).transpose());
+        match floor {
+            Ok(Some(Mark { seq: floor, .. })) if floor >= seq => StoreError::BelowFloor {
+                origin: origin.clone(),
+                floor,
+            },
+            Ok(_) => StoreError::damaged(
+                format!("reading operation {seq} of {origin}"),
+                "it is missing in the log",
+            ),
+            Err(error) => error,
+        }
     }
 
     /// Takes the audio from an operation where nothing refers to it any more.
@@ -121,7 +153,7 @@ impl Store {
         let blob = new.audio.blob;
         if let Ok((_, held)) = self.inner.blobs.open_file(blob) {
             if held.audio.sha256 == new.audio.sha256 {
-                return Ok(());
+                return self.mend_audio(new, bytes);
             }
             return Err(StoreError::Conflict(format!(
                 "audio {blob} is in the store with other content"
@@ -132,11 +164,32 @@ impl Store {
         {
             return Ok(());
         }
+        self.write_replica(new, bytes)
+    }
+
+    /// Writes a file that is there anew if its entity is under quarantine and its audio is damaged.
+    /// (Others are not read through: a peer that repeats itself must not cost a disk its time.)
+    fn mend_audio(&self, new: NewAudio<'_>, bytes: &[u8]) -> Result<(), StoreError> {
+        let quarantined = self
+            .inner
+            .committer
+            .held(|m| m.quarantine.contains_key(&new.entity));
+        if !quarantined || self.inner.blobs.read(new.audio).is_ok() {
+            return Ok(());
+        }
+        let blob = new.audio.blob;
+        self.write_replica(new, bytes)?;
+        let doing = format!("replacing the damaged audio {blob}");
+        let settled = self.inner.blobs.settle(blob);
+        settled.map_err(|e| self.inner.disk.error(doing, e))
+    }
+
+    fn write_replica(&self, new: NewAudio<'_>, bytes: &[u8]) -> Result<(), StoreError> {
         let size = new.audio.bytes.saturating_add(Blobs::OVERHEAD);
         self.inner
             .disk
             .room_for(size.saturating_add(SMALL), Purpose::Content)?;
-        let doing = format!("writing audio {blob} for {}", new.entity);
+        let doing = format!("writing audio {} for {}", new.audio.blob, new.entity);
         let written = self.inner.blobs.write(new, bytes);
         written.map_err(|e| self.inner.disk.error(doing, e))
     }
@@ -149,14 +202,16 @@ impl Store {
     /// [`StoreError::MissingAudio`] when a message or greeting would refer to a file that is not
     /// there; [`StoreError::Conflict`] when the peer knows more of this very incarnation than it
     /// does itself: this store lost its memory and needs [`new_incarnation`](Self::new_incarnation)
-    /// first; [`StoreError::Invalid`] for what no node writes.
+    /// first; [`StoreError::Invalid`] for what no node writes; [`StoreError::QuarantineFull`] when
+    /// one stands for a skipped operation and no more can be noted.
     pub fn apply(&self, operations: &[Operation]) -> Result<usize, StoreError> {
         if operations.is_empty() {
             // Needs no room: even on a full disk the nodes must be able to tell what they hold.
             return Ok(0);
         }
         operations.iter().try_for_each(sound)?;
-        let removing = operations.iter().all(|o| o.effect == Effect::Delete);
+        let removes = |o: &Operation| o.effect == Effect::Delete || o.skipped().is_some();
+        let removing = operations.iter().all(removes);
         let purpose = if removing {
             Purpose::Upkeep
         } else {
@@ -175,10 +230,7 @@ impl Store {
                     continue;
                 }
                 if origin == t.origin() {
-                    return Err(StoreError::Conflict(format!(
-                        "the peer holds operation {} of this store's own {origin}, which itself holds up to {held}: this store was restored from a backup; take a new incarnation first",
-                        operation.stamp.seq
-                    )));
+                    return Err(lost_memory(origin, operation.stamp.seq, held));
                 }
                 if operation.stamp.seq != held + 1 {
                     return Err(StoreError::Gap {
@@ -230,11 +282,8 @@ fn sound(operation: &Operation) -> Result<(), StoreError> {
             operation.stamp.seq, operation.stamp.origin
         )))
     };
-    if operation.stamp.seq == 0 || operation.stamp.seq == u64::MAX {
-        return wrong("sequence numbers begin at 1");
-    }
-    if operation.stamp.at.wall.0 > clock::LAST_MILLISECOND {
-        return wrong("its time is after the year 9999");
+    if !sound_stamp(&operation.stamp) {
+        return wrong("sequence numbers begin at 1, and times end with the year 9999");
     }
     if let Effect::Set(fields) = &operation.effect
         && fields.keys().any(|name| name.len() > limits::FIELD)

@@ -1,14 +1,19 @@
 //! One writer's changes: operations merged into records, and all that follows from the records.
 //!
 //! Operations, local or the peer's, go the same way: into the log, and by `merge` into the record
-//! of their entity. What is derived (the digest, the mailbox's messages in order of arrival, its
+//! of their entity (`Transaction::take`); state of the peer is joined to it (`replica`). What is
+//! derived (the digest, the mailbox's messages in order of arrival, its
 //! counts, the totals, the source ids, the audio files in use) is worked out once per entity at
-//! the end, from the record before and the record after; so it cannot depend on the way the record
-//! came about.
+//! the end, from the record before and the record after (`finish`); so it cannot depend on the way
+//! the record came about.
+
+mod finish;
+mod replica;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    sync::Arc,
 };
 
 use serde::{Serialize, de::DeserializeOwned};
@@ -17,18 +22,18 @@ use uuid::Uuid;
 use vmsync_config::words::{Extension, Origin, UnixMillis};
 
 use crate::{
-    blobs::Blobs,
     clock,
     commit::{Aftermath, Memory},
     disk::Disk,
     error::StoreError,
     index::{Index, Overlay},
-    keys, limits,
+    keys, limits, log,
     merge::{self, BASED_ON, Rule},
-    model::Message,
-    operation::{Effect, EntityKey, GreetingKind, Operation, Stamp},
+    model::Totals,
+    operation::{Effect, EntityKey, Hlc, Operation, Stamp},
+    quarantine::Notes,
     record::{AUDIO, Record, blob_of},
-    view::{self, Summary},
+    view::Summary,
 };
 
 /// Changes being worked out under the writers' lock.
@@ -39,13 +44,25 @@ pub(crate) struct Transaction<'a> {
     disk: &'a Disk,
     writes: Overlay,
     memory: Memory,
+    before: Before,
     now: UnixMillis,
     entries: BTreeMap<EntityKey, Entry>,
     operations: Vec<Operation>,
+    /// Entities changed by joining.
+    joined: BTreeSet<EntityKey>,
+    /// Origins whose last number a seeding has raised.
+    raised: BTreeSet<Origin>,
     /// Audio files named by operations seen here, also by those skipped.
     named: BTreeSet<Uuid>,
     /// As stored, and as it becomes.
     summaries: BTreeMap<Extension, (Summary, Summary)>,
+}
+
+/// What was held in memory before, to see what has changed.
+struct Before {
+    clock: Hlc,
+    totals: Totals,
+    quarantine: Arc<Notes>,
 }
 
 struct Entry {
@@ -59,7 +76,10 @@ pub(crate) struct Finished {
     pub(crate) overlay: Overlay,
     pub(crate) memory: Memory,
     pub(crate) operations: Vec<Operation>,
+    pub(crate) joined: Vec<(EntityKey, bool)>,
     pub(crate) mailboxes: Vec<Extension>,
+    /// Whether listeners are to be told: something that is replicated has changed.
+    pub(crate) tell: bool,
     pub(crate) aftermath: Aftermath,
 }
 
@@ -71,15 +91,23 @@ impl<'a> Transaction<'a> {
         now: UnixMillis,
         disk: &'a Disk,
     ) -> Self {
+        let before = Before {
+            clock: memory.clock,
+            totals: memory.totals,
+            quarantine: memory.quarantine.clone(),
+        };
         Self {
             index,
             layers,
             disk,
             writes: Overlay::new(),
             memory,
+            before,
             now,
             entries: BTreeMap::new(),
             operations: Vec::new(),
+            joined: BTreeSet::new(),
+            raised: BTreeSet::new(),
             named: BTreeSet::new(),
             summaries: BTreeMap::new(),
         }
@@ -172,6 +200,16 @@ impl<'a> Transaction<'a> {
         &self.memory.origin
     }
 
+    /// What is held in memory, this transaction included; counts and digest only at its end.
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// The wall clock.
+    pub(crate) fn now(&self) -> UnixMillis {
+        self.now
+    }
+
     // ---- changing ----
 
     /// Records a local change of `fields`.
@@ -239,10 +277,16 @@ impl<'a> Transaction<'a> {
             )));
         }
         self.note(&operation)?;
+        if let Some(why) = operation.skipped() {
+            self.quarantine_stand_in(&operation, why)?;
+        }
         merge::merge(&mut self.entry(&operation.entity)?.now, &operation);
         let Stamp { origin, seq, .. } = &operation.stamp;
         self.memory.vector.raise(origin, *seq);
-        self.writes.insert(keys::log(origin, *seq), Some(bytes));
+        let ends = self.memory.logs.entry(origin.clone()).or_default();
+        ends.last = ends.last.plus(&operation, bytes.len());
+        let value = log::encode(ends.last, &bytes);
+        self.writes.insert(keys::log(origin, *seq), Some(value));
         self.operations.push(operation);
         Ok(())
     }
@@ -274,194 +318,5 @@ impl<'a> Transaction<'a> {
         let bytes = serde_json::to_vec(value).map_err(|e| self.failed(e.into()))?;
         self.writes.insert(key, Some(bytes));
         Ok(())
-    }
-
-    // ---- what follows ----
-
-    /// Works out all that follows from the changed records. Refuses with
-    /// [`StoreError::MissingAudio`] when a record refers to a file that is not there.
-    pub(crate) fn finish(mut self, blobs: &Blobs) -> Result<Finished, StoreError> {
-        let mut aftermath = Aftermath::default();
-        let mut used: BTreeSet<Uuid> = BTreeSet::new();
-        let mut buckets = BTreeSet::new();
-        for (entity, entry) in std::mem::take(&mut self.entries) {
-            let (before, after) = (entry.before.audio(), entry.now.audio());
-            for blob in &after {
-                if !before.contains(blob) {
-                    if blobs.find(*blob).is_none() {
-                        return Err(StoreError::MissingAudio(*blob));
-                    }
-                    aftermath.settle.push(*blob);
-                }
-            }
-            for blob in &before {
-                if !after.contains(blob) {
-                    self.put(keys::doomed(*blob), Some(Vec::new()));
-                    aftermath.doomed.push(*blob);
-                }
-            }
-            used.extend(before.into_iter().chain(after));
-            if entry.before != entry.now {
-                self.store_record(&entity, &entry, &mut buckets)?;
-                self.derive(&entity, &entry.before, &entry.now)?;
-            }
-        }
-        let named = std::mem::take(&mut self.named);
-        aftermath.strays = named.difference(&used).copied().collect();
-        let changed = self
-            .summaries
-            .iter()
-            .filter(|(_, (stored, now))| stored != now);
-        let mailboxes = changed.map(|(ext, _)| ext.clone()).collect();
-        self.store_memory(&buckets)?;
-        Ok(Finished {
-            overlay: self.writes,
-            memory: self.memory,
-            operations: self.operations,
-            mailboxes,
-            aftermath,
-        })
-    }
-
-    fn store_record(
-        &mut self,
-        entity: &EntityKey,
-        entry: &Entry,
-        buckets: &mut BTreeSet<u8>,
-    ) -> Result<(), StoreError> {
-        let name = entity.to_string();
-        if let Some(stored) = &entry.stored {
-            buckets.insert(self.memory.buckets.subtract(&name, stored));
-        }
-        let bytes = if entry.now.is_empty() {
-            None
-        } else {
-            let bytes = entry.now.to_bytes().map_err(|e| self.failed(e.into()))?;
-            buckets.insert(self.memory.buckets.add(&name, &bytes));
-            Some(bytes)
-        };
-        self.put(keys::record(entity), bytes);
-        Ok(())
-    }
-
-    fn derive(
-        &mut self,
-        entity: &EntityKey,
-        before: &Record,
-        after: &Record,
-    ) -> Result<(), StoreError> {
-        match entity {
-            EntityKey::Message(id) => {
-                if let Some(message) = view::message(*id, before) {
-                    self.unlist(&message)?;
-                }
-                if let Some(message) = view::message(*id, after) {
-                    self.list(&message)?;
-                }
-                Ok(())
-            }
-            EntityKey::Mailbox(ext) => self.derive_mailbox(ext, before, after),
-            EntityKey::Greeting(ext, kind) => {
-                let set = view::greeting(*kind, after).is_some();
-                self.derive_greeting(ext, *kind, set)
-            }
-            EntityKey::Flow(_) | EntityKey::Setting(_) | EntityKey::Other(_) => Ok(()),
-        }
-    }
-
-    fn list(&mut self, m: &Message) -> Result<(), StoreError> {
-        let state = serde_json::to_vec(&m.state).map_err(|e| self.failed(e.into()))?;
-        let place = keys::place(m.stamp.at, m.id);
-        self.put(keys::arrival(&m.mailbox, &place), Some(state));
-        if let Some(source) = &m.facts.source_id {
-            self.put(keys::source(&m.mailbox, source, m.id), Some(Vec::new()));
-        }
-        let counts = &mut self.summary(&m.mailbox)?.counts;
-        *counts.of(m.state) += 1;
-        counts.bytes = counts.bytes.saturating_add(m.audio.bytes);
-        let totals = &mut self.memory.totals;
-        totals.messages += 1;
-        totals.bytes = totals.bytes.saturating_add(m.audio.bytes);
-        Ok(())
-    }
-
-    fn unlist(&mut self, m: &Message) -> Result<(), StoreError> {
-        let place = keys::place(m.stamp.at, m.id);
-        self.put(keys::arrival(&m.mailbox, &place), None);
-        if let Some(source) = &m.facts.source_id {
-            self.put(keys::source(&m.mailbox, source, m.id), None);
-        }
-        let counts = &mut self.summary(&m.mailbox)?.counts;
-        let of_state = counts.of(m.state);
-        *of_state = of_state.saturating_sub(1);
-        counts.bytes = counts.bytes.saturating_sub(m.audio.bytes);
-        let totals = &mut self.memory.totals;
-        totals.messages = totals.messages.saturating_sub(1);
-        totals.bytes = totals.bytes.saturating_sub(m.audio.bytes);
-        Ok(())
-    }
-
-    fn derive_mailbox(
-        &mut self,
-        ext: &Extension,
-        before: &Record,
-        after: &Record,
-    ) -> Result<(), StoreError> {
-        let (was, is) = (view::mailbox_exists(before), view::mailbox_exists(after));
-        self.summary(ext)?.alive = is;
-        let mailboxes = &mut self.memory.totals.mailboxes;
-        match (was, is) {
-            (false, true) => *mailboxes += 1,
-            (true, false) => *mailboxes = mailboxes.saturating_sub(1),
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn derive_greeting(
-        &mut self,
-        ext: &Extension,
-        kind: GreetingKind,
-        set: bool,
-    ) -> Result<(), StoreError> {
-        let greetings = &mut self.summary(ext)?.greetings;
-        greetings.retain(|k| *k != kind);
-        if set {
-            greetings.push(kind);
-            greetings.sort_unstable();
-        }
-        Ok(())
-    }
-
-    fn store_memory(&mut self, buckets: &BTreeSet<u8>) -> Result<(), StoreError> {
-        for (ext, (stored, summary)) in std::mem::take(&mut self.summaries) {
-            if summary == stored {
-                continue;
-            }
-            if summary.is_empty() {
-                self.put(keys::summary(&ext), None);
-            } else {
-                self.put_json(keys::summary(&ext), &summary)?;
-            }
-        }
-        if self.operations.is_empty() {
-            return Ok(());
-        }
-        let origins: BTreeSet<Origin> = self
-            .operations
-            .iter()
-            .map(|o| o.stamp.origin.clone())
-            .collect();
-        for origin in origins {
-            let seq = self.held(&origin).to_be_bytes().to_vec();
-            self.put(keys::vector(&origin), Some(seq));
-        }
-        for bucket in buckets {
-            let bytes = self.memory.buckets.bytes(*bucket);
-            self.put(keys::digest(*bucket), Some(bytes));
-        }
-        let (clock, totals) = (self.memory.clock, self.memory.totals);
-        self.put_json(keys::CLOCK.to_vec(), &clock)?;
-        self.put_json(keys::TOTALS.to_vec(), &totals)
     }
 }

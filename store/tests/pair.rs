@@ -10,58 +10,18 @@ mod common;
 
 use std::sync::{Arc, Mutex};
 
-use common::{assert_sound, audio, deposit, ext, files, mailbox, named, node};
+use common::{
+    audio, deposit, ext,
+    link::{assert_same, send, synchronise},
+    mailbox, named, node,
+};
 use proptest::prelude::*;
 use serde_json::json;
-use vmsync_config::words::{Origin, UnixMillis};
+use vmsync_config::words::UnixMillis;
 use vmsync_store::{
-    AudioRef, Effect, EntityKey, GreetingKind, NewAudio, Operation, Store, StoreError,
+    Effect, EntityKey, GreetingKind, Operation, Store, StoreError,
     model::{MailboxPatch, MessageState},
 };
-
-fn audio_of(operation: &Operation) -> Option<AudioRef> {
-    match &operation.effect {
-        Effect::Set(fields) => serde_json::from_value(fields.get("audio")?.clone()).ok(),
-        Effect::Delete => None,
-    }
-}
-
-/// Sends what `to` lacks of `origin`, at most `max` operations, with their audio.
-fn send(from: &Store, to: &Store, origin: &Origin, max: usize) -> usize {
-    let operations = from.operations(origin, to.have().get(origin), max).unwrap();
-    for operation in &operations {
-        if let Some(audio) = audio_of(operation) {
-            let bytes = from.read_audio(&audio).unwrap();
-            let new = NewAudio {
-                entity: operation.entity.clone(),
-                audio: &audio,
-                facts: json!(null),
-            };
-            to.put_audio(new, &bytes).unwrap();
-        }
-    }
-    to.apply(&operations).unwrap()
-}
-
-/// Sends everything both ways, of every origin.
-fn synchronise(a: &Store, b: &Store) {
-    for (from, to) in [(a, b), (b, a)] {
-        for (origin, _) in from.have().iter() {
-            while send(from, to, origin, 7) > 0 {}
-        }
-    }
-}
-
-fn assert_same(a: &Store, b: &Store) {
-    assert_eq!(a.digest(), b.digest());
-    assert_sound(a);
-    assert_sound(b);
-    assert_eq!(
-        files(&a.dir().join("audio")),
-        files(&b.dir().join("audio")),
-        "both hold the same audio files and no others"
-    );
-}
 
 #[test]
 fn a_message_arrives_byte_for_byte_with_its_later_changes() {

@@ -62,12 +62,12 @@ fn a_folder_in_use_of_another_node_or_of_a_newer_version_is_refused() {
     assert!(why("vmpro2").contains("belongs to node vmpro1"));
     fs::write(
         dir.path().join("FORMAT"),
-        "vmsync-store\nversion 2\nnode vmpro1\n",
+        "vmsync-store\nversion 3\nnode vmpro1\n",
     )
     .unwrap();
     let text = why("vmpro1");
     assert!(
-        text.contains("version 2") && text.contains("up to version 1"),
+        text.contains("version 3") && text.contains("up to version 2"),
         "{text}"
     );
 }

@@ -1,16 +1,20 @@
 //! What the committer holds in memory of the index, and how it is read at start.
 
-use std::io;
+use std::{collections::BTreeMap, io, sync::Arc};
 
 use vmsync_config::words::{NodeId, Origin, Vector};
 
 use super::Committed;
 use crate::{
     digest::Buckets,
-    index::Index,
+    index::{Index, Overlay},
     keys,
+    log::{self, Ends, Mark},
     model::Totals,
-    operation::{Hlc, Operation},
+    operation::{EntityKey, Hlc},
+    quarantine::Notes,
+    seed::Seeding,
+    upgrade,
 };
 
 /// What is held in memory of the index: small, and needed by every write.
@@ -21,6 +25,31 @@ pub(crate) struct Memory {
     pub(crate) clock: Hlc,
     pub(crate) buckets: Buckets,
     pub(crate) totals: Totals,
+    /// Of each origin in the vector, where its log begins and what it comes to.
+    pub(crate) logs: BTreeMap<Origin, Ends>,
+    pub(crate) seeding: Option<Arc<Seeding>>,
+    /// Nearly always empty; shared, because memory is copied for every writer.
+    pub(crate) quarantine: Arc<Notes>,
+}
+
+impl Memory {
+    fn new(origin: Origin) -> Self {
+        Self {
+            origin,
+            vector: Vector::default(),
+            clock: Hlc::default(),
+            buckets: Buckets::default(),
+            totals: Totals::default(),
+            logs: BTreeMap::new(),
+            seeding: None,
+            quarantine: Arc::default(),
+        }
+    }
+
+    /// The last operation of `origin` that its log no longer has.
+    pub(crate) fn floor(&self, origin: &Origin) -> u64 {
+        self.logs.get(origin).map_or(0, |ends| ends.floor.seq)
+    }
 }
 
 /// Reads what is held in memory; `None` when the index is new.
@@ -29,19 +58,19 @@ pub(super) fn load(index: &Index) -> io::Result<Option<Memory>> {
         return Ok(None);
     };
     let mut memory = Memory {
-        origin,
-        vector: Vector::default(),
         clock: json(index, keys::CLOCK)?.unwrap_or_default(),
-        buckets: Buckets::default(),
         totals: json(index, keys::TOTALS)?.unwrap_or_default(),
+        seeding: json(index, keys::SEEDING)?.map(Arc::new),
+        quarantine: Arc::new(quarantine(index)?),
+        ..Memory::new(origin)
     };
     for (key, value) in all(index, keys::VECTOR)? {
-        let origin = std::str::from_utf8(key.get(1..).unwrap_or_default())
-            .map_err(invalid)?
-            .parse()
-            .map_err(invalid)?;
+        let origin = keys::origin(&key)?;
         let seq = <[u8; 8]>::try_from(value.as_slice()).map_err(invalid)?;
-        memory.vector.raise(&origin, u64::from_be_bytes(seq));
+        let seq = u64::from_be_bytes(seq);
+        let ends = ends(index, &origin, seq)?;
+        memory.vector.raise(&origin, seq);
+        memory.logs.insert(origin, ends);
     }
     for (key, value) in all(index, keys::DIGEST)? {
         let bucket = key.get(1).copied().unwrap_or_default();
@@ -54,23 +83,44 @@ pub(super) fn load(index: &Index) -> io::Result<Option<Memory>> {
 
 /// Gives a new index its origin, durably.
 pub(super) fn create(index: &Index, node: &NodeId) -> io::Result<Memory> {
-    let memory = Memory {
-        origin: Origin {
-            node: node.clone(),
-            incarnation: rand::random(),
-        },
-        vector: Vector::default(),
-        clock: Hlc::default(),
-        buckets: Buckets::default(),
-        totals: Totals::default(),
-    };
+    let memory = Memory::new(Origin {
+        node: node.clone(),
+        incarnation: rand::random(),
+    });
     let origin = serde_json::to_vec(&memory.origin)?;
-    index.write(&[(keys::ORIGIN.to_vec(), Some(origin))].into())?;
+    let origin = (keys::ORIGIN.to_vec(), Some(origin));
+    index.write(&Overlay::from([origin, upgrade::mark_of_this_version()]))?;
     index.make_durable()?;
     Ok(memory)
 }
 
-/// What a failed group left on disk all the same, as events: one per origin.
+/// Where the log of `origin` begins, and its totals at `last`, which is its end.
+fn ends(index: &Index, origin: &Origin, last: u64) -> io::Result<Ends> {
+    let floor = match index.get(&keys::floor(origin))? {
+        Some(stored) => Mark::from_bytes(&stored)?,
+        None => Mark::default(),
+    };
+    if floor.seq >= last {
+        let last = floor.sums;
+        return Ok(Ends { floor, last });
+    }
+    let entry = index.get(&keys::log(origin, last))?;
+    let entry = entry.ok_or_else(|| invalid(format!("operation {last} of {origin} is missing")))?;
+    let (last, _) = log::split(&entry)?;
+    Ok(Ends { floor, last })
+}
+
+fn quarantine(index: &Index) -> io::Result<Notes> {
+    let mut notes = Notes::new();
+    for (key, value) in all(index, keys::QUARANTINE)? {
+        let entity = EntityKey::try_from(keys::entity_name(&key)).map_err(invalid)?;
+        notes.insert(entity, serde_json::from_slice(&value)?);
+    }
+    Ok(notes)
+}
+
+/// What a failed group left on disk all the same, as events: one per origin, and one that says
+/// that more than operations may have changed.
 pub(super) fn operations_since(
     index: &Index,
     told: &Vector,
@@ -82,16 +132,17 @@ pub(super) fn operations_since(
         let to = keys::log(origin, last.saturating_add(1));
         let mut operations = Vec::new();
         for (_, bytes) in index.range(&from, &to, usize::MAX)? {
-            operations.push(serde_json::from_slice::<Operation>(&bytes)?);
+            operations.push(log::decode(&bytes)?.1);
         }
         if !operations.is_empty() {
             events.push(Committed {
-                mailboxes: None,
                 operations: operations.into(),
                 remote: *origin != memory.origin,
+                ..Committed::unknown()
             });
         }
     }
+    events.push(Committed::unknown());
     Ok(events)
 }
 

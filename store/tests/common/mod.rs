@@ -2,8 +2,11 @@
 #![allow(
     dead_code,
     clippy::unwrap_used,
+    clippy::panic,
     reason = "each example uses part of it; a failed expectation is the failure of the test"
 )]
+
+pub(crate) mod link;
 
 use std::{
     path::Path,

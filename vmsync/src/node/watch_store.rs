@@ -109,6 +109,9 @@ impl Teller {
         for operation in commit.operations.iter() {
             self.tell_operation(operation, commit.remote);
         }
+        for (entity, deleted) in commit.joined.iter() {
+            self.tell_change(entity, *deleted, &[], commit.remote);
+        }
         let Some(mailboxes) = &commit.mailboxes else {
             self.missed.store(true, Ordering::Relaxed);
             return;
@@ -121,19 +124,25 @@ impl Teller {
     }
 
     fn tell_operation(&self, operation: &Operation, remote: bool) {
-        let kind = match &operation.entity {
+        let fields: Vec<_> = match &operation.effect {
+            Effect::Set(fields) => fields.keys().filter(|f| *f != "pin_hash").collect(),
+            Effect::Delete => Vec::new(),
+        };
+        let deleted = operation.effect == Effect::Delete;
+        self.tell_change(&operation.entity, deleted, &fields, remote);
+    }
+
+    /// Where state was joined, which of its fields changed is not told.
+    fn tell_change(&self, entity: &EntityKey, deleted: bool, fields: &[&String], remote: bool) {
+        let kind = match entity {
             EntityKey::Message(_) => "message",
             EntityKey::Mailbox(_) => "mailbox",
             EntityKey::Greeting(..) => "greeting",
             EntityKey::Flow(_) | EntityKey::Setting(_) | EntityKey::Other(_) => return,
         };
-        let fields: Vec<_> = match &operation.effect {
-            Effect::Set(fields) => fields.keys().filter(|f| *f != "pin_hash").collect(),
-            Effect::Delete => Vec::new(),
-        };
         let data = json!({
-            "entity": operation.entity.to_string(),
-            "deleted": operation.effect == Effect::Delete,
+            "entity": entity.to_string(),
+            "deleted": deleted,
             "fields": fields,
             "from_peer": remote,
         });

@@ -1,0 +1,135 @@
+//! Where a seeding is: which step comes next, and which one came before. Pure.
+//!
+//! A seeding gives a store whose vector the peer's log no longer reaches the peer's state: records
+//! in order of their keys, in steps, each complete from one key (`after`, left out) to another
+//! (`through`, included; `None` = the end). `upto` is the peer's vector from before it read the
+//! first of them. The receiver remembers durably how far it is complete, so that a seeding goes on
+//! there after any interruption, from any store whose own vector covers `upto`: every record is
+//! then read at a state that holds all of `upto`, whoever sends it.
+
+use serde::{Deserialize, Serialize};
+use vmsync_config::words::Vector;
+
+/// A seeding under way at its receiver.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seeding {
+    /// The vector it leads to.
+    pub upto: Vector,
+    /// Key of the entity up to which (included) it is complete; `None` = nothing yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+}
+
+/// One step: what the sender says of the records it sends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeedStep {
+    /// The vector the seeding leads to: the sender's own when it began. The same in each step.
+    pub upto: Vector,
+    /// The records are complete from behind this key; `None` = from the first.
+    pub after: Option<String>,
+    /// The records are complete through this key; `None` = to the last: this step ends the seeding.
+    pub through: Option<String>,
+}
+
+/// What to do with a step.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// It carries the seeding on.
+    Next,
+    /// It came before, or says what is held already: nothing is left to do.
+    Passed,
+    /// Something before it is missing.
+    Missing,
+}
+
+impl SeedStep {
+    /// Where this step stands at a receiver that holds `vector` and remembers `current`.
+    pub(crate) fn place(&self, vector: &Vector, current: Option<&Seeding>) -> Place {
+        if vector.covers(&self.upto) {
+            return Place::Passed;
+        }
+        let reached = current
+            .filter(|c| c.upto == self.upto)
+            .and_then(|c| c.after.as_deref());
+        // `None` is the beginning, before every key; as an end it is behind every key.
+        if self.after.as_deref() > reached {
+            Place::Missing
+        } else if self.through.is_some() && self.through.as_deref() <= reached {
+            Place::Passed
+        } else {
+            Place::Next
+        }
+    }
+
+    /// What the receiver remembers once the step is taken; `None` after the last.
+    pub(crate) fn taken(&self) -> Option<Seeding> {
+        self.through.as_ref().map(|through| Seeding {
+            upto: self.upto.clone(),
+            after: Some(through.clone()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vector(seq: u64) -> Vector {
+        [("vmpro1.00000001".parse().unwrap(), seq)]
+            .into_iter()
+            .collect()
+    }
+
+    fn step(upto: u64, after: Option<&str>, through: Option<&str>) -> SeedStep {
+        SeedStep {
+            upto: vector(upto),
+            after: after.map(str::to_owned),
+            through: through.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn steps_follow_one_another_and_repeats_are_passed_over() {
+        let none = Vector::default();
+        let mut current: Option<Seeding> = None;
+        let steps = [
+            step(9, None, Some("flow/a")),
+            step(9, Some("flow/a"), Some("message/4")),
+            step(9, Some("message/4"), None),
+        ];
+        assert_eq!(steps[1].place(&none, current.as_ref()), Place::Missing);
+        for (n, next) in steps.iter().enumerate() {
+            assert_eq!(next.place(&none, current.as_ref()), Place::Next);
+            for earlier in &steps[..n] {
+                assert_eq!(earlier.place(&none, current.as_ref()), Place::Passed);
+            }
+            current = next.taken();
+        }
+        assert_eq!(current, None);
+        for step in &steps {
+            assert_eq!(step.place(&vector(9), None), Place::Passed);
+        }
+    }
+
+    #[test]
+    fn steps_cut_elsewhere_may_overlap_but_leave_no_gap() {
+        let none = Vector::default();
+        let current = step(9, None, Some("message/4")).taken();
+        let place = |step: SeedStep| step.place(&none, current.as_ref());
+        assert_eq!(
+            place(step(9, Some("flow/a"), Some("message/6"))),
+            Place::Next
+        );
+        assert_eq!(place(step(9, None, None)), Place::Next);
+        assert_eq!(place(step(9, Some("message/5"), None)), Place::Missing);
+    }
+
+    #[test]
+    fn another_vector_begins_anew() {
+        let none = Vector::default();
+        let current = step(9, None, Some("message/4")).taken();
+        let place = |step: SeedStep| step.place(&none, current.as_ref());
+        assert_eq!(place(step(10, None, Some("flow/a"))), Place::Next);
+        assert_eq!(place(step(10, Some("message/4"), None)), Place::Missing);
+    }
+}
