@@ -319,6 +319,21 @@ fn encode_refuses_what_the_peer_would() {
     let mut deep = voice_mail.clone();
     deep.operations = vec![(0..MAX_JSON_DEPTH).fold(json!(1), |inner, _| json!([inner]))];
     assert!(refused(&deep).to_string().contains("deeper than 64"));
+    // What just fits into an operation fits into the record it makes.
+    let nested = |levels| (0..levels).fold(json!(1), |inner, _| json!([inner]));
+    let record = |levels| Record {
+        entity: "flow/main".into(),
+        record: json!({"v": [{"f": {"source": nested(levels)}}]}),
+    };
+    let operation = |levels| json!({"effect": {"set": {"source": nested(levels)}}});
+    deep.operations = vec![operation(59)];
+    deep.records = vec![record(59)];
+    assert!(Example::of(deep.clone()).write().is_ok());
+    deep.operations = vec![operation(60)];
+    assert!(refused(&deep).to_string().contains("deeper than 64"));
+    deep.operations.clear();
+    deep.records = vec![record(66)];
+    assert!(refused(&deep).to_string().contains("deeper than 72"));
     let mut clash = voice_mail.clone();
     clash.head.extra.insert("version".into(), json!("1.0"));
     assert!(matches!(refused(&clash), WireError::Malformed(_)));

@@ -12,11 +12,11 @@ pub(super) struct Boundaries {
 impl Boundaries {
     /// For mail `id`, which carries `raw` without transfer encoding. Looked for, not trusted to
     /// chance: who can guess the id of a mail to come could put it into his recording.
-    pub(super) fn of<'a>(id: Uuid, raw: impl Iterator<Item = &'a [u8]> + Clone) -> Self {
+    pub(super) fn of(id: Uuid, raw: &[&[u8]]) -> Self {
         let mut token = format!("-{}", id.simple());
         let mut tries = 0_u64;
         while raw
-            .clone()
+            .iter()
             .any(|bytes| memmem::find(bytes, token.as_bytes()).is_some())
         {
             tries += 1;
@@ -48,12 +48,12 @@ mod tests {
     #[test]
     fn a_boundary_stands_nowhere_in_what_is_carried() {
         let id = Uuid::from_u128(7);
-        let plain = Boundaries::of(id, std::iter::empty());
+        let plain = Boundaries::of(id, &[]);
         assert_eq!(plain.mail(), format!("=_vmsync-{}", id.simple()));
         let one = format!("RIFF\r\n--{}--\r\n", plain.mail());
         let two = format!("x-{}.1 and -{}.2", id.simple(), id.simple());
         let raw = [one.as_bytes(), two.as_bytes()];
-        let chosen = Boundaries::of(id, raw.iter().copied());
+        let chosen = Boundaries::of(id, &raw);
         assert_eq!(chosen.mail(), format!("=_vmsync-{}.3", id.simple()));
         for boundary in [chosen.mail(), chosen.digest(), chosen.message(12)] {
             assert!(boundary.len() <= 70, "RFC 2046 section 5.1.1");

@@ -64,14 +64,14 @@ pub fn encode(
     let json = manifest::write(mail, &attachments)?;
     let parts = parts(mail, &attachments, voices)?;
     let raw = mail.audio.iter().map(|audio| &audio.bytes()[..]);
-    let raw = raw.chain([json.as_slice()]);
+    let raw: Vec<_> = raw.chain([json.as_slice()]).collect();
     let boundaries = match transfer {
-        Transfer::Base64 => Boundaries::of(mail.head.id, std::iter::empty()),
-        Transfer::Binary => Boundaries::of(mail.head.id, raw.clone()),
+        Transfer::Base64 => Boundaries::of(mail.head.id, &[]),
+        Transfer::Binary => Boundaries::of(mail.head.id, &raw),
     };
     let from = address(&addresses.from)?;
     let mut writer = Writer {
-        out: Vec::with_capacity(room(raw, parts.len(), transfer)),
+        out: Vec::with_capacity(room(&raw, parts.len(), transfer)),
         transfer,
         boundaries,
         mail,
@@ -88,8 +88,9 @@ pub fn encode(
 }
 
 /// Enough for the whole mail, so that nothing is moved while it is written.
-fn room<'a>(raw: impl Iterator<Item = &'a [u8]>, parts: usize, transfer: Transfer) -> usize {
+fn room(raw: &[&[u8]], parts: usize, transfer: Transfer) -> usize {
     let bodies: usize = raw
+        .iter()
         .map(|bytes| match transfer {
             Transfer::Base64 => base64::written_len(bytes.len()),
             Transfer::Binary => bytes.len(),

@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    BucketItems, Head, MAX_ATTACHMENTS, MAX_ITEMS, MAX_JSON_DEPTH, MAX_OPERATIONS, MAX_RECORDS,
-    MAX_RELEASED, MAX_SKIPS, Mail, Record, SeedStep, Skip, WireError, minor,
+    BucketItems, Head, MAX_ATTACHMENTS, MAX_ITEMS, MAX_JSON_DEPTH, MAX_OPERATIONS,
+    MAX_RECORD_DEPTH, MAX_RECORDS, MAX_RELEASED, MAX_SKIPS, Mail, Record, SeedStep, Skip,
+    WireError, minor,
 };
 
 /// The machine part's content type.
@@ -40,6 +41,13 @@ pub(super) struct Manifest {
 #[derive(Serialize)]
 struct Written<'a> {
     head: &'a Head,
+    #[serde(flatten)]
+    lists: &'a Lists<'a>,
+}
+
+/// All but the head.
+#[derive(Serialize)]
+struct Lists<'a> {
     operations: &'a [Value],
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     records: &'a [Record],
@@ -87,8 +95,7 @@ pub(super) fn name(mail: &Mail) -> Vec<Attachment> {
 /// Writes the machine part, proving that [`Manifest::read`] takes it: what a node can't read would
 /// be refused for ever and hold up everything behind it.
 pub(super) fn write(mail: &Mail, attachments: &[Attachment]) -> Result<Vec<u8>, WireError> {
-    let written = Written {
-        head: &mail.head,
+    let lists = Lists {
         operations: &mail.operations,
         records: &mail.records,
         seed: mail.seed.as_ref(),
@@ -97,29 +104,54 @@ pub(super) fn write(mail: &Mail, attachments: &[Attachment]) -> Result<Vec<u8>, 
         release: &mail.release,
         attachments,
     };
-    let json = serde_json::to_vec(&written).map_err(|e| WireError::Malformed(e.to_string()))?;
-    Manifest::read(&json)?;
+    // Of what is in the lists everything that can be written can be read; a head can hold a field
+    // twice, or a time that has no date.
+    let not_read = |e: serde_json::Error| WireError::Malformed(e.to_string());
+    let head = serde_json::to_vec(&mail.head).map_err(not_read)?;
+    known(&mail.head.version)?;
+    serde_json::from_slice::<Head>(&head).map_err(not_read)?;
+    let written = Written {
+        head: &mail.head,
+        lists: &lists,
+    };
+    let json = serde_json::to_vec(&written).map_err(not_read)?;
+    lists.within_limits(depth(&json))?;
     Ok(json)
 }
 
 impl Manifest {
-    /// Reads the machine part, its signature proved: version first, then limits, then the rest.
+    /// Reads the machine part, its signature proved: depth, version, then the rest and its limits.
     pub(super) fn read(json: &[u8]) -> Result<Self, WireError> {
-        if depth(json) > MAX_JSON_DEPTH {
-            return malformed(format!("the manifest nests deeper than {MAX_JSON_DEPTH}"));
+        let depth = depth(json);
+        if depth > MAX_RECORD_DEPTH {
+            return too_deep(MAX_RECORD_DEPTH);
         }
-        check_version(json)?;
-        let manifest: Self = serde_json::from_slice(json)
-            .map_err(|e| WireError::Malformed(format!("the manifest: {e}")))?;
-        manifest.within_limits()?;
-        let ids: BTreeSet<_> = manifest.attachments.iter().map(|a| &a.content_id).collect();
-        if ids.len() < manifest.attachments.len() {
-            return malformed("two attachments have one Content-ID".into());
-        }
+        let manifest: Self = serde_json::from_slice(json).map_err(|e| {
+            // A newer major version may look different everywhere but there.
+            let version = check_version(json).err();
+            version.unwrap_or_else(|| WireError::Malformed(format!("the manifest: {e}")))
+        })?;
+        known(&manifest.head.version)?;
+        manifest.lists().within_limits(depth)?;
         Ok(manifest)
     }
 
-    fn within_limits(&self) -> Result<(), WireError> {
+    fn lists(&self) -> Lists<'_> {
+        Lists {
+            operations: &self.operations,
+            records: &self.records,
+            seed: self.seed.as_ref(),
+            items: &self.items,
+            skips: &self.skips,
+            release: &self.release,
+            attachments: &self.attachments,
+        }
+    }
+}
+
+impl Lists<'_> {
+    /// `depth`: how deep the whole manifest nests.
+    fn within_limits(&self, depth: usize) -> Result<(), WireError> {
         let items = self.items.iter().map(|bucket| bucket.items.len()).sum();
         let counts = [
             (self.operations.len(), MAX_OPERATIONS, "operations"),
@@ -135,9 +167,21 @@ impl Manifest {
                 return malformed(format!("more than {most} {what}"));
             }
         }
+        if depth > MAX_RECORD_DEPTH {
+            return too_deep(MAX_RECORD_DEPTH);
+        }
+        // Within the manifest and its list.
+        let deep = |operation| nests_deeper(operation, MAX_JSON_DEPTH - 2);
+        if depth > MAX_JSON_DEPTH && (self.records.is_empty() || self.operations.iter().any(deep)) {
+            return too_deep(MAX_JSON_DEPTH);
+        }
         let buckets: BTreeSet<_> = self.items.iter().map(|b| b.bucket).collect();
         if buckets.len() < self.items.len() {
             return malformed("a bucket stands in `items` twice".into());
+        }
+        let ids: BTreeSet<_> = self.attachments.iter().map(|a| &a.content_id).collect();
+        if ids.len() < self.attachments.len() {
+            return malformed("two attachments have one Content-ID".into());
         }
         Ok(())
     }
@@ -154,7 +198,11 @@ fn malformed<T>(why: String) -> Result<T, WireError> {
     Err(WireError::Malformed(why))
 }
 
-/// A newer major version may look different everywhere but here.
+fn too_deep<T>(most: usize) -> Result<T, WireError> {
+    malformed(format!("the manifest nests deeper than {most}"))
+}
+
+/// The version alone, whatever the rest looks like.
 fn check_version(json: &[u8]) -> Result<(), WireError> {
     #[derive(Deserialize)]
     struct OnlyHead {
@@ -166,11 +214,24 @@ fn check_version(json: &[u8]) -> Result<(), WireError> {
     }
     let OnlyHead { head } = serde_json::from_slice(json)
         .map_err(|e| WireError::Malformed(format!("the manifest: {e}")))?;
-    if minor(&head.version).is_some() {
+    known(&head.version)
+}
+
+fn known(version: &str) -> Result<(), WireError> {
+    if minor(version).is_some() {
         return Ok(());
     }
-    let shown = head.version.chars().filter(char::is_ascii_graphic).take(20);
+    let shown = version.chars().filter(char::is_ascii_graphic).take(20);
     Err(WireError::UnknownVersion(shown.collect()))
+}
+
+fn nests_deeper(value: &Value, than: usize) -> bool {
+    let mut inner: Box<dyn Iterator<Item = &Value>> = match value {
+        Value::Array(values) => Box::new(values.iter()),
+        Value::Object(fields) => Box::new(fields.values()),
+        _ => return false,
+    };
+    than == 0 || inner.any(|value| nests_deeper(value, than - 1))
 }
 
 /// How deep objects and arrays nest, brackets in strings not counted.

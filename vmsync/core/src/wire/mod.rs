@@ -1,15 +1,19 @@
 //! The mails between the nodes, and the mails of a PBX.
 //!
-//! A mail between nodes has a head (version, who, session, vector, digest), operations as JSON,
-//! and audio as ordinary attachments. One voice message is one Internet Voice Messaging mail
-//! (RFC 4239) that any mail program can play. The machine part is signed with the pair's key and
-//! names the SHA-256 of every attachment, so that the signature covers all of it.
-
+//! A mail between nodes has a head (version, who, session, vector, digest), operations or records
+//! as JSON, and audio as ordinary attachments. One voice message is one Internet Voice Messaging
+//! mail (RFC 4239) that any mail program can play, and a backlog a digest of such mails. The machine
+//! part is signed with the pair's key and names the SHA-256 of every attachment, so that the
+//! signature covers all of it.
 //!
-//! Reading order: [`encode()`] writes a mail, [`decode()`] reads one back, [`Keys`] signs. The
-//! format is told byte for byte in docs/wire-format.md, so that another program can speak it.
+//! Reading order: [`encode()`] writes a mail, [`decode()`] reads one back, [`Keys`] signs;
+//! [`Mail`] says what one carries, and [`Form`] for whom it is written. The format is told byte
+//! for byte in docs/wire-format.md, so that another program can speak it.
+//!
 //! What is guaranteed: nothing of a mail is interpreted before its signature holds; equal input
-//! gives equal bytes; and whatever `encode` returns, a peer with the same key takes.
+//! gives equal bytes; whatever `encode` returns of audio that is what it is said to be, a peer with
+//! the same key and of the version it was written for takes; and each byte of audio is hashed at
+//! most once on either side.
 
 mod audio;
 mod base64;
@@ -54,8 +58,12 @@ pub const MAX_ITEMS: usize = 65_536;
 pub const MAX_SKIPS: usize = 1_000;
 /// Most released entities in one mail.
 pub const MAX_RELEASED: usize = 10_000;
-/// Deepest nesting of objects and arrays in the manifest; an operation's field value begins at depth 7.
+/// Deepest nesting of objects and arrays in the manifest of a mail without records, and of an
+/// operation in any.
 pub const MAX_JSON_DEPTH: usize = 64;
+/// Deepest nesting in the manifest of a mail with records: a record holds the values of operations
+/// two levels deeper.
+pub const MAX_RECORD_DEPTH: usize = 72;
 
 /// What the sender says of itself, at the top of the machine part.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
