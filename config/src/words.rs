@@ -245,6 +245,11 @@ impl Vector {
             self.raise(o, *s);
         }
     }
+    /// What both hold: of each origin the lower number.
+    pub fn meet(&self, other: &Vector) -> Self {
+        let lower = |(origin, seq): (&Origin, u64)| (origin.clone(), seq.min(other.get(origin)));
+        self.iter().map(lower).filter(|(_, seq)| *seq > 0).collect()
+    }
     /// Whether everything `other` holds is held here too.
     pub fn covers(&self, other: &Vector) -> bool {
         other.0.iter().all(|(o, s)| self.get(o) >= *s)

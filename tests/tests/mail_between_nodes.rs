@@ -110,7 +110,7 @@ async fn a_voice_message_travels_as_a_mail_anybody_could_play() {
     assert!(decoded(audio) == ONE, "the attachment sounds different");
     assert_eq!(
         header(machine, "Content-Type"),
-        "application/vnd.vmsync.sync+json; version=\"1.0\""
+        "application/vnd.vmsync.sync+json; version=\"1.1\""
     );
     let json: Value = serde_json::from_slice(&decoded(machine)).unwrap();
     assert!(

@@ -13,7 +13,7 @@ use vmsync_core::{
     wire::{self, Mail, WireError},
 };
 use vmsync_store::{
-    AudioRef, EntityKey, NewAudio, Operation, StoreError,
+    AudioRef, EntityKey, NewAudio, Operation, PeerRecord, SeedStep, Store, StoreError,
     model::{Message, MessageFacts},
 };
 
@@ -60,27 +60,33 @@ impl Mailroom {
                 "{who} is not this node's peer"
             )));
         }
-        let count = mail.operations.len();
+        let count = mail.operations.len() + mail.records.len();
         let head = mail.head.clone();
         let applied = self
             .app
             .store(move |store| apply(store, &mail))
             .await
             .map_err(|e| self.not_applied(&e))?;
-        tracing::debug!(mail = %head.id, operations = count, new = applied, "mail of the peer applied");
+        tracing::debug!(mail = %head.id, operations = count, new = applied.new, "mail of the peer applied");
         // The peer must not hear 250 before our decisions know what it said: order is kept by the channel.
         if self
             .app
             .node
             .commands
-            .send(Command::Heard { head })
+            .send(Command::Heard {
+                head,
+                wanted: applied.wanted,
+            })
             .await
             .is_err()
         {
             return Err(Refusal::try_later("this node is stopping"));
         }
         Ok(Accepted {
-            text: format!("{applied} of {count} operations were new, all are durable"),
+            text: format!(
+                "{} of {count} operations were new, all are durable",
+                applied.new
+            ),
         })
     }
 
@@ -166,8 +172,8 @@ impl Mailroom {
         match error {
             // The node loop watches the disk and raises the alarm.
             StoreError::Full { .. } => Refusal::no_space(),
-            StoreError::Invalid(_) | StoreError::Conflict(_) => {
-                // Refused for good, but never dropped: the peer keeps it and says so, and so do we.
+            StoreError::Invalid(_) => {
+                // Refused for good, but never lost: the peer keeps it, and says so, and so do we.
                 self.app.alarms.raise(
                     "operation_refused",
                     self.app.config.pair.peer_id.as_str(),
@@ -250,19 +256,43 @@ fn fits(incoming: &intake::Incoming, limits: &Limits) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Audio first, then the operations that name it: a crash in between leaves files that nothing
-/// names, which the next try finds in place.
-fn apply(store: &vmsync_store::Store, mail: &Mail) -> Result<usize, StoreError> {
-    let malformed = |e: serde_json::Error| StoreError::Invalid(format!("malformed operation: {e}"));
+/// What came of a mail of the peer.
+#[derive(Debug, Default)]
+struct Applied {
+    /// Operations and records that were new.
+    new: u64,
+    /// Entities whose records the peer should get.
+    wanted: Vec<String>,
+}
+
+/// Audio first, then what names it: a crash in between leaves files that nothing names, which the
+/// next try finds in place. All of it can be repeated.
+fn apply(store: &Store, mail: &Mail) -> Result<Applied, StoreError> {
     let mut operations = Vec::with_capacity(mail.operations.len());
     for value in &mail.operations {
         operations.push(Operation::deserialize(value).map_err(malformed)?);
     }
     let have = store.have();
     let known = |o: &Operation| o.stamp.seq <= have.get(&o.stamp.origin);
-    if !operations.is_empty() && operations.iter().all(known) {
-        return Ok(0);
+    let repeated =
+        !operations.is_empty() && operations.iter().all(known) && mail.records.is_empty();
+    let mut applied = Applied::default();
+    if !repeated {
+        put_audio(store, mail)?;
+        // Quarantined first, so that what lacks its audio can be taken all the same.
+        store.skip(&skips(&mail.skips)?)?;
+        applied.new = join(store, mail)?;
+        applied.new += store.apply(&operations)? as u64;
     }
+    store.release(&entities(&mail.release)?)?;
+    if !mail.items.is_empty() {
+        let wanted = store.compare_items(&items(&mail.items)?)?;
+        applied.wanted = wanted.iter().map(ToString::to_string).collect();
+    }
+    Ok(applied)
+}
+
+fn put_audio(store: &Store, mail: &Mail) -> Result<(), StoreError> {
     for carried in &mail.audio {
         let about = AboutAudio::deserialize(carried.about()).map_err(malformed)?;
         let new = NewAudio {
@@ -272,7 +302,69 @@ fn apply(store: &vmsync_store::Store, mail: &Mail) -> Result<usize, StoreError> 
         };
         store.put_audio(new, carried.bytes())?;
     }
-    store.apply(&operations)
+    Ok(())
+}
+
+fn join(store: &Store, mail: &Mail) -> Result<u64, StoreError> {
+    let mut records = Vec::with_capacity(mail.records.len());
+    for record in &mail.records {
+        records.push(PeerRecord {
+            entity: entity(&record.entity)?,
+            record: record.record.clone(),
+        });
+    }
+    let seed = mail.seed.as_ref().map(|s| SeedStep {
+        upto: s.upto.clone(),
+        after: s.after.clone(),
+        through: s.through.clone(),
+    });
+    Ok(store.join(&records, seed.as_ref())?.changed)
+}
+
+fn malformed(error: impl std::fmt::Display) -> StoreError {
+    StoreError::Invalid(format!("malformed mail of the peer: {error}"))
+}
+
+fn entity(name: &str) -> Result<EntityKey, StoreError> {
+    EntityKey::try_from(name.to_owned()).map_err(malformed)
+}
+
+fn entities(names: &[String]) -> Result<Vec<EntityKey>, StoreError> {
+    names.iter().map(|name| entity(name)).collect()
+}
+
+fn items(buckets: &[wire::BucketItems]) -> Result<Vec<vmsync_store::BucketItems>, StoreError> {
+    let item = |i: &wire::Item| {
+        Ok(vmsync_store::Item {
+            entity: entity(&i.entity)?,
+            hash: i.hash.clone(),
+            lacks_audio: i.lacks_audio,
+        })
+    };
+    let bucket = |b: &wire::BucketItems| {
+        Ok(vmsync_store::BucketItems {
+            bucket: b.bucket,
+            items: b
+                .items
+                .iter()
+                .map(item)
+                .collect::<Result<_, StoreError>>()?,
+        })
+    };
+    buckets.iter().map(bucket).collect()
+}
+
+/// Skips as the store takes them.
+pub(crate) fn skips(skips: &[wire::Skip]) -> Result<Vec<vmsync_store::Skip>, StoreError> {
+    let skip = |s: &wire::Skip| {
+        Ok(vmsync_store::Skip {
+            origin: s.origin.clone(),
+            seq: s.seq,
+            entity: entity(&s.entity)?,
+            why: s.why.clone(),
+        })
+    };
+    skips.iter().map(skip).collect()
 }
 
 /// The store's description of audio that was just measured.

@@ -129,8 +129,29 @@ pub struct SyncStatus {
     pub digest: String,
     /// The peer's digest as last told.
     pub peer_digest: Option<String>,
-    /// Vectors equal, digests not: an alarm.
+    /// Vectors equal, digests not: an alarm; it is being repaired.
     pub diverged: bool,
+    /// Messages that only this node holds, as far as it knows.
+    #[serde(default)]
+    pub single_copies: u64,
+    /// Entities about which an operation could not be sent or taken.
+    #[serde(default)]
+    pub quarantined: u64,
+    /// Probes mailed to the peer and back.
+    #[serde(default)]
+    pub probe: ProbeStatus,
+}
+
+/// How the probes fare that each node mails the other (end to end: packing, TLS, SMTP, the other's
+/// mailroom and loop).
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub struct ProbeStatus {
+    /// How long ago the last probe that came back was sent, milliseconds; none = none has yet.
+    pub out_age_ms: Option<u64>,
+    /// How long that one took, there and back, milliseconds.
+    pub round_trip_ms: Option<u64>,
+    /// How long ago the peer's last probe came, milliseconds.
+    pub in_age_ms: Option<u64>,
 }
 
 /// One direction.
@@ -140,8 +161,11 @@ pub struct DirectionStatus {
     pub state: String,
     /// Operations left.
     pub pending_ops: u64,
-    /// Bytes left, an estimate.
+    /// Bytes left, audio included.
     pub pending_bytes: u64,
+    /// A seeding (state in place of operations) under way has come to this entity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seeding: Option<String>,
     /// Time since it was last finished; 0 while finished.
     pub lag_ms: u64,
     /// Estimated seconds left.

@@ -10,7 +10,7 @@ use axum::{
 
 use crate::{
     app::App,
-    status::{DirectionStatus, Status},
+    status::{DirectionStatus, ProbeStatus, Status},
 };
 
 /// Sync states, each a series of its own that is 0 or 1.
@@ -65,6 +65,7 @@ fn text(status: &Status) -> String {
     node(&mut out, status);
     groups(&mut out, status);
     directions(&mut out, status);
+    probes(&mut out, &status.sync.probe);
     let mut gauge = |name, help, value: u64| {
         Family::gauge(&mut out, name, help).set(&[], value);
     };
@@ -72,6 +73,16 @@ fn text(status: &Status) -> String {
         "vmsync_sync_diverged",
         "1 while vectors are equal and digests are not",
         status.sync.diverged.into(),
+    );
+    gauge(
+        "vmsync_single_copy_messages",
+        "Messages that only this node holds, as far as it knows",
+        status.sync.single_copies,
+    );
+    gauge(
+        "vmsync_quarantined_entities",
+        "Entities about which an operation could not be sent or taken",
+        status.sync.quarantined,
     );
     gauge(
         "vmsync_calls",
@@ -108,6 +119,29 @@ fn text(status: &Status) -> String {
     )
     .set(&[], status.vrl.files_done);
     out
+}
+
+/// Only what was measured: a series that is missing has never been.
+fn probes(out: &mut String, probe: &ProbeStatus) {
+    let seconds = |ms: u64| std::time::Duration::from_millis(ms).as_secs_f64();
+    let mut age = Family::gauge(
+        out,
+        "vmsync_probe_age_seconds",
+        "Time since the last probe mailed to the peer that came back (out), and since the peer's last came (in)",
+    );
+    for (direction, ms) in [("out", probe.out_age_ms), ("in", probe.in_age_ms)] {
+        if let Some(ms) = ms {
+            age.set(&[("direction", direction)], seconds(ms));
+        }
+    }
+    let mut trip = Family::gauge(
+        out,
+        "vmsync_probe_round_trip_seconds",
+        "What the last probe took, there and back",
+    );
+    if let Some(ms) = probe.round_trip_ms {
+        trip.set(&[], seconds(ms));
+    }
 }
 
 fn node(out: &mut String, status: &Status) {

@@ -6,11 +6,13 @@ use axum::{Json, extract::State, http::StatusCode};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
-use vmsync_config::words::Vector;
+use vmsync_config::words::{UnixMillis, Vector};
+use vmsync_store::Quarantined;
 
 use super::problem::{Code, Problem};
 use crate::{
     app::{App, CertificateAnswer},
+    node,
     status::SyncStatus,
 };
 
@@ -19,6 +21,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(sync))
         .routes(routes!(resync))
         .routes(routes!(certificate))
+        .routes(routes!(reports))
 }
 
 /// Synchronisation in full.
@@ -35,20 +38,49 @@ struct SyncAnswer {
     digest_at: BTreeMap<String, u64>,
     /// Digest of its state, read for this answer.
     digest_now: String,
+    /// Up to where the log is kept as state only.
+    floor: BTreeMap<String, u64>,
+    /// What is quarantined, and why.
+    quarantine: Vec<QuarantineView>,
+}
+
+/// An entity about which an operation could not be sent or taken; everything else goes on.
+#[derive(Debug, Serialize, ToSchema)]
+struct QuarantineView {
+    /// `message/UUID` or the like.
+    entity: String,
+    /// Where the operation was first recorded.
+    origin: String,
+    /// Its number there; 0 where it was no operation but the record itself.
+    seq: u64,
+    /// What is wrong with it.
+    why: String,
+    /// Since when, RFC 3339.
+    #[schema(value_type = String)]
+    since: UnixMillis,
 }
 
 /// Vectors, digests and what is left to exchange.
 #[utoipa::path(get, path = "/sync", tag = "watching", responses((status = 200, body = SyncAnswer)))]
 async fn sync(State(app): State<Arc<App>>) -> Result<Json<SyncAnswer>, Problem> {
-    let (origin, have, (at, digest)) = app
-        .store(|s| Ok((s.origin(), s.have(), s.digest())))
+    let (origin, have, (at, digest), floor, quarantined) = app
+        .store(|s| Ok((s.origin(), s.have(), s.digest(), s.floor(), s.quarantined())))
         .await?;
+    let view = |q: Quarantined| QuarantineView {
+        entity: q.entity.to_string(),
+        origin: q.origin.to_string(),
+        seq: q.seq,
+        why: q.why,
+        since: q.since,
+    };
     Ok(Json(SyncAnswer {
         status: app.node.status().sync.clone(),
         origin: origin.to_string(),
         have: entries(&have),
         digest_at: entries(&at),
         digest_now: digest.0,
+        floor: entries(&floor),
+        quarantine: quarantined.into_iter().map(view).collect(),
     }))
 }
 
@@ -72,6 +104,30 @@ async fn certificate(State(app): State<Arc<App>>) -> Result<Json<CertificateAnsw
         Problem::new(Code::Stopping, "the node is stopping; ask the other one").retry_after(1)
     })?;
     Ok(Json(certificate))
+}
+
+/// What reunions came to, newest first: after each time apart, what each side held alone, and of
+/// what both had changed, what was kept, what was dropped and why (R-SY-6).
+#[utoipa::path(
+    get, path = "/sync/reports", tag = "watching",
+    responses((status = 200, body = ReportsAnswer))
+)]
+async fn reports(State(app): State<Arc<App>>) -> Result<Json<ReportsAnswer>, Problem> {
+    let items = app.store(node::reports).await?;
+    let items = items
+        .iter()
+        .filter_map(|report| serde_json::to_value(report).ok())
+        .collect();
+    Ok(Json(ReportsAnswer { items }))
+}
+
+/// Reports of reunions.
+#[derive(Debug, Serialize, ToSchema)]
+struct ReportsAnswer {
+    /// The newest hundred: `id`, `met_at`, `equal_at`, `digest`, `here` and `there` (counts of what
+    /// each side held alone), `conflicts` (`entity`, `field`, `kept`, `dropped`, `retrievable`,
+    /// `because`), `more`, `incomplete`.
+    items: Vec<serde_json::Value>,
 }
 
 fn entries(vector: &Vector) -> BTreeMap<String, u64> {

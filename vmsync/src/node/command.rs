@@ -25,6 +25,8 @@ pub enum Command {
     Heard {
         /// What it says of its sender.
         head: Head,
+        /// Entities whose records it shows the peer to need.
+        wanted: Vec<String>,
     },
     /// An operator's request.
     Request {

@@ -41,19 +41,20 @@ impl Courier {
                     Err((Blame::Passing, "the peer went out of sight".to_owned()))
                 }
             };
-            if self.out.send(outcome(&letter, sent)).await.is_err() {
+            if self.out.send(outcome(letter, sent)).await.is_err() {
                 return;
             }
         }
     }
 }
 
-fn outcome(letter: &Letter, sent: Result<(), (Blame, String)>) -> Sent {
+fn outcome(letter: Letter, sent: Result<(), (Blame, String)>) -> Sent {
     let ticket = letter.ticket;
     match sent {
         Ok(()) => Sent::Taken {
             ticket,
             operations: letter.operations,
+            released: letter.released,
             bytes: u64::try_from(letter.mail.len()).unwrap_or(u64::MAX),
             took: clock::now().mono.saturating_sub(letter.begun),
         },

@@ -16,7 +16,9 @@ mod phones;
 mod publish;
 mod requests;
 mod run;
+mod state;
 mod sync;
+mod upkeep;
 mod watch_store;
 
 use std::sync::Arc;
@@ -29,6 +31,7 @@ use vmsync_core::resilience::Serving;
 
 pub use command::Command;
 pub use run::Node;
+pub(crate) use upkeep::reports;
 
 use crate::{app::NodeHandle, status::Status};
 

@@ -18,13 +18,17 @@ use tokio_util::sync::CancellationToken;
 use vmsync_config::{Config, words::Origin};
 use vmsync_core::{
     sync::{Blame, Kind, Load, Plan, Ticket},
-    wire::{self, Addresses, Form, Mail, NODE_MAILBOX, Transfer},
+    wire::{self, Addresses, Buckets, Form, Mail, NODE_MAILBOX, Transfer},
 };
 
-use super::packing::{self, Packed, Room};
+use super::{
+    packing::{self, Packed, Room},
+    state,
+};
 use crate::{
     app::App,
     clock,
+    mailroom::skips,
     smtp::{PeerSender, Timeouts},
 };
 
@@ -40,6 +44,7 @@ pub(super) enum Sent {
         ticket: Ticket,
         operations: u64,
         bytes: u64,
+        released: Vec<String>,
         took: Duration,
     },
     /// Not taken.
@@ -59,6 +64,8 @@ pub(super) struct Letter {
     /// Bytes of it are not 7-bit lines (BINARYMIME).
     pub(super) binary: bool,
     pub(super) operations: u64,
+    /// Entities it releases from quarantine.
+    pub(super) released: Vec<String>,
     /// When it was planned, monotonic.
     pub(super) begun: Duration,
 }
@@ -123,7 +130,7 @@ impl Packer {
     async fn letter(&mut self, plan: Plan) -> Result<Letter, (Blame, String)> {
         let begun = clock::now().mono;
         let here = |e: &dyn std::fmt::Display| (Blame::Passing, format!("at this node: {e}"));
-        let (kind, minor) = (plan.kind.clone(), plan.minor);
+        let (kind, minor, buckets) = (plan.kind.clone(), plan.minor, plan.buckets);
         let read = self.app.store(move |store| {
             let packed = match &kind {
                 Kind::Operations { ranges, most, skip } => {
@@ -136,17 +143,33 @@ impl Packer {
                         Some(why) => packing::skip(store, ranges, why)?,
                     }
                 }
-                _ => Packed::default(),
+                Kind::Seed {
+                    upto,
+                    after,
+                    lacking,
+                } => state::seed(store, upto, after.as_deref(), lacking)?,
+                Kind::Items { buckets } => state::items(store, buckets)?,
+                Kind::Records { entities, release } => state::records(store, entities, *release)?,
+                Kind::Hello | Kind::Status => Packed::default(),
             };
-            Ok((packed, store.origin()))
+            // This node takes what it leaves behind out of its own digest before the peer does.
+            store.skip(&skips(&packed.skips)?)?;
+            let sums = if buckets {
+                Some(store.buckets().1)
+            } else {
+                None
+            };
+            Ok((packed, store.origin(), sums))
         });
-        let (packed, origin) = read.await.map_err(|e| here(&e))?;
+        let (packed, origin, sums) = read.await.map_err(|e| here(&e))?;
         let (ticket, load) = (plan.ticket, packed.load.clone());
         let operations = load.operations;
+        let released = packed.release.clone();
+        let sums = sums.and_then(|sums| Buckets::new(&sums));
         let _ = self.out.send(Sent::Packed { ticket, load }).await;
         let binary = minor >= 1 && self.binary.load(Ordering::Relaxed);
         let mail = self
-            .encode(plan, origin, packed, binary)
+            .encode(plan, origin, sums, packed, binary)
             .await
             .map_err(|e| (Blame::Content, format!("at this node: {e}")))?;
         let Addresses { from, to } = self.addresses();
@@ -157,6 +180,7 @@ impl Packer {
             mail,
             binary,
             operations,
+            released,
             begun,
         })
     }
@@ -166,11 +190,12 @@ impl Packer {
         &self,
         plan: Plan,
         origin: Origin,
+        sums: Option<Buckets>,
         packed: Packed,
         binary: bool,
     ) -> Result<Bytes, String> {
         let (id, to) = (uuid::Uuid::now_v7(), self.app.config.pair.peer_id.clone());
-        let head = plan.head(id, origin, to, clock::wall(), None);
+        let head = plan.head(id, origin, to, clock::wall(), sums);
         let form = Form {
             transfer: if binary {
                 Transfer::Binary
@@ -184,11 +209,19 @@ impl Packer {
             skips,
             audio,
             voices,
+            records,
+            seed,
+            items,
+            release,
             ..
         } = packed;
         let mail = Mail {
             operations,
+            records,
+            seed,
+            items,
             skips,
+            release,
             audio,
             ..Mail::of(head)
         };

@@ -9,7 +9,7 @@ use serde_json::Value;
 use vmsync_config::words::Origin;
 use vmsync_core::{
     sync::Load,
-    wire::{CarriedAudio, Skip, Voice},
+    wire::{BucketItems, CarriedAudio, Record, SeedStep, Skip, Voice},
 };
 use vmsync_store::{
     AudioRef, Effect, EntityKey, Operation, Store, StoreError, model::MessageFacts,
@@ -20,11 +20,11 @@ use crate::mailroom::AboutAudio;
 /// Operations read from the log at once.
 const STRIDE: usize = 500;
 /// JSON bytes in one mail at most (one operation may be larger and then goes alone).
-const JSON_BYTES: usize = 1024 * 1024;
+pub(super) const JSON_BYTES: usize = 1024 * 1024;
 /// Audio bytes in one mail at most, where several files go together.
-const AUDIO_BYTES: u64 = 4 * 1024 * 1024;
+pub(super) const AUDIO_BYTES: u64 = 4 * 1024 * 1024;
 /// Audio files in one mail at most.
-const FILES: usize = 64;
+pub(super) const FILES: usize = 64;
 
 /// What goes into one mail.
 #[derive(Default)]
@@ -39,8 +39,13 @@ pub(crate) struct Packed {
     pub(crate) voices: Vec<Option<Voice>>,
     /// Where it ends, and how much it is.
     pub(crate) load: Load,
-    json_bytes: usize,
-    audio_bytes: u64,
+    /// State in place of operations, see `state.rs`.
+    pub(crate) records: Vec<Record>,
+    pub(crate) seed: Option<SeedStep>,
+    pub(crate) items: Vec<BucketItems>,
+    pub(crate) release: Vec<String>,
+    pub(super) json_bytes: usize,
+    pub(super) audio_bytes: u64,
 }
 
 /// How much may go into one mail.
@@ -77,6 +82,13 @@ pub(crate) fn pack(
             for operation in read {
                 if operation.stamp.seq > *upto {
                     break;
+                }
+                if let Some(why) = operation.skipped().filter(|_| room.together) {
+                    // It stands for one that was skipped before; such go alone.
+                    if packed.load.operations == 0 {
+                        packed.leave(&operation, why);
+                    }
+                    return Ok(packed);
                 }
                 if let Added::No = packed.add(store, operation, room)? {
                     return Ok(packed);
@@ -133,7 +145,10 @@ impl Packed {
         let mut operation = operation;
         if let Some(audio) = audio {
             match store.read_audio(&audio) {
-                Ok(bytes) => self.carry(&operation, &audio, bytes)?,
+                Ok(bytes) => {
+                    let (facts, mailbox) = (facts_of(&operation), mailbox_of(&operation));
+                    self.carry(&operation.entity, mailbox, &facts, &audio, bytes)?;
+                }
                 Err(error) => {
                     // It may have gone between the two reads, because the message was deleted.
                     let again = again(store, &operation)?;
@@ -176,22 +191,23 @@ impl Packed {
         self.count(operation);
     }
 
-    fn carry(
+    /// Takes audio along, just compared with its SHA-256 by the store.
+    pub(super) fn carry(
         &mut self,
-        operation: &Operation,
+        entity: &EntityKey,
+        mailbox: Option<&str>,
+        facts: &Value,
         audio: &AudioRef,
         bytes: Vec<u8>,
     ) -> Result<(), StoreError> {
-        let facts = facts_of(operation);
         let about = AboutAudio {
-            entity: operation.entity.clone(),
+            entity: entity.clone(),
             audio: audio.clone(),
             facts: facts.clone(),
         };
         let about = serde_json::to_value(about).map_err(|e| StoreError::Invalid(e.to_string()))?;
-        // The store has just compared it with its SHA-256.
         self.audio.push(CarriedAudio::vouched(about, bytes));
-        self.voices.push(voice_of(operation, audio, &facts));
+        self.voices.push(voice_of(entity, mailbox, audio, facts));
         self.audio_bytes = self.audio_bytes.saturating_add(audio.bytes);
         Ok(())
     }
@@ -223,13 +239,24 @@ fn facts_of(operation: &Operation) -> Value {
     }
 }
 
-/// What a person reads in the mail of a voice message.
-fn voice_of(operation: &Operation, audio: &AudioRef, facts: &Value) -> Option<Voice> {
-    let (EntityKey::Message(_), Effect::Set(fields)) = (&operation.entity, &operation.effect)
-    else {
+/// A message's mailbox as the store wrote it.
+fn mailbox_of(operation: &Operation) -> Option<&str> {
+    match &operation.effect {
+        Effect::Set(fields) => fields.get("mailbox").and_then(Value::as_str),
+        Effect::Delete => None,
+    }
+}
+
+/// What a person reads in the mail of a voice message; `None` for other audio.
+fn voice_of(
+    entity: &EntityKey,
+    mailbox: Option<&str>,
+    audio: &AudioRef,
+    facts: &Value,
+) -> Option<Voice> {
+    if !matches!(entity, EntityKey::Message(_)) {
         return None;
-    };
-    let mailbox = fields.get("mailbox").and_then(Value::as_str);
+    }
     let facts: MessageFacts = serde_json::from_value(facts.clone()).unwrap_or_default();
     Some(Voice {
         mailbox: mailbox.unwrap_or_default().to_owned(),

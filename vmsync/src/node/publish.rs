@@ -10,15 +10,15 @@ use vmsync_core::{
     resilience::{Colour, Link, Ownership, Serving, colour},
     sync::{Direction, SyncState},
 };
-use vmsync_store::model::Totals;
+use vmsync_store::{Backlog, model::Totals};
 
 use super::{Node, mode_name};
 use crate::{
     app::rfc3339,
     clock,
     status::{
-        DirectionStatus, FailbackStatus, GroupStatus, LinkStatus, NodeStatus, PeerStatus, Status,
-        SyncStatus, TotalsStatus, VrlSummary,
+        DirectionStatus, FailbackStatus, GroupStatus, LinkStatus, NodeStatus, PeerStatus,
+        ProbeStatus, Status, SyncStatus, TotalsStatus, VrlSummary,
     },
 };
 
@@ -31,6 +31,10 @@ pub(super) struct Progress {
     pub(super) digest: String,
     pub(super) have: Vector,
     pub(super) totals: Totals,
+    /// What the peer lacks.
+    pub(super) backlog: Backlog,
+    /// Entities under quarantine.
+    pub(super) quarantined: usize,
     /// Of this store, as last read.
     pub(super) origin: Option<Origin>,
     /// Ownership changed: the peer is told at once.
@@ -48,10 +52,10 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// A mail with `operations` took so long.
-    pub(super) fn taken(&mut self, operations: u64, took: Duration, _now: Now) {
-        if operations > 0 {
-            self.pace.push_back((operations, took));
+    /// A mail with so much in it took so long.
+    pub(super) fn taken(&mut self, amount: u64, took: Duration) {
+        if amount > 0 {
+            self.pace.push_back((amount, took));
             if self.pace.len() > PACE_OVER {
                 self.pace.pop_front();
             }
@@ -59,12 +63,12 @@ impl Progress {
     }
 
     fn eta(&self, pending: u64) -> Option<u64> {
-        let operations: u64 = self.pace.iter().map(|(n, _)| n).sum();
+        let amount: u64 = self.pace.iter().map(|(n, _)| n).sum();
         let took: Duration = self.pace.iter().map(|(_, t)| *t).sum();
         let millis = u64::try_from(took.as_millis())
             .ok()?
             .checked_mul(pending)?
-            .checked_div(operations)?;
+            .checked_div(amount)?;
         (pending > 0).then_some(millis.div_ceil(1000))
     }
 }
@@ -141,13 +145,22 @@ impl Node {
             out.pending = self.progress.have.ahead_of(&report.have);
             incoming.pending = report.have.ahead_of(&self.progress.have);
         }
-        let eta = self.progress.eta(out.pending);
+        let eta = self.progress.eta(out.bytes.max(out.pending));
+        let probe = self.session.probe(now.mono);
+        let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         let sync = SyncStatus {
             out: self.direction(0, out, eta, now),
             incoming: self.direction(1, incoming, None, now),
             digest: self.progress.digest.clone(),
             peer_digest: self.session.peer_digest().map(str::to_owned),
             diverged: self.session.diverged(),
+            single_copies: self.progress.backlog.messages,
+            quarantined: self.progress.quarantined as u64,
+            probe: ProbeStatus {
+                out_age_ms: probe.out_age.map(ms),
+                round_trip_ms: probe.round_trip.map(ms),
+                in_age_ms: probe.in_age.map(ms),
+            },
         };
         Status {
             node: NodeStatus {
@@ -238,12 +251,6 @@ impl Node {
             lag.get_or_insert(now.mono);
         }
         let lag = lag.map_or(Duration::ZERO, |since| now.mono.saturating_sub(since));
-        let mean = self
-            .progress
-            .totals
-            .bytes
-            .checked_div(self.progress.totals.messages.max(1))
-            .unwrap_or(0);
         DirectionStatus {
             state: match direction.state {
                 SyncState::Idle => "idle",
@@ -254,7 +261,8 @@ impl Node {
             }
             .to_owned(),
             pending_ops: direction.pending,
-            pending_bytes: direction.pending.saturating_mul(mean),
+            pending_bytes: direction.bytes,
+            seeding: direction.seeding,
             lag_ms: u64::try_from(lag.as_millis()).unwrap_or(u64::MAX),
             eta_s,
             reason: direction.stalled.map(|(_, why)| why),
@@ -380,6 +388,7 @@ pub(super) fn starting(config: &Config) -> Status {
         state: "idle".to_owned(),
         pending_ops: 0,
         pending_bytes: 0,
+        seeding: None,
         lag_ms: 0,
         eta_s: None,
         reason: None,
@@ -411,6 +420,9 @@ pub(super) fn starting(config: &Config) -> Status {
             digest: String::new(),
             peer_digest: None,
             diverged: false,
+            single_copies: 0,
+            quarantined: 0,
+            probe: ProbeStatus::default(),
         },
         links: Vec::new(),
         calls: 0,

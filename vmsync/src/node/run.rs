@@ -25,6 +25,7 @@ use super::{
     peer::{Beat, Heartbeat, Peer},
     phones::Phones,
     publish::{self, Progress},
+    upkeep::Upkeep,
     watch_store,
 };
 use crate::{
@@ -55,6 +56,7 @@ pub struct Node {
     pub(super) startup: Startup,
     /// Whether it is settled that this store has forgotten none of its own operations.
     pub(super) remembers: bool,
+    pub(super) upkeep: Upkeep,
     waiting: Waiting,
     tls: Option<Arc<rustls::ClientConfig>>,
 }
@@ -133,6 +135,7 @@ impl Node {
             phones: Phones::default(),
             progress: Progress::default(),
             started_at: now,
+            upkeep: Upkeep::default(),
             waiting: Waiting::default(),
             app,
             seat,
@@ -166,7 +169,7 @@ impl Node {
                     tracing::error!("a part of the node loop ended by itself");
                     break;
                 }
-                Input::Sent(sent) => self.sent(sent, clock::now()),
+                Input::Sent(sent) => self.sent(sent, clock::now()).await,
             }
             self.refresh_store(clock::now()).await;
         }
@@ -272,8 +275,10 @@ impl Node {
         if self.startup.done(now.mono) && self.remember().await {
             self.decide_all(now).await;
         }
-        self.sync_events().await;
+        self.sync_events(now).await;
+        self.upkeep(now).await;
         self.stall_alarm(now);
+        self.probe_alarm(now);
         self.app.alarms.expire(now.wall);
         while let Some(plan) = self.session.poll(now.mono) {
             let ticket = plan.ticket;
@@ -300,10 +305,12 @@ impl Node {
                 self.adopt(&report.groups).await;
                 self.waiting.heartbeats.push(answer);
             }
-            Command::Heard { head } => {
+            Command::Heard { head, wanted } => {
                 // What the mail brought is in the store by now; the session hears of that first.
                 self.refresh_store(now).await;
                 self.session.heard(&head, now);
+                self.session.want(wanted);
+                self.compare_buckets(&head).await;
             }
             Command::Request {
                 group,
@@ -341,6 +348,7 @@ impl Node {
                 let visible = self.peer.visible();
                 self.session.visible(false, nonce(), now);
                 self.session.visible(visible, nonce(), now);
+                self.upkeep.release_now(now);
                 let _ = answer.send(());
             }
             Command::Certificate { answer } => drop(answer.send(self.certificate())),

@@ -1,12 +1,21 @@
 //! The session toward the peer, fed from the store and from what became of our mails.
 
-use vmsync_config::words::Now;
-use vmsync_core::sync::{Blame, Event as SyncEvent, Local};
+use std::time::Duration;
+
+use vmsync_config::{show_duration, words::Now};
+use vmsync_core::{
+    sync::{Blame, Event as SyncEvent, Local},
+    wire::{Left, Seeding},
+};
+use vmsync_store::EntityKey;
 
 use super::{Node, outbox::Sent};
 use crate::{app::CertificateAnswer, http};
 
 const DIVERGED: &str = "both nodes hold the same operations but not the same state; keep both data folders and report it";
+
+/// A mail of this many bytes is part of a backlog.
+const BULK: u64 = 1024 * 1024;
 
 const STORE_FAILED: &str = "store_failed";
 /// Ended apart from [`STORE_FAILED`]: a store that can be read may still not take this.
@@ -52,17 +61,20 @@ impl Node {
         }
     }
 
-    pub(super) fn sent(&mut self, sent: Sent, now: Now) {
+    pub(super) async fn sent(&mut self, sent: Sent, now: Now) {
         match sent {
             Sent::Packed { ticket, load } => self.session.packed(ticket, load, now.mono),
             Sent::Taken {
                 ticket,
                 operations,
-                bytes: _,
+                bytes,
+                released,
                 took,
             } => {
-                self.progress.taken(operations, took, now);
+                self.progress.taken(bytes.max(operations), took);
                 self.session.sent(ticket, now);
+                self.rest_for_calls(bytes, took, now);
+                self.released(&released).await;
                 self.app
                     .alarms
                     .clear("sync_refused", self.app.config.pair.peer_id.as_str());
@@ -82,6 +94,25 @@ impl Node {
         }
     }
 
+    /// A backlog leaves half of the time to calls while there are any: it rests as long as it took.
+    fn rest_for_calls(&mut self, bytes: u64, took: Duration, now: Now) {
+        if bytes >= BULK && self.app.calls.active() > 0 {
+            self.session.rest(now.mono.saturating_add(took));
+        }
+    }
+
+    /// The peer holds the records of these entities: they are quarantined no longer.
+    async fn released(&mut self, entities: &[String]) {
+        if entities.is_empty() {
+            return;
+        }
+        let keys = entities.iter().cloned().map(EntityKey::try_from);
+        let keys: Vec<_> = keys.filter_map(Result::ok).collect();
+        if let Err(error) = self.app.store(move |s| s.release(&keys)).await {
+            tracing::warn!(%error, "a quarantine could not be ended here; tried again later");
+        }
+    }
+
     /// Tells the session what is durable now, and takes over what a heartbeat brought.
     pub(super) async fn refresh_store(&mut self, now: Now) {
         let theirs = std::mem::take(&mut self.progress.to_adopt);
@@ -93,28 +124,52 @@ impl Node {
             }
         }
         let configured = self.app.config.failback.clone();
+        let peer_have = self.session.peer_have().cloned();
         let read = self
             .app
             .store(move |store| {
                 let settings = http::effective_failback(&configured, &store.settings()?);
                 let free = vmsync_store::free_bytes(&store.dir()).unwrap_or(u64::MAX);
                 let facts = (store.origin(), store.clock_ahead_ms(), free);
-                Ok((store.digest(), store.totals()?, settings, facts))
-            })
-            .await;
-        match read {
-            Ok(((have, digest), totals, failback, (origin, ahead_ms, free))) => {
-                self.progress.origin = Some(origin);
-                self.store_alarms(ahead_ms, free);
-                self.progress.digest.clone_from(&digest.0);
-                self.progress.have.clone_from(&have);
-                self.progress.totals = totals;
-                self.failback = failback;
+                let (have, digest) = store.digest();
                 let local = Local {
                     have,
                     digest: digest.0,
-                    ..Local::default()
+                    floor: store.floor(),
+                    seeding: store.seeding().map(|s| Seeding {
+                        upto: s.upto,
+                        after: s.after,
+                    }),
                 };
+                let backlog = peer_have.map(|v| store.backlog(&v)).transpose()?;
+                let quarantined = store.quarantined().len();
+                Ok((
+                    local,
+                    store.totals()?,
+                    settings,
+                    facts,
+                    backlog,
+                    quarantined,
+                ))
+            })
+            .await;
+        match read {
+            Ok((local, totals, failback, (origin, ahead_ms, free), backlog, quarantined)) => {
+                self.progress.origin = Some(origin);
+                self.store_alarms(ahead_ms, free);
+                self.progress.digest.clone_from(&local.digest);
+                self.progress.have.clone_from(&local.have);
+                self.progress.quarantined = quarantined;
+                self.quarantine_alarm();
+                if let Some(backlog) = backlog {
+                    self.progress.backlog = backlog;
+                    self.session.left(Left {
+                        operations: backlog.operations,
+                        bytes: backlog.bytes,
+                    });
+                }
+                self.progress.totals = totals;
+                self.failback = failback;
                 self.session.local(local, now);
             }
             Err(error) => {
@@ -127,11 +182,48 @@ impl Node {
         }
     }
 
-    pub(super) async fn sync_events(&mut self) {
+    fn quarantine_alarm(&self) {
+        let (me, count) = (self.me().as_str(), self.progress.quarantined);
+        if count == 0 {
+            self.app.alarms.clear("quarantined", me);
+            return;
+        }
+        let text = format!(
+            "{count} entities are quarantined: an operation about each could not be sent or taken and was left behind; everything else is synchronised. See `quarantine` in GET /api/v1/sync for which and why; they are tried again each hour, and at POST /api/v1/sync/resync"
+        );
+        self.app.alarms.raise("quarantined", me, &text);
+    }
+
+    /// Raised while no probe comes back from a peer that is there.
+    pub(super) fn probe_alarm(&self, now: Now) {
+        let (peer, every) = (
+            self.app.config.pair.peer_id.as_str(),
+            self.app.config.pair.probe,
+        );
+        let patience = every.saturating_mul(3);
+        let seen = self.peer.sight.ok();
+        let age = self.session.probe(now.mono).out_age;
+        let since_seen = seen.map(|at| now.mono.saturating_sub(at));
+        let late =
+            since_seen.is_some_and(|seen| seen > patience && age.is_none_or(|a| a > patience));
+        if late {
+            let text = format!(
+                "no probe mailed to {peer} has come back for {} (one goes out every {}): mail between the nodes does not get through end to end although heartbeats do",
+                show_duration(age.unwrap_or(patience)),
+                show_duration(every)
+            );
+            self.app.alarms.raise("probe_late", peer, &text);
+        } else {
+            self.app.alarms.clear("probe_late", peer);
+        }
+    }
+
+    pub(super) async fn sync_events(&mut self, now: Now) {
         let peer = self.app.config.pair.peer_id.to_string();
         while let Some(event) = self.session.next_event() {
             let what = match event {
-                SyncEvent::Started { .. } => {
+                SyncEvent::Started { ours, theirs } => {
+                    self.met(ours, theirs, now);
                     tracing::info!(%peer, "synchronisation started: both have exchanged what they hold");
                     "started"
                 }
@@ -139,6 +231,7 @@ impl Node {
                     self.app.alarms.clear("diverged", &peer);
                     // What was lost with the old copy is here again.
                     self.app.alarms.clear_all("restored");
+                    self.equal_again(now).await;
                     "finished"
                 }
                 SyncEvent::Diverged => {

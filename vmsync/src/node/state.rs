@@ -1,0 +1,150 @@
+//! Reading from the store what goes into a mail that carries state in place of operations: a step
+//! of a seeding, the items of buckets that differ, the records the peer wants
+//! (docs/decisions/0010-synchronisation.md).
+//!
+//! A record whose audio can't be read still goes, marked: both nodes quarantine its entity, and
+//! nothing behind it waits.
+
+use serde_json::Value;
+use vmsync_config::words::Vector;
+use vmsync_core::wire::{BucketItems, Item, Record, SeedStep, Skip};
+use vmsync_store::{EntityKey, HeldRecord, RecordsAsk, Store, StoreError};
+
+use super::packing::{AUDIO_BYTES, FILES, JSON_BYTES, Packed};
+
+/// Records in one mail at most.
+const RECORDS: usize = 2_000;
+/// Items in one mail at most; buckets beyond it wait for the next mail.
+const ITEMS: usize = 60_000;
+/// The place of a record, for which no operation stands.
+const NO_OPERATION: u64 = 0;
+
+/// The step after `after` of a seeding that leads to `upto`, for a peer that holds `lacking`.
+pub(crate) fn seed(
+    store: &Store,
+    upto: &Vector,
+    after: Option<&str>,
+    lacking: &Vector,
+) -> Result<Packed, StoreError> {
+    let page = store.records(&RecordsAsk {
+        after,
+        lacking,
+        max: RECORDS,
+        max_bytes: AUDIO_BYTES + JSON_BYTES as u64,
+    })?;
+    let mut packed = Packed::default();
+    let mut through = page.through;
+    let mut last = after.map(str::to_owned);
+    for held in page.records {
+        let entity = held.entity.to_string();
+        if !packed.add_record(store, held)? {
+            through = last;
+            break;
+        }
+        last = Some(entity);
+    }
+    packed.load.through.clone_from(&through);
+    packed.seed = Some(SeedStep {
+        upto: upto.clone(),
+        after: after.map(str::to_owned),
+        through,
+    });
+    Ok(packed)
+}
+
+/// All items of `buckets`, or of as many of them as go into one mail.
+pub(crate) fn items(store: &Store, buckets: &[u8]) -> Result<Packed, StoreError> {
+    let mut packed = Packed::default();
+    let mut count = 0;
+    for found in store.items(buckets)? {
+        count += found.items.len();
+        if count > ITEMS && !packed.items.is_empty() {
+            break;
+        }
+        let item = |i: vmsync_store::Item| Item {
+            entity: i.entity.to_string(),
+            hash: i.hash,
+            lacks_audio: i.lacks_audio,
+        };
+        packed.items.push(BucketItems {
+            bucket: found.bucket,
+            items: found.items.into_iter().map(item).collect(),
+        });
+        packed.load.operations += 1;
+    }
+    Ok(packed)
+}
+
+/// The records of `entities`, or of as many from the front as go into one mail. With `release`
+/// they are no longer quarantined once both hold them.
+pub(crate) fn records(
+    store: &Store,
+    entities: &[String],
+    release: bool,
+) -> Result<Packed, StoreError> {
+    let mut packed = Packed::default();
+    let keys: Vec<EntityKey> = entities
+        .iter()
+        .filter_map(|e| EntityKey::try_from(e.clone()).ok())
+        .collect();
+    for held in store.records_of(&keys)? {
+        let entity = held.entity.to_string();
+        if !packed.add_record(store, held)? {
+            break;
+        }
+        packed.load.operations += 1;
+        if release {
+            packed.release.push(entity);
+        }
+    }
+    if packed.records.is_empty() {
+        // Nothing is held of them any more: they are done with.
+        packed.load.operations = u64::try_from(entities.len()).unwrap_or(u64::MAX);
+    }
+    Ok(packed)
+}
+
+impl Packed {
+    /// False when the mail is full; at least one record goes into each.
+    fn add_record(&mut self, store: &Store, held: HeldRecord) -> Result<bool, StoreError> {
+        let bytes = held.record.to_string().len();
+        let audio: u64 = held.audio.iter().map(|a| a.bytes).sum();
+        let full = self.json_bytes + bytes > JSON_BYTES
+            || self.audio_bytes.saturating_add(audio) > AUDIO_BYTES
+            || self.audio.len() + held.audio.len() > FILES;
+        if full && !self.records.is_empty() {
+            return Ok(false);
+        }
+        let facts = held.facts();
+        let mut unreadable = held
+            .missing
+            .first()
+            .map(|a| format!("{} is missing", a.blob));
+        for reference in &held.audio {
+            match store.read_audio(reference) {
+                Ok(bytes) => self.carry(&held.entity, mailbox(&held), &facts, reference, bytes)?,
+                Err(error) => unreadable = Some(error.to_string()),
+            }
+        }
+        if let Some(why) = unreadable {
+            self.skips.push(Skip {
+                origin: store.origin(),
+                seq: NO_OPERATION,
+                entity: held.entity.to_string(),
+                why: format!("its audio can't be read at {}: {why}", store.origin().node),
+            });
+        }
+        self.json_bytes += bytes;
+        self.load.bytes = (self.json_bytes as u64).saturating_add(self.audio_bytes);
+        self.records.push(Record {
+            entity: held.entity.to_string(),
+            record: held.record,
+        });
+        Ok(true)
+    }
+}
+
+/// The mailbox of a message, as its record holds it.
+fn mailbox(held: &HeldRecord) -> Option<&str> {
+    held.record.pointer("/f/mailbox/0").and_then(Value::as_str)
+}
