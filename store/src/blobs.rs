@@ -16,7 +16,7 @@
 //! | 8 | magic `vmaudio\n` |
 //! | 4 | version, 1, little-endian |
 //! | 4 | length of the header, little-endian |
-//! | … | header, JSON: `entity`, `audio`, `facts` |
+//! | … | header, JSON: `entity`, `mailbox` (of a message), `audio`, `facts` |
 //! | 32 | SHA-256 of all before |
 //! | … | the audio, byte for byte as it came (R-MB-6) |
 
@@ -30,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
+use vmsync_config::words::Extension;
 
 use crate::{
     durable, format,
@@ -47,9 +48,12 @@ const EXTENSION: &str = "vma";
 pub struct NewAudio<'a> {
     /// The entity the audio is for.
     pub entity: EntityKey,
+    /// For a message, the mailbox it is for; `None` where it is not known. (The key of a greeting
+    /// names its mailbox.)
+    pub mailbox: Option<Extension>,
     /// Everything about the audio; `blob` is chosen by the caller (`Uuid::now_v7()`) or, for a replica, by the origin.
     pub audio: &'a AudioRef,
-    /// For a message, its facts as JSON; else null.
+    /// For a message, its facts as JSON; for a greeting that ends, `until`; else null.
     pub facts: Value,
 }
 
@@ -57,6 +61,9 @@ pub struct NewAudio<'a> {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Header {
     pub(crate) entity: EntityKey,
+    /// Not in files written before this field was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) mailbox: Option<Extension>,
     pub(crate) audio: AudioRef,
     #[serde(default)]
     pub(crate) facts: Value,
@@ -155,6 +162,22 @@ impl Blobs {
         Ok((file, header))
     }
 
+    /// The header of a file that is as long as it says; the audio itself is not read.
+    pub(crate) fn header(&self, blob: Uuid) -> io::Result<Header> {
+        let (mut file, header) = self.open_file(blob)?;
+        let expected = file.stream_position()?.saturating_add(header.audio.bytes);
+        let length = file.metadata()?.len();
+        if header.audio.blob != blob {
+            return Err(damaged("its name is not the one it gives itself"));
+        }
+        if length != expected {
+            return Err(damaged(&format!(
+                "it has {length} bytes where it should have {expected}"
+            )));
+        }
+        Ok(header)
+    }
+
     /// Opens a file for reading from `offset` of the audio.
     pub(crate) fn open_at(&self, blob: Uuid, offset: u64) -> io::Result<io::Take<File>> {
         let (mut file, header) = self.open_file(blob)?;
@@ -176,6 +199,41 @@ impl Blobs {
         } else {
             Err(damaged("the audio is not what its SHA-256 says"))
         }
+    }
+
+    /// The folders files lie in: `incoming` first, because files move from there to the others.
+    fn folders(&self) -> impl Iterator<Item = PathBuf> {
+        let settled = (0..=255u8).map(|n| self.dir.join(format!("{n:02x}")));
+        std::iter::once(self.incoming_dir()).chain(settled)
+    }
+
+    /// The ids of all files, in order (for ids of version 7: of time).
+    pub(crate) fn list(&self) -> io::Result<Vec<Uuid>> {
+        let mut found = Vec::new();
+        for folder in self.folders() {
+            for entry in fs::read_dir(folder)? {
+                let path = entry?.path();
+                let known = path.extension().is_some_and(|e| e == EXTENSION);
+                let id = path.file_stem().map(|s| s.to_string_lossy().parse());
+                if let (true, Some(Ok(id))) = (known, id) {
+                    found.push(id);
+                }
+            }
+        }
+        found.sort_unstable();
+        // One may have been seen before and after it was moved.
+        found.dedup();
+        Ok(found)
+    }
+
+    /// Whether there is no file at all.
+    pub(crate) fn is_empty(&self) -> io::Result<bool> {
+        for folder in self.folders() {
+            if fs::read_dir(folder)?.next().is_some() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// What a start finds in `incoming`: unfinished files are removed, whole ones are returned
@@ -213,11 +271,16 @@ pub(crate) fn matches(audio: &AudioRef, bytes: &[u8]) -> bool {
 
 /// All that comes before the audio.
 fn head(new: NewAudio<'_>) -> io::Result<Vec<u8>> {
-    let json = serde_json::to_vec(&Header {
+    framed(&Header {
         entity: new.entity,
+        mailbox: new.mailbox,
         audio: new.audio.clone(),
         facts: new.facts,
-    })?;
+    })
+}
+
+fn framed(header: &impl Serialize) -> io::Result<Vec<u8>> {
+    let json = serde_json::to_vec(header)?;
     let length = u32::try_from(json.len())
         .ok()
         .filter(|_| json.len() <= MAX_HEADER - 256)
@@ -299,6 +362,7 @@ mod tests {
                 .to_owned()
                 .try_into()
                 .unwrap(),
+            mailbox: Some("2001".parse().unwrap()),
             audio: &audio(),
             facts: serde_json::json!({"caller_number": "5551234"}),
         };
@@ -313,6 +377,7 @@ mod tests {
         for _ in 0..2 {
             let (_, header) = blobs.open_file(id).unwrap();
             assert_eq!(header.audio, audio());
+            assert_eq!(header.mailbox, Some("2001".parse().unwrap()));
             assert_eq!(header.facts["caller_number"], "5551234");
             assert_eq!(blobs.read(&audio()).unwrap(), AUDIO);
             let mut rest = Vec::new();
@@ -347,6 +412,21 @@ mod tests {
         assert!(blobs.read(&audio()).is_err());
         fs::write(&path, [sound.as_slice(), b"x"].concat()).unwrap();
         assert!(blobs.read(&audio()).is_err());
+    }
+
+    #[test]
+    fn a_file_written_before_mailboxes_were_named_is_read() {
+        let (_dir, blobs) = written();
+        let path = blobs.find(audio().blob).unwrap();
+        let json = serde_json::json!({
+            "entity": "message/01920000-0000-7000-8000-000000000001",
+            "audio": audio(),
+            "facts": {"caller_number": "5551234"},
+        });
+        fs::write(&path, [framed(&json).unwrap().as_slice(), AUDIO].concat()).unwrap();
+        let (_, header) = blobs.open_file(audio().blob).unwrap();
+        assert_eq!(header.mailbox, None);
+        assert_eq!(blobs.read(&audio()).unwrap(), AUDIO);
     }
 
     #[test]

@@ -33,10 +33,12 @@ use crate::{
     disk::{Disk, Failure, Purpose},
     error::StoreError,
     index::{Index, Overlay},
+    keys,
     model::Totals,
     operation::{EntityKey, Operation},
     transaction::{Finished, Transaction},
-    upgrade,
+    upgrade, verify,
+    watermark::Watermark,
 };
 
 pub(crate) use memory::Memory;
@@ -70,6 +72,9 @@ impl Committed {
 }
 
 pub(crate) type Listener = Box<dyn Fn(&Committed) + Send + Sync>;
+
+/// The index's folder in the data folder.
+pub(crate) const INDEX: &str = "db";
 
 /// The writers whose changes are made durable together.
 #[derive(Default)]
@@ -138,6 +143,7 @@ pub(crate) struct Committer {
     durable: Mutex<Memory>,
     listeners: RwLock<Vec<Listener>>,
     disk: Disk,
+    watermark: Watermark,
     #[cfg(test)]
     pub(crate) fail_next: std::sync::atomic::AtomicBool,
 }
@@ -156,19 +162,63 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Committer {
-    /// Opens the index of the data folder; a new one gets an origin of `node`.
-    pub(crate) fn open(disk: Disk, node: &NodeId) -> Result<Self, StoreError> {
-        let index_dir = disk.dir.join("db");
-        let doing = || format!("opening the index {}", index_dir.display());
-        let index = Index::open(&index_dir).map_err(|e| disk.error(doing(), e))?;
-        upgrade::run(&index).map_err(|e| disk.error(doing(), e))?;
-        crate::durable::sync_dir(&disk.dir).map_err(|e| disk.error(doing(), e))?;
-        let memory = match load(&index).map_err(|e| disk.error(doing(), e))? {
-            Some(memory) => memory,
-            None => create(&index, node).map_err(|e| disk.error(doing(), e))?,
+    /// Opens the index of the data folder, and reads all of it. A new one gets an origin of `node`;
+    /// but where there are audio files, or commits were made, a missing or empty index is no new
+    /// one: [`StoreError::Damaged`], as for any other damage.
+    pub(crate) fn open(disk: Disk, blobs: &Blobs, node: &NodeId) -> Result<Self, StoreError> {
+        let dir = disk.dir.join(INDEX);
+        let failed = |e| disk.index_error(format!("opening the index {}", dir.display()), e);
+        let (watermark, told) = Watermark::open(&disk.dir).map_err(failed)?;
+        let told = told.unwrap_or(0);
+        let used = || Ok(told > 0 || !blobs.is_empty()?);
+        let damaged = |why: String| Err(failed(io::Error::new(io::ErrorKind::InvalidData, why)));
+        if !dir.exists() && used().map_err(failed)? {
+            return damaged("it is not there, but the store was in use".to_owned());
+        }
+        let index = Index::open(&dir).map_err(failed)?;
+        upgrade::run(&index).map_err(failed)?;
+        crate::durable::sync_dir(&disk.dir).map_err(failed)?;
+        let memory = match load(&index).map_err(failed)? {
+            Some(memory) if memory.commits < told => {
+                let held = memory.commits;
+                return damaged(format!(
+                    "it ends with commit {held}, but commit {told} was made durable"
+                ));
+            }
+            Some(memory) => {
+                verify::sound(&index, &memory).map_err(failed)?;
+                memory
+            }
+            None if used().map_err(failed)? => {
+                return damaged("it is empty, but the store was in use".to_owned());
+            }
+            None => create(&index, node, 0).map_err(failed)?,
         };
+        Ok(Self::of(disk, dir, index, memory, watermark))
+    }
+
+    /// Makes a new index in the folder `name` of the data folder, whatever its present one is like.
+    pub(crate) fn create(disk: Disk, name: &str, node: &NodeId) -> Result<Self, StoreError> {
+        let dir = disk.dir.join(name);
+        let failed = |e| disk.index_error(format!("making the index {}", dir.display()), e);
+        let (watermark, told) = Watermark::open(&disk.dir).map_err(failed)?;
+        // From now on the present index, should it be opened again, is behind.
+        let commits = told.unwrap_or(0).saturating_add(1);
+        watermark.raise(commits);
+        let index = Index::open(&dir).map_err(failed)?;
+        let memory = create(&index, node, commits).map_err(failed)?;
+        Ok(Self::of(disk, dir, index, memory, watermark))
+    }
+
+    fn of(
+        disk: Disk,
+        index_dir: PathBuf,
+        index: Index,
+        memory: Memory,
+        watermark: Watermark,
+    ) -> Self {
         let durable = memory.clone();
-        Ok(Self {
+        Self {
             state: Mutex::new(State {
                 memory,
                 pending: Pending::default(),
@@ -183,9 +233,10 @@ impl Committer {
             durable: Mutex::new(durable),
             listeners: RwLock::new(Vec::new()),
             disk,
+            watermark,
             #[cfg(test)]
             fail_next: false.into(),
-        })
+        }
     }
 
     pub(crate) fn origin(&self) -> Origin {
@@ -227,7 +278,7 @@ impl Committer {
         };
         read(index).map_err(|e| {
             self.disk
-                .error(format!("reading the index {}", index.path().display()), e)
+                .index_error(format!("reading the index {}", index.path().display()), e)
         })
     }
 
@@ -381,7 +432,7 @@ impl Committer {
             let events = operations_since(&index, &lock(&self.durable).vector, &memory)?;
             Ok((index, memory, events))
         });
-        let (index, memory, events) = opened.map_err(|e| self.disk.error(doing, e))?;
+        let (index, memory, events) = opened.map_err(|e| self.disk.index_error(doing, e))?;
         *slot = Some(index);
         *lock(&self.durable) = memory.clone();
         state.memory = memory;
@@ -410,7 +461,10 @@ impl Committer {
             }
             drop(state);
             match &outcome {
-                Ok(()) => self.tell(&pending.events),
+                Ok(()) => {
+                    self.watermark.raise(pending.number);
+                    self.tell(&pending.events);
+                }
                 Err(f) => {
                     tracing::error!(error = %f.to_error(&self.disk), "a write could not be made durable; nothing is taken until one can");
                 }
@@ -431,8 +485,15 @@ impl Committer {
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-        let pending = std::mem::take(&mut state.pending);
+        let mut pending = std::mem::take(&mut state.pending);
+        state.memory.commits = state.memory.commits.saturating_add(1);
+        let number = state.memory.commits;
+        let written = number.to_string().into_bytes();
+        pending
+            .overlay
+            .insert(keys::COMMITS.to_vec(), Some(written));
         let taken = TakenGroup {
+            number,
             overlay: Arc::new(pending.overlay),
             events: pending.events,
             group: pending.group,
@@ -489,6 +550,7 @@ impl Committer {
 }
 
 struct TakenGroup {
+    number: u64,
     overlay: Arc<Overlay>,
     events: Vec<Committed>,
     group: Arc<Group>,

@@ -51,6 +51,16 @@ impl Disk {
         }
     }
 
+    /// The error for a failed call into the index: what only a damaged one answers is told as such.
+    pub(crate) fn index_error(&self, doing: impl Into<String>, source: io::Error) -> StoreError {
+        match source.kind() {
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
+                StoreError::damaged(doing, source)
+            }
+            _ => self.error(doing, source),
+        }
+    }
+
     fn full(&self, free: u64) -> StoreError {
         StoreError::Full {
             path: self.dir.clone(),
@@ -85,7 +95,7 @@ impl Failure {
     }
 
     pub(crate) fn to_error(&self, disk: &Disk) -> StoreError {
-        disk.error(
+        disk.index_error(
             self.doing.clone(),
             io::Error::new(self.kind, self.text.clone()),
         )

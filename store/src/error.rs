@@ -78,6 +78,17 @@ pub enum StoreError {
     /// A remote operation names an audio file that is not in the store.
     #[error("audio {0} is not in the store")]
     MissingAudio(Uuid),
+    /// The index is not what this program wrote. An open store goes on with what it can; a new
+    /// start, or [`rebuild`](crate::rebuild), sets the index aside and makes another.
+    #[error(
+        "{doing}: {why}: the index is damaged; start the node again and it sets the index aside and makes a new one from its audio files and its peer, or stop it and run `vmsync store check`"
+    )]
+    Damaged {
+        /// What was being done, with the path.
+        doing: String,
+        /// What was found.
+        why: String,
+    },
     /// Disk or index failed.
     #[error("{doing}: {source}")]
     Io {
@@ -97,12 +108,12 @@ impl StoreError {
         }
     }
 
-    /// Something on disk is not what this program writes.
-    pub(crate) fn damaged(
-        what: impl Into<String>,
-        why: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-    ) -> Self {
-        Self::io(what, io::Error::new(io::ErrorKind::InvalidData, why))
+    /// Something in the index is not what this program writes.
+    pub(crate) fn damaged(doing: impl Into<String>, why: impl std::fmt::Display) -> Self {
+        Self::Damaged {
+            doing: doing.into(),
+            why: why.to_string(),
+        }
     }
 
     pub(crate) fn no_mailbox(ext: &Extension) -> Self {

@@ -3,7 +3,9 @@
 //! ```text
 //! <data>/LOCK            held while a process uses the folder
 //! <data>/FORMAT          "vmsync-store", version, node: three lines
+//! <data>/COMMITTED       number of the last commit (see `watermark`)
 //! <data>/db/             sled index (see `index`)
+//! <data>/db.damaged-*/   damaged indexes, set aside (see `rebuild`)
 //! <data>/audio/          audio files (see `blobs`)
 //! ```
 
@@ -16,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use vmsync_config::words::NodeId;
+use vmsync_config::words::{NodeId, UnixMillis};
 
 use crate::{durable, error::StoreError};
 
@@ -32,6 +34,18 @@ pub(crate) fn create_dir(dir: &Path) -> io::Result<()> {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
         Err(e) => Err(e),
     }
+}
+
+/// A time as part of a file's name: `20261122T112431Z`.
+pub(crate) fn in_a_name(at: UnixMillis) -> String {
+    let text = at.to_string();
+    let whole = text.split('.').next().unwrap_or(&text);
+    let kept = whole.chars().filter(|c| c.is_ascii_alphanumeric());
+    let mut name: String = kept.collect();
+    if !name.ends_with('Z') {
+        name.push('Z');
+    }
+    name
 }
 
 /// How long a folder in use is waited for: a process being killed, or one just being started by
@@ -100,10 +114,10 @@ fn read(dir: &Path, text: &str, node: &NodeId) -> Result<u32, StoreError> {
         .and_then(|l| l.strip_prefix("version "))
         .and_then(|v| v.parse::<u32>().ok());
     let (true, Some(version)) = (magic, version) else {
-        return Err(StoreError::damaged(
-            format!("reading {}", dir.join("FORMAT").display()),
-            format!("it does not begin with {MAGIC:?} and a version"),
-        ));
+        return Err(StoreError::Conflict(format!(
+            "{} does not begin with {MAGIC:?} and a version, so it is not known what wrote the folder; put the FORMAT file back, or set the folder aside: the node then fills a new one from its peer",
+            dir.join("FORMAT").display()
+        )));
     };
     if version > VERSION {
         return Err(StoreError::Conflict(format!(
@@ -161,6 +175,13 @@ mod tests {
         std::fs::create_dir(dir.path().join("db")).unwrap();
         let error = check(dir.path(), &node("vmpro1")).unwrap_err().to_string();
         assert!(error.contains("no FORMAT file"), "{error}");
+    }
+
+    #[test]
+    fn a_time_in_a_name_sorts_and_needs_no_quotes() {
+        let name = |ms| in_a_name(UnixMillis(ms));
+        assert_eq!(name(1_790_000_000_123), "20260921T141320Z");
+        assert!(name(1_790_000_000_000) < name(1_790_000_001_000));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use vmsync_config::words::{Extension, UnixMillis};
 
 use crate::{
+    blobs::NewAudio,
     disk::Purpose,
     error::StoreError,
     mailboxes::{SMALL, existing},
@@ -29,7 +30,13 @@ impl Store {
         // Asked before the file is written, and again when the greeting is recorded.
         self.peek(|t| existing(t, ext).map(drop))?;
         let entity = EntityKey::Greeting(ext.clone(), kind);
-        self.add_audio(&entity, &audio, Value::Null, bytes)?;
+        let new = NewAudio {
+            entity: entity.clone(),
+            mailbox: None,
+            audio: &audio,
+            facts: until.map_or(Value::Null, |u| json!({"until": u})),
+        };
+        self.add_audio(new, bytes)?;
         self.with_audio(audio.blob, move |t| {
             existing(t, ext)?;
             let until = until.map_or(Value::Null, |u| json!(u));

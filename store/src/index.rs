@@ -6,7 +6,7 @@
 //!   up to 17 entries, so no value here is larger than [`WHOLE`]: larger ones lie in pieces.
 //! - After an I/O error it answers nothing but that error until it is opened again: the committer
 //!   opens it again (see `commit`).
-//! - It may panic on a damaged file or a failed sync: calls that can are wrapped in [`guarded`].
+//! - It may panic on a damaged file or a failed sync: calls into it are wrapped in [`checked`].
 
 use std::{
     fs::File,
@@ -53,11 +53,11 @@ impl Index {
         let path = dir.join("db");
         let index = Self {
             db: Some(db),
-            file: File::open(&path)?,
+            file: File::open(&path).map_err(told)?,
             path,
         };
         index.make_durable()?;
-        durable::sync_file(&dir.join("conf"))?;
+        durable::sync_file(&dir.join("conf")).map_err(told)?;
         Ok(index)
     }
 
@@ -74,9 +74,13 @@ impl Index {
 
     /// The value of `key`.
     pub(crate) fn get(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        checked(|| self.read(key))
+    }
+
+    fn read(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
         // A value in pieces may be replaced between reading its head and its pieces: look again.
         for _ in 0..100 {
-            let Some(head) = self.db()?.get(key)? else {
+            let Some(head) = self.db()?.get(key).map_err(own)? else {
                 return Ok(None);
             };
             if let Some(value) = self.whole(&head)? {
@@ -96,18 +100,47 @@ impl Index {
         if from >= to {
             return Ok(Vec::new());
         }
-        let mut found = Vec::new();
-        for entry in self.db()?.range(from..to).take(limit) {
-            let (key, head) = entry?;
-            let value = match self.whole(&head)? {
-                Some(value) => Some(value),
-                None => self.get(&key)?,
-            };
-            if let Some(value) = value {
-                found.push((key.to_vec(), value));
+        checked(|| {
+            let mut found = Vec::new();
+            for entry in self.db()?.range(from..to).take(limit) {
+                let (key, head) = entry.map_err(own)?;
+                if let Some(value) = self.complete(&key, &head)? {
+                    found.push((key.to_vec(), value));
+                }
             }
+            Ok(found)
+        })
+    }
+
+    /// Reads every key and value, in order, and with them every page there is. For when nothing
+    /// writes.
+    pub(crate) fn each(
+        &self,
+        mut visit: impl FnMut(&[u8], &[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        checked(|| {
+            let mut last: Option<sled::IVec> = None;
+            for entry in self.db()?.iter() {
+                let (key, head) = entry.map_err(own)?;
+                // A page that points back to an earlier one would never end.
+                if last.as_ref().is_some_and(|last| *last >= key) {
+                    return Err(damaged(&key));
+                }
+                if key.first() != Some(&keys::PIECE) {
+                    let value = self.complete(&key, &head)?;
+                    visit(&key, &value.ok_or_else(|| damaged(&key))?)?;
+                }
+                last = Some(key);
+            }
+            Ok(())
+        })
+    }
+
+    fn complete(&self, key: &[u8], head: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        match self.whole(head)? {
+            Some(value) => Ok(Some(value)),
+            None => self.read(key),
         }
-        Ok(found)
     }
 
     /// Up to `limit` keys from `from` (included) to `to` (excluded), in order.
@@ -115,10 +148,12 @@ impl Index {
         if from >= to {
             return Ok(Vec::new());
         }
-        let entries = self.db()?.range(from..to).take(limit);
-        entries
-            .map(|entry| Ok(entry.map(|(key, _)| key.to_vec())?))
-            .collect()
+        checked(|| {
+            let entries = self.db()?.range(from..to).take(limit);
+            entries
+                .map(|entry| entry.map(|(key, _)| key.to_vec()).map_err(own))
+                .collect()
+        })
     }
 
     /// Puts a value together; `None` when a piece is missing.
@@ -127,9 +162,9 @@ impl Index {
             Some((&TAG_WHOLE, value)) => Ok(Some(value.to_vec())),
             Some((&TAG_PIECES, rest)) => {
                 let (id, len) = pieces_head(rest).ok_or_else(|| damaged(head))?;
-                let mut value = Vec::with_capacity(len);
+                let mut value = Vec::new();
                 for n in 0..len.div_ceil(WHOLE) {
-                    match self.db()?.get(piece_key(id, n))? {
+                    match self.db()?.get(piece_key(id, n)).map_err(own)? {
                         Some(piece) => value.extend_from_slice(&piece),
                         None => return Ok(None),
                     }
@@ -183,7 +218,7 @@ impl Index {
 
     /// Removes the pieces of the value `key` has now.
     fn drop_pieces(&self, key: &[u8], batch: &mut sled::Batch) -> io::Result<()> {
-        let Some(head) = self.db()?.get(key)? else {
+        let Some(head) = self.db()?.get(key).map_err(own)? else {
             return Ok(());
         };
         if let Some((&TAG_PIECES, rest)) = head.split_first() {
@@ -229,8 +264,33 @@ fn open_patiently(config: &sled::Config) -> io::Result<sled::Db> {
 
 /// Runs a call into sled; its errors and panics become I/O errors.
 fn guarded<T>(call: impl FnOnce() -> sled::Result<T>) -> io::Result<T> {
-    match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(result) => result.map_err(io::Error::from),
+    checked(|| call().map_err(own))
+}
+
+/// An error of sled's.
+fn own(error: sled::Error) -> io::Error {
+    told(io::Error::from(error))
+}
+
+/// What only a damaged index makes sled or the file system say is told as such: sled's words for
+/// "should not happen" and "not of this version", and files that are missing or are something else.
+fn told(error: io::Error) -> io::Error {
+    use io::ErrorKind as K;
+    match error.kind() {
+        K::InvalidInput | K::NotFound | K::UnexpectedEof | K::IsADirectory | K::NotADirectory => {
+            io::Error::new(K::InvalidData, error)
+        }
+        K::Other if error.to_string().contains("unexpected bug") => {
+            io::Error::new(K::InvalidData, error)
+        }
+        _ => error,
+    }
+}
+
+/// Runs calls into sled; a panic becomes an I/O error.
+fn checked<T>(calls: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    match catch_unwind(AssertUnwindSafe(calls)) {
+        Ok(result) => result,
         Err(_) => Err(io::Error::new(
             io::ErrorKind::InvalidData,
             "the index failed an internal check",

@@ -43,10 +43,30 @@ pub struct HeldRecord {
 }
 
 impl HeldRecord {
-    /// For a message, its facts, as [`NewAudio`](crate::NewAudio) wants them; else null.
-    pub fn facts(&self) -> Value {
-        let facts = self.record.pointer("/f/facts/0");
-        facts.cloned().unwrap_or(Value::Null)
+    /// What [`NewAudio::facts`](crate::NewAudio::facts) is for this audio of it.
+    pub fn facts(&self, audio: &AudioRef) -> Value {
+        if let EntityKey::Message(_) = self.entity {
+            let facts = self.record.pointer("/f/facts/0");
+            return facts.cloned().unwrap_or(Value::Null);
+        }
+        let versions = self.record.pointer("/v").and_then(Value::as_array);
+        let its = |v: &&Value| {
+            let named = v.pointer("/f/audio").and_then(crate::record::blob_of);
+            named == Some(audio.blob)
+        };
+        let until = versions
+            .and_then(|all| all.iter().find(its))
+            .and_then(|v| v.pointer("/f/until"))
+            .filter(|u| !u.is_null());
+        until.map_or(Value::Null, |u| serde_json::json!({"until": u}))
+    }
+
+    /// For a message, whose it is.
+    pub fn mailbox(&self) -> Option<&str> {
+        match self.entity {
+            EntityKey::Message(_) => self.record.pointer("/f/mailbox/0")?.as_str(),
+            _ => None,
+        }
     }
 }
 

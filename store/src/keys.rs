@@ -14,7 +14,7 @@
 //! | `s` extension NUL SHA-256 id | empty: messages by their source id |
 //! | `x` blob | empty: audio file to be removed |
 //! | `n` space NUL key | node-local record |
-//! | `m` name | `origin`, `clock`, `totals`, `seeding` (the one under way), JSON; `format` |
+//! | `m` name | `origin`, `clock`, `totals`, `seeding` (the one under way), `commits`, JSON; `format` |
 //! | `p` id piece | part of a value too large for one key (see `index`) |
 //!
 //! Numbers are big-endian, so that the order of keys is the order of numbers.
@@ -45,6 +45,8 @@ pub(crate) const CLOCK: &[u8] = b"mclock";
 pub(crate) const TOTALS: &[u8] = b"mtotals";
 pub(crate) const SEEDING: &[u8] = b"mseeding";
 pub(crate) const FORMAT: &[u8] = b"mformat";
+/// Number of the last group committed (see `watermark`).
+pub(crate) const COMMITS: &[u8] = b"mcommits";
 
 fn key(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
     let mut key = Vec::with_capacity(1 + parts.iter().map(|p| p.len()).sum::<usize>());

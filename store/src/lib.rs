@@ -12,6 +12,7 @@
 //! | `keys`, `index`, `log`, `upgrade` | the sled index: keys, large values in pieces, flush and fsync; entries of the log; older versions |
 //! | `transaction`, `commit` | one writer's changes; the group committer |
 //! | `durable`, `disk`, `format`, `blobs` | files: fsync and rename, room, the data folder, audio files |
+//! | `verify`, `watermark`, `rebuild` | whether the index is sound when opened; a new one from the audio files |
 //! | `mailboxes`, `messages`, `greetings`, `flows`, `local`, `check` | the methods of [`Store`] |
 //! | `replication`, `backlog`, `compact`, `join`, `repair`, `quarantine` | those the pair needs: operations, how many, how long they are kept; state, where it differs, what stays behind |
 
@@ -41,6 +42,7 @@ mod messages;
 pub mod model;
 pub mod operation;
 mod quarantine;
+mod rebuild;
 mod record;
 mod repair;
 mod replication;
@@ -48,7 +50,9 @@ mod seed;
 mod store;
 mod transaction;
 mod upgrade;
+mod verify;
 mod view;
+mod watermark;
 
 pub use backlog::Backlog;
 pub use blobs::NewAudio;
@@ -62,6 +66,7 @@ pub use join::{HeldRecord, Joined, PeerRecord, RecordsAsk, RecordsPage};
 pub use merged::{Change, Conflict, MergeReport, Side};
 pub use operation::{AudioRef, Effect, EntityKey, GreetingKind, Hlc, Operation, Stamp};
 pub use quarantine::{MAX_QUARANTINED, Quarantined, Skip};
+pub use rebuild::{Rebuilt, rebuild};
 pub use repair::{BucketItems, Item};
 pub use seed::{SeedStep, Seeding};
 pub use store::{Options, Store};

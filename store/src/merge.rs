@@ -23,6 +23,8 @@
 //!    replaces all it has seen (R-SY-6, R-CF-6). A removal is a version without content: it
 //!    replaces what its writer had seen, and never wins over a version it had not seen. (A
 //!    deletion, which this program does not write for them, takes versions with earlier stamps.)
+//!    A version recovered from an audio file alone (see `rebuild`) stands only while no other does:
+//!    whoever wrote another could not say that it replaces this one.
 //!
 //! # Joining
 //!
@@ -41,7 +43,9 @@
 //! For rules 1 and 2 a record is a maximum per field and a maximum over deletions. For rule 3 it
 //! is a set of versions and a vector of what was replaced: the set is "all versions ever given,
 //! less those some `based_on` covers, less those before the latest deletion", which does not ask
-//! for an order. So joining is commutative, associative and idempotent. Since an origin has always
+//! for an order. (A recovered version is dropped for another that stands. That one may go later, but
+//! only for one that stands in its place, or for a deletion, which takes the recovered one too.)
+//! So joining is commutative, associative and idempotent. Since an origin has always
 //! seen its own versions, at most one per origin stands, so conflicts are bounded by the number of
 //! origins; nothing needs to be cut, and cutting the eleventh would depend on the order of
 //! arrival. Views show the newest ten.
@@ -126,6 +130,9 @@ fn settle(rule: Rule, record: &mut Record) {
     }
     let replaced = &record.replaced;
     record.versions.retain(|v| stands(replaced, &v.stamp));
+    if record.versions.iter().any(|v| !v.stamp.is_recovered()) {
+        record.versions.retain(|v| !v.stamp.is_recovered());
+    }
     record.versions.sort_by(|a, b| b.stamp.cmp(&a.stamp));
 }
 

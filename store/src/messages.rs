@@ -43,7 +43,13 @@ impl Store {
         let id = new_id(self.now());
         let entity = EntityKey::Message(id);
         let facts = to_json(facts)?;
-        self.add_audio(&entity, &audio, facts.clone(), bytes)?;
+        let new = NewAudio {
+            entity: entity.clone(),
+            mailbox: Some(ext.clone()),
+            audio: &audio,
+            facts: facts.clone(),
+        };
+        self.add_audio(new, bytes)?;
         self.with_audio(audio.blob, move |t| {
             if let Some(first) = admit(t, ext, source.as_deref())? {
                 return Ok(((first, false), false));
@@ -177,14 +183,9 @@ impl Store {
     }
 
     /// Writes a new audio file durably, into `incoming`.
-    pub(crate) fn add_audio(
-        &self,
-        entity: &EntityKey,
-        audio: &AudioRef,
-        facts: Value,
-        bytes: &[u8],
-    ) -> Result<(), StoreError> {
+    pub(crate) fn add_audio(&self, new: NewAudio<'_>, bytes: &[u8]) -> Result<(), StoreError> {
         let Self { inner } = self;
+        let audio = new.audio;
         if inner.blobs.find(audio.blob).is_some() {
             return Err(StoreError::Conflict(format!(
                 "audio {} exists already; give every upload an id of its own",
@@ -195,16 +196,9 @@ impl Store {
         inner
             .disk
             .room_for(size.saturating_add(SMALL), Purpose::Content)?;
-        let new = NewAudio {
-            entity: entity.clone(),
-            audio,
-            facts,
-        };
-        inner.blobs.write(new, bytes).map_err(|e| {
-            inner
-                .disk
-                .error(format!("writing audio {} for {entity}", audio.blob), e)
-        })
+        let doing = format!("writing audio {} for {}", audio.blob, new.entity);
+        let written = inner.blobs.write(new, bytes);
+        written.map_err(|e| inner.disk.error(doing, e))
     }
 
     /// Runs what refers to a new audio file and says whether it does. When it does not, or was

@@ -132,6 +132,21 @@ pub struct AudioRef {
     pub duration_ms: u64,
 }
 
+impl Stamp {
+    /// The stamp of what an audio file says of itself, where the index is made anew from the files:
+    /// of the clock's first millisecond, which no operation of a user's bears. All bear the same,
+    /// so that messages follow one another by their ids, which begin with the time they came.
+    pub(crate) fn recovered(origin: Origin, seq: u64) -> Self {
+        let at = Hlc::default();
+        Self { at, origin, seq }
+    }
+
+    /// Whether it is that of something recovered from an audio file alone.
+    pub fn is_recovered(&self) -> bool {
+        self.at.wall == Hlc::default().wall
+    }
+}
+
 impl GreetingKind {
     /// All kinds, in the order they are shown.
     pub const ALL: [Self; 6] = [

@@ -89,8 +89,9 @@ impl Drop for Inner {
 
 impl Store {
     /// Opens or creates the store in `dir`. Refuses ([`StoreError::Conflict`]) a folder in use by
-    /// another process, of a newer version or of another node, and ([`StoreError::Full`]) one on a
-    /// disk with less than a quarter of the reserve free.
+    /// another process, of a newer version or of another node, ([`StoreError::Full`]) one on a disk
+    /// with less than a quarter of the reserve free, and ([`StoreError::Damaged`]) one whose index
+    /// is damaged or missing: [`rebuild`](crate::rebuild) makes it anew. All of the index is read.
     pub fn open(dir: &Path, options: Options) -> Result<Self, StoreError> {
         let Options {
             node,
@@ -108,15 +109,29 @@ impl Store {
         // sled writes while it opens; cut off by a full disk it leaves an index it can't open again.
         disk.room_for(0, Purpose::Upkeep)?;
         let blobs = Blobs::open(dir).map_err(|e| disk.error("creating the audio folders", e))?;
-        let committer = Arc::new(Committer::open(disk.clone(), &node)?);
+        let committer = Committer::open(disk.clone(), &blobs, &node)?;
+        let store = Self::of(lock, disk, blobs, committer, clock)?;
+        store.sweep()?;
+        Ok(store)
+    }
+
+    /// Puts the parts together.
+    pub(crate) fn of(
+        lock: File,
+        disk: Disk,
+        blobs: Blobs,
+        committer: Committer,
+        clock: fn() -> UnixMillis,
+    ) -> Result<Self, StoreError> {
+        let committer = Arc::new(committer);
         let thread = thread::Builder::new()
             .name("store-commit".into())
             .spawn({
                 let committer = committer.clone();
                 move || committer.run()
             })
-            .map_err(opening)?;
-        let store = Self {
+            .map_err(|e| StoreError::io("starting the thread that writes the index", e))?;
+        Ok(Self {
             inner: Arc::new(Inner {
                 committer,
                 blobs,
@@ -126,9 +141,7 @@ impl Store {
                 thread: Mutex::new(Some(thread)),
                 _lock: lock,
             }),
-        };
-        store.sweep()?;
-        Ok(store)
+        })
     }
 
     /// This store's origin (node and incarnation).

@@ -117,7 +117,7 @@ impl<'a> Transaction<'a> {
 
     fn failed(&self, source: io::Error) -> StoreError {
         let doing = format!("reading the index {}", self.index.path().display());
-        self.disk.error(doing, source)
+        self.disk.index_error(doing, source)
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
@@ -233,6 +233,23 @@ impl<'a> Transaction<'a> {
     /// Records a local deletion.
     pub(crate) fn delete(&mut self, entity: &EntityKey) -> Result<Stamp, StoreError> {
         self.local(entity, Effect::Delete)
+    }
+
+    /// Records what an audio file says of itself, for an index made anew: with the least stamp
+    /// there is, so that whatever else is known of the entity wins over it.
+    pub(crate) fn recover<'n>(
+        &mut self,
+        entity: &EntityKey,
+        fields: impl IntoIterator<Item = (&'n str, Value)>,
+    ) -> Result<(), StoreError> {
+        let origin = self.memory.origin.clone();
+        let fields = fields.into_iter().map(|(n, v)| (n.to_owned(), v));
+        self.take(Operation {
+            stamp: Stamp::recovered(origin.clone(), self.held(&origin).saturating_add(1)),
+            entity: entity.clone(),
+            effect: Effect::Set(fields.collect()),
+            extra: BTreeMap::new(),
+        })
     }
 
     fn local(&mut self, entity: &EntityKey, effect: Effect) -> Result<Stamp, StoreError> {

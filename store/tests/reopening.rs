@@ -81,6 +81,7 @@ fn a_crash_leaves_no_rubbish_and_takes_nothing_that_is_needed() {
     let key = "message/01920000-0000-7000-8000-00000000000f".to_owned();
     let new = vmsync_store::NewAudio {
         entity: key.try_into().unwrap(),
+        mailbox: None,
         audio: &orphan,
         facts: serde_json::Value::Null,
     };

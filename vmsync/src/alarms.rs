@@ -20,6 +20,12 @@ use crate::{clock, events::EventHub};
 
 /// How many alarms are kept.
 pub const KEPT: usize = 1_000;
+/// The index was found damaged while running.
+pub const INDEX_DAMAGED: &str = "index_damaged";
+/// The index was found damaged when it was opened, and made anew.
+pub const INDEX_REBUILT: &str = "index_rebuilt";
+/// Alarms that tell of something done: over once somebody has read them.
+const NOTICES: [&str; 1] = [INDEX_REBUILT];
 const SPACE: &str = "alarms";
 /// Characters of a subject that are kept and compared.
 const SUBJECT: usize = 200;
@@ -178,11 +184,15 @@ impl Alarms {
         {}
     }
 
-    /// Acknowledges alarm `id`; `None` when there is none of that number.
+    /// Acknowledges alarm `id`; `None` when there is none of that number. A notice (`NOTICES`) is
+    /// over with that.
     pub fn acknowledge(&self, id: u64) -> Option<Alarm> {
         self.change(|a| {
             (a.id == id).then(|| {
-                a.acknowledged.get_or_insert(clock::wall());
+                let now = *a.acknowledged.get_or_insert(clock::wall());
+                if NOTICES.contains(&a.code.as_str()) {
+                    a.cleared.get_or_insert(now);
+                }
             })
         })
     }
@@ -297,5 +307,15 @@ mod tests {
         drop(alarms);
         let again = open(folder.path()).list();
         assert!(again[0].acknowledged.is_some() && again[0].cleared.is_none());
+    }
+
+    #[test]
+    fn a_notice_is_over_once_it_was_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let alarms = open(folder.path());
+        alarms.raise(INDEX_REBUILT, "vmpro1", "made anew");
+        assert_eq!(alarms.active(), 1);
+        alarms.acknowledge(1);
+        assert_eq!(alarms.active(), 0);
     }
 }

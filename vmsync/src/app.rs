@@ -16,7 +16,12 @@ use vmsync_core::{
 use vmsync_store::{Stamp, Store, StoreError};
 
 use crate::{
-    alarms::Alarms, calls::Calls, events::EventHub, keys::Tokens, node::Command, status::Status,
+    alarms::{Alarms, INDEX_DAMAGED},
+    calls::Calls,
+    events::EventHub,
+    keys::Tokens,
+    node::Command,
+    status::Status,
     vrl::VrlHandle,
 };
 
@@ -49,14 +54,20 @@ impl App {
         work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let store = self.store.clone();
-        tokio::task::spawn_blocking(move || work(&store))
+        let result = tokio::task::spawn_blocking(move || work(&store))
             .await
             .unwrap_or_else(|e| {
                 Err(StoreError::Io {
                     doing: "running a store operation".to_owned(),
                     source: std::io::Error::other(e),
                 })
-            })
+            });
+        if let Err(error @ StoreError::Damaged { .. }) = &result {
+            // The node goes on with what can still be read.
+            let me = self.config.node.id.as_str();
+            self.alarms.raise(INDEX_DAMAGED, me, &error.to_string());
+        }
+        result
     }
 
     /// Before a message that is durable here is acknowledged: with `ack = "both"` waits until the

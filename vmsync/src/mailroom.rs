@@ -24,10 +24,13 @@ use crate::{app::App, clock, node::Command, smtp::MailHandler};
 pub(crate) struct AboutAudio {
     /// What it belongs to.
     pub(crate) entity: EntityKey,
+    /// Whose, for a message. Not sent by version 1.0 of the wire format.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) mailbox: Option<Extension>,
     /// The audio's facts.
     #[serde(flatten)]
     pub(crate) audio: AudioRef,
-    /// For a message, its facts; so that the file describes itself.
+    /// What else the file needs to describe itself (`NewAudio::facts`).
     #[serde(default)]
     pub(crate) facts: serde_json::Value,
 }
@@ -297,6 +300,7 @@ fn put_audio(store: &Store, mail: &Mail) -> Result<(), StoreError> {
         let about = AboutAudio::deserialize(carried.about()).map_err(malformed)?;
         let new = NewAudio {
             entity: about.entity,
+            mailbox: about.mailbox,
             audio: &about.audio,
             facts: about.facts,
         };

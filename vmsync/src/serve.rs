@@ -10,10 +10,10 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use vmsync_config::Config;
 use vmsync_core::{smtp::Policy, wire::Keys};
-use vmsync_store::{Options, Store};
+use vmsync_store::{Options, Store, StoreError};
 
 use crate::{
-    alarms::Alarms,
+    alarms::{Alarm, Alarms, INDEX_DAMAGED, INDEX_REBUILT},
     app::App,
     calls::Calls,
     clock,
@@ -200,6 +200,7 @@ async fn start(
     } = parts;
     let events = EventHub::new();
     let alarms = Alarms::load(store.clone(), events.clone()).map_err(|e| e.to_string())?;
+    tell_of_rebuild(&store, &alarms, &config)?;
     let peer = PeerClient::new(
         config.pair.peer_url.clone(),
         files.keys.clone(),
@@ -327,17 +328,57 @@ fn start_vrl(
     })))
 }
 
-async fn open_store(config: &Config) -> Result<Store, String> {
-    let dir = config.node.data_dir.clone();
-    let options = Options {
+/// How this configuration's store is opened.
+pub(crate) fn store_options(config: &Config) -> Options {
+    Options {
         node: config.node.id.clone(),
         min_free_bytes: config.limits.min_free_bytes,
         clock: clock::wall,
-    };
-    let opened = tokio::task::spawn_blocking(move || Store::open(&dir, options)).await;
+    }
+}
+
+async fn open_store(config: &Config) -> Result<Store, String> {
+    let (dir, options) = (config.node.data_dir.clone(), store_options(config));
+    let opened = tokio::task::spawn_blocking(move || open_or_rebuild(&dir, &options)).await;
     opened
         .map_err(|e| e.to_string())?
         .map_err(|e| e.to_string())
+}
+
+/// Opens the store. A damaged index is set aside and made anew, without asking: the messages can
+/// then be heard at once, nothing is lost by it (the old one is kept), and a node that waits for an
+/// operator answers nobody.
+fn open_or_rebuild(dir: &Path, options: &Options) -> Result<Store, StoreError> {
+    match Store::open(dir, options.clone()) {
+        Err(error @ StoreError::Damaged { .. }) => {
+            tracing::error!("{error}");
+            let StoreError::Damaged { why, .. } = error else {
+                return Err(error);
+            };
+            vmsync_store::rebuild(dir, options.clone(), &why, &mut |done, all| {
+                if done % 10_240 == 0 || done == all {
+                    tracing::info!("a new index: {done} of {all} audio files");
+                }
+            })?;
+            Store::open(dir, options.clone())
+        }
+        other => other,
+    }
+}
+
+/// An index made anew is told of until the peer has filled it in or an operator has taken note,
+/// also where the process ended in between.
+fn tell_of_rebuild(store: &Store, alarms: &Alarms, config: &Config) -> Result<(), String> {
+    // All of the index was read when it was opened.
+    alarms.clear_all(INDEX_DAMAGED);
+    if let Some(report) = store.rebuilt().map_err(|e| e.to_string())? {
+        let text = report.words();
+        let told = |a: &Alarm| a.code == INDEX_REBUILT && a.text == text;
+        if !alarms.list().iter().any(told) {
+            alarms.raise(INDEX_REBUILT, config.node.id.as_str(), &text);
+        }
+    }
+    Ok(())
 }
 
 struct Sockets {

@@ -30,6 +30,8 @@ pub(crate) struct Memory {
     pub(crate) seeding: Option<Arc<Seeding>>,
     /// Nearly always empty; shared, because memory is copied for every writer.
     pub(crate) quarantine: Arc<Notes>,
+    /// Number of the last group committed (see `watermark`).
+    pub(crate) commits: u64,
 }
 
 impl Memory {
@@ -43,6 +45,7 @@ impl Memory {
             logs: BTreeMap::new(),
             seeding: None,
             quarantine: Arc::default(),
+            commits: 0,
         }
     }
 
@@ -62,6 +65,7 @@ pub(super) fn load(index: &Index) -> io::Result<Option<Memory>> {
         totals: json(index, keys::TOTALS)?.unwrap_or_default(),
         seeding: json(index, keys::SEEDING)?.map(Arc::new),
         quarantine: Arc::new(quarantine(index)?),
+        commits: json(index, keys::COMMITS)?.unwrap_or_default(),
         ..Memory::new(origin)
     };
     for (key, value) in all(index, keys::VECTOR)? {
@@ -81,12 +85,16 @@ pub(super) fn load(index: &Index) -> io::Result<Option<Memory>> {
     Ok(Some(memory))
 }
 
-/// Gives a new index its origin, durably.
-pub(super) fn create(index: &Index, node: &NodeId) -> io::Result<Memory> {
-    let memory = Memory::new(Origin {
+/// Gives a new index its origin, durably. Its commits are counted on from `commits`.
+pub(super) fn create(index: &Index, node: &NodeId, commits: u64) -> io::Result<Memory> {
+    let origin = Origin {
         node: node.clone(),
         incarnation: rand::random(),
-    });
+    };
+    let memory = Memory {
+        commits,
+        ..Memory::new(origin)
+    };
     let origin = serde_json::to_vec(&memory.origin)?;
     let origin = (keys::ORIGIN.to_vec(), Some(origin));
     index.write(&Overlay::from([origin, upgrade::mark_of_this_version()]))?;

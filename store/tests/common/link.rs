@@ -1,7 +1,6 @@
 //! Two stores exchanging what they hold through the public interface, as the nodes do: operations
 //! while the log has them, state where it has not, and in the end the proof that both hold the same.
 
-use serde_json::json;
 use vmsync_config::words::Origin;
 use vmsync_store::{
     AudioRef, Effect, HeldRecord, NewAudio, Operation, PeerRecord, RecordsAsk, SeedStep, Store,
@@ -28,10 +27,15 @@ pub(crate) fn try_send(
     for operation in &operations {
         if let Some(audio) = audio_of(operation) {
             let bytes = from.read_audio(&audio)?;
+            let field = |name| match &operation.effect {
+                Effect::Set(fields) => fields.get(name).cloned(),
+                Effect::Delete => None,
+            };
             let new = NewAudio {
                 entity: operation.entity.clone(),
+                mailbox: field("mailbox").and_then(|m| serde_json::from_value(m).ok()),
                 audio: &audio,
-                facts: json!(null),
+                facts: field("facts").unwrap_or_default(),
             };
             to.put_audio(new, &bytes)?;
         }
@@ -49,8 +53,9 @@ pub(crate) fn carry(from: &Store, to: &Store, records: Vec<HeldRecord>) -> Vec<P
         for audio in &held.audio {
             let new = NewAudio {
                 entity: held.entity.clone(),
+                mailbox: held.mailbox().and_then(|m| m.parse().ok()),
                 audio,
-                facts: held.facts(),
+                facts: held.facts(audio),
             };
             // What was purged since it was read is refused by `join`, and asked for again.
             if let Ok(bytes) = from.read_audio(audio) {

@@ -202,6 +202,7 @@ impl Packed {
     ) -> Result<(), StoreError> {
         let about = AboutAudio {
             entity: entity.clone(),
+            mailbox: mailbox.and_then(|m| m.parse().ok()),
             audio: audio.clone(),
             facts: facts.clone(),
         };
@@ -229,12 +230,16 @@ fn named_audio(operation: &Operation) -> Option<AudioRef> {
         .and_then(|v| serde_json::from_value(v.clone()).ok())
 }
 
-/// A message's facts as the store wrote them; null for anything else.
+/// What the audio's file says of it beside the audio itself (`NewAudio::facts`).
 fn facts_of(operation: &Operation) -> Value {
     match (&operation.entity, &operation.effect) {
         (EntityKey::Message(_), Effect::Set(fields)) => {
             fields.get("facts").cloned().unwrap_or_default()
         }
+        (EntityKey::Greeting(..), Effect::Set(fields)) => match fields.get("until") {
+            None | Some(Value::Null) => Value::Null,
+            Some(until) => serde_json::json!({"until": until}),
+        },
         _ => Value::Null,
     }
 }
@@ -374,6 +379,7 @@ mod tests {
         assert_eq!(voice.caller_number.as_deref(), Some("5551234"));
         assert!(voice.urgent);
         assert_eq!(&mails[1].audio[0].bytes()[..], WAV);
+        assert_eq!(mails[1].audio[0].about()["mailbox"], "2001");
     }
 
     #[test]

@@ -115,14 +115,16 @@ impl Packed {
         if full && !self.records.is_empty() {
             return Ok(false);
         }
-        let facts = held.facts();
         let mut unreadable = held
             .missing
             .first()
             .map(|a| format!("{} is missing", a.blob));
         for reference in &held.audio {
             match store.read_audio(reference) {
-                Ok(bytes) => self.carry(&held.entity, mailbox(&held), &facts, reference, bytes)?,
+                Ok(bytes) => {
+                    let facts = held.facts(reference);
+                    self.carry(&held.entity, held.mailbox(), &facts, reference, bytes)?;
+                }
                 Err(error) => unreadable = Some(error.to_string()),
             }
         }
@@ -142,9 +144,4 @@ impl Packed {
         });
         Ok(true)
     }
-}
-
-/// The mailbox of a message, as its record holds it.
-fn mailbox(held: &HeldRecord) -> Option<&str> {
-    held.record.pointer("/f/mailbox/0").and_then(Value::as_str)
 }

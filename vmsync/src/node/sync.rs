@@ -10,7 +10,7 @@ use vmsync_core::{
 use vmsync_store::EntityKey;
 
 use super::{Node, outbox::Sent};
-use crate::{app::CertificateAnswer, http};
+use crate::{alarms::INDEX_REBUILT, app::CertificateAnswer, http};
 
 const DIVERGED: &str = "both nodes hold the same operations but not the same state; keep both data folders and report it";
 
@@ -232,6 +232,7 @@ impl Node {
                     // What was lost with the old copy is here again.
                     self.app.alarms.clear_all("restored");
                     self.equal_again(now).await;
+                    self.filled_in().await;
                     "finished"
                 }
                 SyncEvent::Diverged => {
@@ -258,6 +259,18 @@ impl Node {
             };
             let data = serde_json::json!({"peer": peer, "what": what});
             self.app.events.publish("sync", data);
+        }
+    }
+
+    /// Whatever an index made anew lacked has come from the peer.
+    async fn filled_in(&self) {
+        self.app.alarms.clear_all(INDEX_REBUILT);
+        let forgotten = self.app.store(|store| match store.rebuilt()? {
+            Some(_) => store.forget_rebuilt(),
+            None => Ok(()),
+        });
+        if let Err(error) = forgotten.await {
+            tracing::warn!(%error, "the report of the rebuild stays: it is told again at the next start");
         }
     }
 
