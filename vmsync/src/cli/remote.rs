@@ -1,6 +1,6 @@
 //! Commands that ask a running node over its API.
 
-use std::path::PathBuf;
+use std::{fmt::Write as _, path::PathBuf};
 
 use clap::{Args, Subcommand};
 use reqwest::Method;
@@ -251,11 +251,16 @@ fn status(s: &Value) -> String {
         ("to the peer", &s["sync"]["out"]),
         ("from the peer", &s["sync"]["in"]),
     ] {
-        lines.push(format!(
-            "sync {name}: {}, {} operations left",
-            text(&d["state"]),
-            text(&d["pending_ops"])
-        ));
+        lines.push(direction(name, d));
+    }
+    let sync = &s["sync"];
+    for (field, what) in [
+        ("single_copies", "messages are held by this node alone"),
+        ("quarantined", "entities are quarantined: see vmsync sync"),
+    ] {
+        if sync[field].as_u64().unwrap_or(0) > 0 {
+            lines.push(format!("{} {what}", text(&sync[field])));
+        }
     }
     lines.push(format!(
         "{} mailboxes, {} messages, {} calls, {} alarms",
@@ -265,6 +270,29 @@ fn status(s: &Value) -> String {
         text(&s["alarms"]),
     ));
     lines.join("\n")
+}
+
+/// One direction of the synchronisation.
+fn direction(name: &str, d: &Value) -> String {
+    let mut line = format!("sync {name}: {}", text(&d["state"]));
+    let left = d["pending_ops"].as_u64().unwrap_or(0);
+    if left > 0 {
+        let _ = write!(
+            line,
+            ", {left} operations, {} bytes left",
+            text(&d["pending_bytes"])
+        );
+    }
+    if let Some(eta) = d["eta_s"].as_u64() {
+        let _ = write!(line, ", about {eta} s");
+    }
+    if let Some(at) = d["seeding"].as_str() {
+        let _ = write!(line, ", seeding after {at:?}");
+    }
+    if let Some(reason) = d["reason"].as_str() {
+        let _ = write!(line, " ({reason})");
+    }
+    line
 }
 
 fn outcome(o: &Value) -> String {
