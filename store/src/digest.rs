@@ -64,10 +64,11 @@ impl Buckets {
         }
     }
 
-    /// The bucket's sum for comparison: the first of its numbers, 16 hexadecimal digits.
+    /// The bucket's sum for comparison: its first 8 bytes, 16 hexadecimal digits.
     pub(crate) fn short(&self, bucket: u8) -> String {
-        let sum = self.0.get(usize::from(bucket)).copied().unwrap_or_default();
-        format!("{:016x}", sum[0])
+        let mut text = hex::encode(self.bytes(bucket));
+        text.truncate(16);
+        text
     }
 
     /// The digest over all buckets.
@@ -140,5 +141,8 @@ mod tests {
         assert!(b.load(bucket, &a.bytes(bucket)));
         assert_eq!(a, b);
         assert!(!b.load(bucket, b"short"));
+        let bytes = &a.bytes(bucket)[..8];
+        assert_eq!(a.short(bucket), hex::encode(bytes));
+        assert_eq!(a.short(bucket.wrapping_add(1)), "0".repeat(16));
     }
 }

@@ -59,14 +59,6 @@ pub enum StoreError {
         /// The last operation the log no longer has.
         floor: u64,
     },
-    /// A step of a seeding does not follow on the last one taken, or begins in the middle.
-    #[error("a step of a seeding begins after {got:?}, but it is complete through {expected:?}")]
-    SeedStep {
-        /// Key through which it is complete; `None` = nothing yet.
-        expected: Option<String>,
-        /// Key the step begins after.
-        got: Option<String>,
-    },
     /// Too many entities are quarantined at once.
     #[error(
         "{most} entities are quarantined already; release or resolve them before more are skipped"

@@ -19,7 +19,7 @@ use crate::{
     merge::{self, Rule},
     operation::{AudioRef, EntityKey, Stamp},
     record::{AUDIO, Record, audio_of},
-    seed::{Place, SeedStep, Seeding},
+    seed::{SeedStep, Seeding},
     store::Store,
     transaction::Transaction,
 };
@@ -130,7 +130,7 @@ impl Store {
             for (key, value) in found {
                 let name = keys::entity_name(&key);
                 let record = read_record(&name, &value)?;
-                if lacks(ask.lacking, &record) {
+                if record.is_beyond(ask.lacking) {
                     let held = self.held_record(&name, &record, &value)?;
                     let size = held.audio.iter().map(|a| a.bytes).sum::<u64>() + value.len() as u64;
                     bytes = bytes.saturating_add(size);
@@ -201,16 +201,16 @@ impl Store {
     }
 
     /// Takes what the peer holds of some entities into what is held here, durably; all or nothing.
-    /// `seed` says that they are a step of a seeding: one taken already, or whose end is held
-    /// already, changes nothing; the last one raises the vector to its `upto`.
+    /// `seed` says that they are a step of a seeding. One that follows on what was taken before is
+    /// remembered ([`seeding`](Self::seeding)), and the last one raises the vector to its `upto`;
+    /// any other is joined and moves nothing.
     ///
     /// # Errors
     /// [`StoreError::MissingAudio`] when a record would refer to a file that is not here
     /// ([`put_audio`](Self::put_audio) comes first), unless its entity is quarantined;
-    /// [`StoreError::SeedStep`] when a step before this one is missing; [`StoreError::Conflict`]
-    /// when the peer knows more of this very incarnation than it does itself: this store lost its
-    /// memory and needs [`new_incarnation`](Self::new_incarnation) first;
-    /// [`StoreError::Invalid`] for what no node writes.
+    /// [`StoreError::Conflict`] when the peer knows more of this very incarnation than it does
+    /// itself: this store lost its memory and needs [`new_incarnation`](Self::new_incarnation)
+    /// first; [`StoreError::Invalid`] for what no node writes.
     pub fn join(
         &self,
         records: &[PeerRecord],
@@ -231,23 +231,13 @@ impl Store {
         }
         self.inner.disk.room_for(size, Purpose::Content)?;
         self.run(true, |t| {
-            for (entity, record) in &read {
-                not_of_our_own_future(t, entity, record)?;
-            }
-            if let Some(step) = seed
-                && !begin_step(t, step)?
-            {
-                return Ok(Joined::default());
-            }
             let mut changed = 0;
             for (entity, record) in &read {
+                not_of_our_own_future(t, record)?;
                 changed += u64::from(t.join(entity, record)?);
             }
             if let Some(step) = seed {
-                if step.through.is_none() {
-                    t.jump_to(&step.upto);
-                }
-                t.remember_seeding(step.taken())?;
+                take_step(t, step)?;
             }
             Ok(Joined { changed })
         })
@@ -264,37 +254,30 @@ impl Store {
     }
 }
 
-/// Whether the step is to be taken now.
-fn begin_step(t: &mut Transaction<'_>, step: &SeedStep) -> Result<bool, StoreError> {
-    let own = t.origin().clone();
-    if step.upto.get(&own) > t.held(&own) {
-        return Err(lost_memory(&own, step.upto.get(&own), t.held(&own)));
-    }
+/// Remembers how far the seeding is, and at its end moves on to what it leads to.
+fn take_step(t: &mut Transaction<'_>, step: &SeedStep) -> Result<(), StoreError> {
+    knows_no_more_than_we(t, step.upto.get(t.origin()))?;
     let memory = t.memory();
-    let current = memory.seeding.as_deref();
-    match step.place(&memory.vector, current) {
-        Place::Next => Ok(true),
-        Place::Passed => Ok(false),
-        Place::Missing => Err(StoreError::SeedStep {
-            expected: current
-                .filter(|c| c.upto == step.upto)
-                .and_then(|c| c.after.clone()),
-            got: step.after.clone(),
-        }),
+    if !step.moves(&memory.vector, memory.seeding.as_deref()) {
+        return Ok(());
     }
+    if step.through.is_none() {
+        t.jump_to(&step.upto);
+    }
+    t.remember_seeding(step.taken())
 }
 
-fn not_of_our_own_future(
-    t: &Transaction<'_>,
-    entity: &EntityKey,
-    record: &Record,
-) -> Result<(), StoreError> {
+fn not_of_our_own_future(t: &Transaction<'_>, record: &Record) -> Result<(), StoreError> {
     let own = t.origin();
     let stamps = record.stamps().filter(|s| s.origin == *own).map(|s| s.seq);
-    let most = stamps.max().unwrap_or(0).max(record.replaced.get(own));
-    if most > t.held(own) {
-        tracing::warn!(%entity, "the peer's record knows operations of ours that we do not");
-        return Err(lost_memory(own, most, t.held(own)));
+    knows_no_more_than_we(t, stamps.max().unwrap_or(0).max(record.replaced.get(own)))
+}
+
+/// The peer knows our own operations up to `theirs`.
+fn knows_no_more_than_we(t: &Transaction<'_>, theirs: u64) -> Result<(), StoreError> {
+    let own = t.origin();
+    if theirs > t.held(own) {
+        return Err(lost_memory(own, theirs, t.held(own)));
     }
     Ok(())
 }
@@ -313,17 +296,6 @@ pub(crate) fn lost_memory(
 fn read_record(name: &str, value: &[u8]) -> Result<Record, StoreError> {
     Record::from_bytes(value)
         .map_err(|e| StoreError::damaged(format!("reading the record {name}"), e))
-}
-
-/// Whether the record bears something of an operation that `vector` does not cover.
-///
-/// What an operation outside the vector left behind is either its stamp, or, where its version was
-/// replaced since, a number above the vector in what counts as replaced. Only a deletion of a
-/// greeting or call flow (which this program does not write) takes a version without a trace.
-fn lacks(vector: &Vector, record: &Record) -> bool {
-    record.stamps().any(|s| s.seq > vector.get(&s.origin))
-        || !vector.covers(&record.replaced)
-        || (record.deleted.is_some() && !record.replaced.is_empty())
 }
 
 /// Reads a record of the peer and refuses what no node writes, before anything is touched. Gives

@@ -87,33 +87,37 @@ pub(crate) fn rule(entity: &EntityKey) -> Rule {
 /// Takes `operation` into the record of its entity.
 pub(crate) fn merge(record: &mut Record, operation: &Operation) {
     let rule = rule(&operation.entity);
-    join(rule, record, &made_by(rule, operation));
+    take(rule, record, made_by(rule, operation));
 }
 
 /// Takes all that `other` knows of the same entity into `record`. See the head of this module.
 pub(crate) fn join(rule: Rule, record: &mut Record, other: &Record) {
+    take(rule, record, other.clone());
+}
+
+fn take(rule: Rule, record: &mut Record, other: Record) {
     if let Some(deleted) = &other.deleted {
         raise(&mut record.deleted, deleted);
     }
-    for (name, field) in &other.fields {
-        match record.fields.get_mut(name) {
+    for (name, field) in other.fields {
+        match record.fields.get_mut(&name) {
             Some(held) if !later((&field.1, &field.0), (&held.1, &held.0)) => {}
-            Some(held) => held.clone_from(field),
+            Some(held) => *held = field,
             None => {
-                record.fields.insert(name.clone(), field.clone());
+                record.fields.insert(name, field);
             }
         }
     }
     record.replaced.merge(&other.replaced);
-    for version in &other.versions {
+    for version in other.versions {
         match record
             .versions
             .iter_mut()
             .find(|v| v.stamp == version.stamp)
         {
             Some(held) if canonical_bytes(&version.fields) <= canonical_bytes(&held.fields) => {}
-            Some(held) => held.clone_from(version),
-            None => record.versions.push(version.clone()),
+            Some(held) => *held = version,
+            None => record.versions.push(version),
         }
     }
     settle(rule, record);

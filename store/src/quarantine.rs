@@ -73,7 +73,8 @@ pub(crate) type Notes = BTreeMap<EntityKey, Note>;
 impl Store {
     /// Notes durably that these operations stay behind. Of those not held here the vector is
     /// raised past them, in order and without gaps as in [`apply`](Self::apply); those held are
-    /// noted only, which is what the side that can't send them does.
+    /// noted only, which is what the side that can't send them does. Those the log no longer has
+    /// are settled, and passed over: a repetition that comes late changes nothing.
     ///
     /// # Errors
     /// [`StoreError::Gap`], [`StoreError::Conflict`] as [`apply`](Self::apply);
@@ -134,6 +135,9 @@ impl Store {
 
 fn take(t: &mut Transaction<'_>, skip: &Skip) -> Result<(), StoreError> {
     let held = t.held(&skip.origin);
+    if (1..=t.memory().floor(&skip.origin)).contains(&skip.seq) {
+        return Ok(());
+    }
     if skip.seq <= held {
         let note = note(&skip.origin, skip.seq, &skip.why, t.now());
         return t.quarantine(&skip.entity, note);

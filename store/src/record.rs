@@ -103,6 +103,20 @@ impl Record {
         self.deleted.is_some() && self.fields.is_empty() && self.versions.is_empty()
     }
 
+    /// Whether it bears something of an operation that `vector` does not cover. If not, who holds
+    /// that vector holds all that this record says.
+    ///
+    /// What an operation outside the vector left behind is either its stamp, or, where its version
+    /// does not stand any more, a number in what counts as replaced: its own, or the one before it.
+    /// Only a deletion of a greeting or call flow (which this program does not write) may take a
+    /// version without a trace.
+    pub(crate) fn is_beyond(&self, vector: &Vector) -> bool {
+        let mut replaced = self.replaced.iter();
+        self.stamps().any(|s| s.seq > vector.get(&s.origin))
+            || replaced.any(|(origin, seq)| seq >= vector.get(origin))
+            || (self.deleted.is_some() && !self.replaced.is_empty())
+    }
+
     /// Every stamp in it.
     pub(crate) fn stamps(&self) -> impl Iterator<Item = &Stamp> {
         let fields = self.fields.values().map(|f| &f.1);

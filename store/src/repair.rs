@@ -38,7 +38,7 @@ pub struct BucketItems {
 }
 
 impl Store {
-    /// The 256 bucket sums, 16 hexadecimal digits each (the first of a sum's four numbers), at the
+    /// The 256 bucket sums, 16 hexadecimal digits each (the first 8 bytes of a sum), at the
     /// vector returned with them; of the same moment as [`digest`](Self::digest) while nothing is
     /// written in between. Where two nodes with equal vectors differ, their states do.
     pub fn buckets(&self) -> (Vector, Vec<String>) {

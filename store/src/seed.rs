@@ -31,34 +31,19 @@ pub struct SeedStep {
     pub through: Option<String>,
 }
 
-/// What to do with a step.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// It carries the seeding on.
-    Next,
-    /// It came before, or says what is held already: nothing is left to do.
-    Passed,
-    /// Something before it is missing.
-    Missing,
-}
-
 impl SeedStep {
-    /// Where this step stands at a receiver that holds `vector` and remembers `current`.
-    pub(crate) fn place(&self, vector: &Vector, current: Option<&Seeding>) -> Place {
-        if vector.covers(&self.upto) {
-            return Place::Passed;
-        }
+    /// Whether this step carries the seeding on at a receiver that holds `vector` and remembers
+    /// `current`: it reaches further, and nothing before it is missing. Any other is one taken
+    /// before, or whose end is held already, or out of order: its records are as good as any, but
+    /// they say nothing of those between.
+    pub(crate) fn moves(&self, vector: &Vector, current: Option<&Seeding>) -> bool {
         let reached = current
             .filter(|c| c.upto == self.upto)
             .and_then(|c| c.after.as_deref());
         // `None` is the beginning, before every key; as an end it is behind every key.
-        if self.after.as_deref() > reached {
-            Place::Missing
-        } else if self.through.is_some() && self.through.as_deref() <= reached {
-            Place::Passed
-        } else {
-            Place::Next
-        }
+        let follows = self.after.as_deref() <= reached;
+        let further = self.through.is_none() || self.through.as_deref() > reached;
+        follows && further && !vector.covers(&self.upto)
     }
 
     /// What the receiver remembers once the step is taken; `None` after the last.
@@ -97,17 +82,17 @@ mod tests {
             step(9, Some("flow/a"), Some("message/4")),
             step(9, Some("message/4"), None),
         ];
-        assert_eq!(steps[1].place(&none, current.as_ref()), Place::Missing);
+        assert!(!steps[1].moves(&none, current.as_ref()));
         for (n, next) in steps.iter().enumerate() {
-            assert_eq!(next.place(&none, current.as_ref()), Place::Next);
+            assert!(next.moves(&none, current.as_ref()));
             for earlier in &steps[..n] {
-                assert_eq!(earlier.place(&none, current.as_ref()), Place::Passed);
+                assert!(!earlier.moves(&none, current.as_ref()));
             }
             current = next.taken();
         }
         assert_eq!(current, None);
         for step in &steps {
-            assert_eq!(step.place(&vector(9), None), Place::Passed);
+            assert!(!step.moves(&vector(9), None));
         }
     }
 
@@ -115,21 +100,18 @@ mod tests {
     fn steps_cut_elsewhere_may_overlap_but_leave_no_gap() {
         let none = Vector::default();
         let current = step(9, None, Some("message/4")).taken();
-        let place = |step: SeedStep| step.place(&none, current.as_ref());
-        assert_eq!(
-            place(step(9, Some("flow/a"), Some("message/6"))),
-            Place::Next
-        );
-        assert_eq!(place(step(9, None, None)), Place::Next);
-        assert_eq!(place(step(9, Some("message/5"), None)), Place::Missing);
+        let moves = |step: SeedStep| step.moves(&none, current.as_ref());
+        assert!(moves(step(9, Some("flow/a"), Some("message/6"))));
+        assert!(moves(step(9, None, None)));
+        assert!(!moves(step(9, Some("message/5"), None)));
     }
 
     #[test]
     fn another_vector_begins_anew() {
         let none = Vector::default();
         let current = step(9, None, Some("message/4")).taken();
-        let place = |step: SeedStep| step.place(&none, current.as_ref());
-        assert_eq!(place(step(10, None, Some("flow/a"))), Place::Next);
-        assert_eq!(place(step(10, Some("message/4"), None)), Place::Missing);
+        let moves = |step: SeedStep| step.moves(&none, current.as_ref());
+        assert!(moves(step(10, None, Some("flow/a"))));
+        assert!(!moves(step(10, Some("message/4"), None)));
     }
 }

@@ -11,17 +11,14 @@ mod common;
 use std::sync::{Arc, Mutex};
 
 use common::{
-    audio, deposit, ext,
+    act, audio, deposit, ext,
     link::{assert_same, send, synchronise},
-    mailbox, named, node,
+    mailbox, node,
 };
 use proptest::prelude::*;
 use serde_json::json;
 use vmsync_config::words::UnixMillis;
-use vmsync_store::{
-    Effect, EntityKey, GreetingKind, Operation, Store, StoreError,
-    model::{MailboxPatch, MessageState},
-};
+use vmsync_store::{Effect, EntityKey, GreetingKind, Operation, StoreError, model::MessageState};
 
 #[test]
 fn a_message_arrives_byte_for_byte_with_its_later_changes() {
@@ -259,51 +256,6 @@ fn operations_of_kinds_and_fields_unknown_here_are_kept_and_passed_on() {
     let held = b.operations(&newer.stamp.origin, 0, 10).unwrap();
     assert_eq!(held, [newer]);
     assert_same(&a, &b);
-}
-
-/// What users do, at random, to one of two nodes.
-fn act(store: &Store, what: u8, which: u8, n: usize) {
-    let e = ext(["2001", "2002"][usize::from(which % 2)]);
-    let ids: Vec<_> = store
-        .messages(&e, &[], None, 100)
-        .unwrap()
-        .items
-        .into_iter()
-        .map(|m| m.id)
-        .collect();
-    let some_message = ids.get(usize::from(which) % ids.len().max(1)).copied();
-    let bytes = format!("audio {n}").into_bytes();
-    // Half of it is refused (no such mailbox, exists already…), as in life.
-    let _ = match what {
-        0 => store.create_mailbox(&e, &named("Ann")).map(drop),
-        1 => store.delete_mailbox(&e),
-        2 => store.clear_mailbox(&e),
-        3..=6 => store
-            .deposit(
-                &e,
-                common::from_source(&format!("{}", n % 5)),
-                audio(&bytes),
-                &bytes,
-            )
-            .map(drop),
-        7 => some_message.map_or(Ok(()), |id| {
-            store.set_message_state(id, MessageState::Saved).map(drop)
-        }),
-        8 => some_message.map_or(Ok(()), |id| store.purge_message(id)),
-        9 => store
-            .set_greeting(&e, GreetingKind::Busy, audio(&bytes), &bytes, None)
-            .map(drop),
-        10 => store.remove_greeting(&e, GreetingKind::Busy),
-        11 => store.set_flow("main", &format!("n = {n}")).map(drop),
-        12 => store.set_setting("x", json!(0.1 + f64::from(which))),
-        _ => {
-            let patch = MailboxPatch {
-                enabled: Some(!which.is_multiple_of(3)),
-                ..named(&format!("Ann {n}"))
-            };
-            store.change_mailbox(&e, &patch).map(drop)
-        }
-    };
 }
 
 proptest! {

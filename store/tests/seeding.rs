@@ -19,9 +19,10 @@ use common::{
     mailbox, named, node, open,
 };
 use serde_json::json;
-use vmsync_config::words::Vector;
+use vmsync_config::words::{UnixMillis, Vector};
 use vmsync_store::{
-    Backlog, CompactTo, GreetingKind, RecordsAsk, SeedStep, Store, StoreError, model::MessageState,
+    Backlog, CompactTo, EntityKey, GreetingKind, Operation, PeerRecord, RecordsAsk, SeedStep,
+    Store, StoreError, model::MessageState,
 };
 
 /// The log goes, whatever the peer has.
@@ -223,7 +224,7 @@ fn step(from: &Store, to: &Store) -> Option<()> {
 }
 
 #[test]
-fn steps_out_of_order_are_refused_and_others_begin_anew() {
+fn steps_out_of_order_are_joined_and_move_nothing_and_another_end_begins_anew() {
     let (_a, a) = node("vmpro1");
     let (_b, b) = node("vmpro2");
     for n in 0..6 {
@@ -234,27 +235,28 @@ fn steps_out_of_order_are_refused_and_others_begin_anew() {
         after: after.map(str::to_owned),
         through: through.map(str::to_owned),
     };
-    let error = b.join(&[], Some(&at(Some("setting/s1"), None)));
-    assert!(matches!(
-        error,
-        Err(StoreError::SeedStep { expected: None, .. })
-    ));
+    let last = a.records_of(&[EntityKey::Setting("s5".into())]).unwrap();
+    let joined = b
+        .join(&carry(&a, &b, last), Some(&at(Some("setting/s4"), None)))
+        .unwrap();
+    assert_eq!((joined.changed, b.seeding()), (1, None));
+    assert!(b.have().is_empty());
     let (records, first) = next_step(&a, &b, 2).unwrap();
     b.join(&carry(&a, &b, records), Some(&first)).unwrap();
-    assert_eq!(b.seeding().unwrap().after.as_deref(), Some("setting/s1"));
-    let error = b.join(&[], Some(&at(Some("setting/s3"), None)));
-    assert!(
-        matches!(error, Err(StoreError::SeedStep { expected: Some(at), .. }) if at == "setting/s1")
-    );
+    let reached = |s: &Store| s.seeding().unwrap().after;
+    assert_eq!(reached(&b).as_deref(), Some("setting/s1"));
+    for (after, through) in [
+        (Some("setting/s3"), None),
+        (Some("setting/s2"), Some("setting/s4")),
+        (None, Some("setting/s0")),
+    ] {
+        b.join(&[], Some(&at(after, through))).unwrap();
+        assert_eq!(reached(&b).as_deref(), Some("setting/s1"));
+    }
     // The sender has forgotten, holds more, and begins again.
     a.set_setting("s9", json!(9)).unwrap();
-    let anew = SeedStep {
-        upto: a.have(),
-        after: None,
-        through: Some("setting/s0".into()),
-    };
-    b.join(&[], Some(&anew)).unwrap();
-    assert_eq!(b.seeding().unwrap().after.as_deref(), Some("setting/s0"));
+    b.join(&[], Some(&at(None, Some("setting/s0")))).unwrap();
+    assert_eq!(reached(&b).as_deref(), Some("setting/s0"));
     link::seed(&a, &b, 2);
     assert_same(&a, &b);
 }
@@ -386,12 +388,12 @@ fn a_record_without_its_audio_or_of_a_shape_nobody_writes_is_refused_whole() {
     let (_b, b) = node("vmpro2");
     mailbox(&a, "2001");
     let message = deposit(&a, "2001", b"hello");
-    let entity = vmsync_store::EntityKey::Message(message.id);
+    let entity = EntityKey::Message(message.id);
     let held = a.records_of(&[ext_key("2001"), entity]).unwrap();
     let blob = held[1].audio[0].blob;
     let peer: Vec<_> = held
         .iter()
-        .map(|h| vmsync_store::PeerRecord {
+        .map(|h| PeerRecord {
             entity: h.entity.clone(),
             record: h.record.clone(),
         })
@@ -399,8 +401,8 @@ fn a_record_without_its_audio_or_of_a_shape_nobody_writes_is_refused_whole() {
     let error = b.join(&peer, None);
     assert!(matches!(error, Err(StoreError::MissingAudio(id)) if id == blob));
     assert!(b.mailbox(&ext("2001")).unwrap().is_none());
-    let wrong = |entity: &vmsync_store::EntityKey, record: serde_json::Value| {
-        let given = vmsync_store::PeerRecord {
+    let wrong = |entity: &EntityKey, record: serde_json::Value| {
+        let given = PeerRecord {
             entity: entity.clone(),
             record,
         };
@@ -434,8 +436,65 @@ fn a_record_without_its_audio_or_of_a_shape_nobody_writes_is_refused_whole() {
     assert_eq!(a.buckets().1, b.buckets().1);
 }
 
-fn ext_key(digits: &str) -> vmsync_store::EntityKey {
-    vmsync_store::EntityKey::Mailbox(ext(digits))
+fn ext_key(digits: &str) -> EntityKey {
+    EntityKey::Mailbox(ext(digits))
+}
+
+/// Operations of the peer that set the states of `ids` in turn.
+fn changes(ids: &[uuid::Uuid], from: u64, to: u64) -> Vec<Operation> {
+    let change = |seq: u64| {
+        let id = ids[usize::try_from(seq).unwrap() % ids.len()];
+        serde_json::from_value(json!({
+            "stamp": {"at": {"wall": UnixMillis(1_790_000_000_000 + seq)}, "origin": "vmpro2.00000002", "seq": seq},
+            "entity": format!("message/{id}"),
+            "effect": {"set": {"state": if seq % 2 == 0 { "old" } else { "saved" }}},
+        }))
+        .unwrap()
+    };
+    (from..=to).map(change).collect()
+}
+
+#[test]
+fn a_hundred_thousand_changes_of_fifty_messages_keep_the_log_under_its_bound() {
+    const CHANGES: u64 = 100_000;
+    let (_a, a) = node("vmpro1");
+    mailbox(&a, "2001");
+    let ids: Vec<_> = (0..50u8).map(|n| deposit(&a, "2001", &[n]).id).collect();
+    let to = CompactTo {
+        most: 5_000,
+        keep: 1_000,
+        ..CompactTo::default()
+    };
+    let entries = |s: &Store| {
+        let floor = s.floor();
+        let have = s.have();
+        have.iter().map(|(o, n)| n - floor.get(o)).sum::<u64>()
+    };
+    let mut largest = 0;
+    for last in (500..=CHANGES).step_by(500) {
+        a.apply(&changes(&ids, last - 499, last)).unwrap();
+        a.compact(&to).unwrap();
+        assert!(entries(&a) <= to.most);
+        largest = largest.max(bytes_of(&a.dir().join("db")));
+    }
+    assert_eq!(entries(&a), to.most);
+    println!(
+        "index at most {largest} bytes, {} at the end",
+        bytes_of(&a.dir().join("db"))
+    );
+    // Twice what the same log takes that was never any longer.
+    assert!(largest < 64 << 20, "{largest} bytes");
+    assert_sound(&a);
+}
+
+fn bytes_of(dir: &std::path::Path) -> u64 {
+    let entries = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap());
+    entries
+        .map(|e| match e.file_type().unwrap().is_dir() {
+            true => bytes_of(&e.path()),
+            false => e.metadata().map_or(0, |m| m.len()),
+        })
+        .sum()
 }
 
 #[test]

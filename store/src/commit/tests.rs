@@ -3,10 +3,12 @@
 use std::sync::{Arc, Mutex, atomic::Ordering};
 
 use serde_json::json;
-use vmsync_config::words::UnixMillis;
+use vmsync_config::words::{Origin, UnixMillis};
 
 use crate::{
+    CompactTo, PeerRecord, SeedStep, Skip,
     error::StoreError,
+    operation::EntityKey,
     store::{Options, Store},
 };
 
@@ -124,4 +126,80 @@ fn a_panicking_listener_or_writer_stops_nobody() {
     assert!(panicked.is_err());
     store.set_setting("b", json!(2)).unwrap();
     assert_eq!(store.settings().unwrap().len(), 2);
+}
+
+#[test]
+fn a_failed_flush_leaves_floor_seeding_and_quarantine_as_they_are_on_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    for n in 0..20 {
+        store.set_setting(&format!("s{n}"), json!(n)).unwrap();
+    }
+    let peer: Origin = "vmpro2.00000002".parse().unwrap();
+    let compact = |most| {
+        let to = CompactTo {
+            most,
+            ..CompactTo::default()
+        };
+        store.compact(&to).map(drop)
+    };
+    let skip = |seq| {
+        store.skip(&[Skip {
+            origin: peer.clone(),
+            seq,
+            entity: EntityKey::Setting(format!("s{seq}")),
+            why: "a test".into(),
+        }])
+    };
+    let step = |through: Option<&str>, upto| {
+        let record = json!({"f": {"value": [upto, format!("1790000000000.0@{peer}#{upto}")]}});
+        let record = PeerRecord {
+            entity: EntityKey::Setting("joined".into()),
+            record,
+        };
+        let step = SeedStep {
+            upto: [(peer.clone(), upto)].into_iter().collect(),
+            after: None,
+            through: through.map(str::to_owned),
+        };
+        store.join(&[record], Some(&step)).map(drop)
+    };
+    let actions: [&dyn Fn() -> Result<(), StoreError>; 6] = [
+        &|| compact(15),
+        &|| skip(1),
+        &|| step(Some("setting/x"), 7),
+        &|| step(None, 9),
+        &|| skip(10),
+        &|| store.release(&[EntityKey::Setting("s10".into())]),
+    ];
+    let shown = |s: &Store| (s.digest(), s.floor(), s.seeding(), s.quarantined());
+    for action in actions {
+        let before = shown(&store);
+        store
+            .inner
+            .committer
+            .fail_next
+            .store(true, Ordering::SeqCst);
+        assert!(matches!(action(), Err(StoreError::Full { .. })));
+        assert_eq!(shown(&store), before, "what is not durable is not shown");
+        assert!(
+            store
+                .records_of(&[EntityKey::Setting("s1".into())])
+                .is_err()
+        );
+        // Done again, whether or not it was on disk after all, it comes to the same.
+        if let Err(error) = action() {
+            assert!(matches!(error, StoreError::Gap { .. }), "{error}");
+        }
+        assert_eq!(store.check().unwrap(), Vec::<String>::new());
+    }
+    assert_eq!(store.floor().get(&store.origin()), 5);
+    assert_eq!(store.have().get(&peer), 10);
+    let listed: Vec<_> = store.quarantined().into_iter().map(|q| q.seq).collect();
+    assert_eq!(listed, [1]);
+    let shown_last = shown(&store);
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!(shown(&store), shown_last);
+    assert_eq!(store.check().unwrap(), Vec::<String>::new());
 }

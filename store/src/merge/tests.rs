@@ -221,6 +221,20 @@ proptest! {
     }
 
     #[test]
+    fn records_beyond_a_vector_are_all_that_who_holds_it_lacks(
+        ops in prop_oneof![history(), history_after_a_rebuild()],
+        held in proptest::collection::vec(0..12u64, 4)
+    ) {
+        let vector: Vector = (0..4).map(|o| (origin(o), held[o])).collect();
+        let covered = |o: &&Operation| o.stamp.seq <= vector.get(&o.stamp.origin);
+        let there = merged(ops.iter().filter(covered));
+        let here = merged(&ops);
+        let mut sent = here.clone();
+        sent.retain(|_, record| record.is_beyond(&vector));
+        prop_assert_eq!(joined(&[there, sent]), here);
+    }
+
+    #[test]
     fn equal_stamps_with_different_values_end_alike_on_every_node(
         (ops, shuffled) in faulty_history().prop_flat_map(|ops| (Just(ops.clone()), Just(ops).prop_shuffle()))
     ) {

@@ -13,12 +13,13 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 use vmsync_config::words::{Extension, UnixMillis};
 use vmsync_store::{
-    AudioRef, Options, Store,
-    model::{Mailbox, MailboxPatch, Message, MessageFacts},
+    AudioRef, GreetingKind, Options, Store,
+    model::{Mailbox, MailboxPatch, Message, MessageFacts, MessageState},
 };
 
 static WALL: AtomicU64 = AtomicU64::new(1_790_000_000_000);
@@ -112,4 +113,49 @@ pub(crate) fn files(dir: &Path) -> Vec<String> {
 /// The index agrees with itself and every audio file is there.
 pub(crate) fn assert_sound(store: &Store) {
     assert_eq!(store.check().unwrap(), Vec::<String>::new());
+}
+
+/// What users do, at random, to one of two nodes.
+pub(crate) fn act(store: &Store, what: u8, which: u8, n: usize) {
+    let e = ext(["2001", "2002"][usize::from(which % 2)]);
+    let ids: Vec<_> = store
+        .messages(&e, &[], None, 100)
+        .unwrap()
+        .items
+        .into_iter()
+        .map(|m| m.id)
+        .collect();
+    let some_message = ids.get(usize::from(which) % ids.len().max(1)).copied();
+    let bytes = format!("audio {n}").into_bytes();
+    // Half of it is refused (no such mailbox, exists already…), as in life.
+    let _ = match what {
+        0 => store.create_mailbox(&e, &named("Ann")).map(drop),
+        1 => store.delete_mailbox(&e),
+        2 => store.clear_mailbox(&e),
+        3..=6 => store
+            .deposit(
+                &e,
+                from_source(&format!("{}", n % 5)),
+                audio(&bytes),
+                &bytes,
+            )
+            .map(drop),
+        7 => some_message.map_or(Ok(()), |id| {
+            store.set_message_state(id, MessageState::Saved).map(drop)
+        }),
+        8 => some_message.map_or(Ok(()), |id| store.purge_message(id)),
+        9 => store
+            .set_greeting(&e, GreetingKind::Busy, audio(&bytes), &bytes, None)
+            .map(drop),
+        10 => store.remove_greeting(&e, GreetingKind::Busy),
+        11 => store.set_flow("main", &format!("n = {n}")).map(drop),
+        12 => store.set_setting("x", json!(0.1 + f64::from(which))),
+        _ => {
+            let patch = MailboxPatch {
+                enabled: Some(!which.is_multiple_of(3)),
+                ..named(&format!("Ann {n}"))
+            };
+            store.change_mailbox(&e, &patch).map(drop)
+        }
+    };
 }

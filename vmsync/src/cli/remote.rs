@@ -1,6 +1,6 @@
 //! Commands that ask a running node over its API.
 
-use std::{fmt::Write as _, path::PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use reqwest::Method;
@@ -251,16 +251,11 @@ fn status(s: &Value) -> String {
         ("to the peer", &s["sync"]["out"]),
         ("from the peer", &s["sync"]["in"]),
     ] {
-        lines.push(direction(name, d));
-    }
-    let sync = &s["sync"];
-    for (field, what) in [
-        ("single_copies", "messages are held by this node alone"),
-        ("quarantined", "entities are quarantined: see vmsync sync"),
-    ] {
-        if sync[field].as_u64().unwrap_or(0) > 0 {
-            lines.push(format!("{} {what}", text(&sync[field])));
-        }
+        lines.push(format!(
+            "sync {name}: {}, {} operations left",
+            text(&d["state"]),
+            text(&d["pending_ops"])
+        ));
     }
     lines.push(format!(
         "{} mailboxes, {} messages, {} calls, {} alarms",
@@ -270,29 +265,6 @@ fn status(s: &Value) -> String {
         text(&s["alarms"]),
     ));
     lines.join("\n")
-}
-
-/// One direction of the synchronisation.
-fn direction(name: &str, d: &Value) -> String {
-    let mut line = format!("sync {name}: {}", text(&d["state"]));
-    let left = d["pending_ops"].as_u64().unwrap_or(0);
-    if left > 0 {
-        let _ = write!(
-            line,
-            ", {left} operations, {} bytes left",
-            text(&d["pending_bytes"])
-        );
-    }
-    if let Some(eta) = d["eta_s"].as_u64() {
-        let _ = write!(line, ", about {eta} s");
-    }
-    if let Some(at) = d["seeding"].as_str() {
-        let _ = write!(line, ", seeding after {at:?}");
-    }
-    if let Some(reason) = d["reason"].as_str() {
-        let _ = write!(line, " ({reason})");
-    }
-    line
 }
 
 fn outcome(o: &Value) -> String {

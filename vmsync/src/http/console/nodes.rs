@@ -175,9 +175,6 @@ fn direction(arrow: &str, from: &str, to: &str, d: &DirectionStatus) -> Markup {
                     @if let Some(eta) = d.eta_s { ", about " (eta) " s" }
                 } @else { "nothing left" }
             }
-            @if let Some(at) = &d.seeding {
-                p.muted { "seeding the state" @if !at.is_empty() { ", now after " (at) } }
-            }
             @if let Some(since) = &d.since { p.muted { "since " (time(since)) } }
             @if let Some(reason) = &d.reason { p.reason { (reason) } }
         }
