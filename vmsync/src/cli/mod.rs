@@ -7,7 +7,7 @@ use std::{io::Write, path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand};
 use vmsync_config::words::Fqdn;
 
-use crate::{clock, demo, keys, pki, serve};
+use crate::{bench, clock, demo, keys, pki, serve};
 
 /// Voicemail resilience: two servers that keep each other's mailboxes, in step over SMTP.
 #[derive(Parser)]
@@ -29,6 +29,9 @@ enum Command {
     },
     /// Run a whole pair on this machine, from nothing.
     Demo(DemoArgs),
+    /// Measure the pair on this machine.
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// The pair's own certificates, keys and tokens.
     #[command(subcommand)]
     Pki(PkiCommand),
@@ -93,6 +96,14 @@ enum PkiCommand {
         #[arg(long)]
         out: PathBuf,
     },
+}
+
+#[derive(Subcommand)]
+enum BenchCommand {
+    /// Backlog, small changes, lag and scale of two nodes, beside what the disk can do.
+    Sync(bench::SyncWork),
+    /// Messages a second that one node takes over HTTP, beside what the disk can do.
+    Intake(bench::Work),
 }
 
 #[derive(Subcommand)]
@@ -171,6 +182,14 @@ fn run(command: Command) -> Result<(), Failure> {
                 kill: args.kill,
             };
             runtime()?.block_on(demo::run(options, &mut std::io::stdout()))?;
+            Ok(())
+        }
+        Command::Bench(BenchCommand::Sync(work)) => {
+            runtime()?.block_on(bench::sync(work, &mut std::io::stdout()))?;
+            Ok(())
+        }
+        Command::Bench(BenchCommand::Intake(work)) => {
+            runtime()?.block_on(bench::intake(work, &mut std::io::stdout()))?;
             Ok(())
         }
         Command::Pki(command) => pki_command(command),

@@ -1,7 +1,7 @@
 //! `vmsync demo`: a whole pair on one machine, from nothing. `--script` tells its story and checks it.
 
 mod checks;
-mod layout;
+pub(crate) mod layout;
 mod mailer;
 mod processes;
 mod script;
@@ -175,7 +175,7 @@ fn program() -> String {
 }
 
 impl Demo {
-    fn prepare(dir: &Path, base_port: Option<u16>) -> Result<Self, String> {
+    pub(crate) fn prepare(dir: &Path, base_port: Option<u16>) -> Result<Self, String> {
         let file = layout::prepare(dir, base_port)?;
         let dir = dir
             .canonicalize()
@@ -218,25 +218,32 @@ impl Demo {
     }
 
     pub(crate) async fn wait_until_ready(&mut self) -> Result<(), String> {
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
         for node in 0..2 {
-            let client = self.client(node)?;
-            while client.get("/readyz").await.is_err() {
-                self.check_alive(node)?;
-                if tokio::time::Instant::now() > deadline {
-                    return Err(format!(
-                        "{} is not ready after 20 s; see {}",
-                        self.node(node).id,
-                        self.node(node).log.display()
-                    ));
-                }
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
+            self.wait_ready(node, Duration::from_secs(20)).await?;
         }
         Ok(())
     }
 
-    fn check_alive(&mut self, node: usize) -> Result<(), String> {
+    /// Waits until `node` says that it is ready, at most `limit`.
+    pub(crate) async fn wait_ready(&mut self, node: usize, limit: Duration) -> Result<(), String> {
+        let deadline = tokio::time::Instant::now() + limit;
+        let client = self.client(node)?;
+        while client.get("/readyz").await.is_err() {
+            self.check_alive(node)?;
+            if tokio::time::Instant::now() > deadline {
+                return Err(format!(
+                    "{} is not ready after {} s; see {}",
+                    self.node(node).id,
+                    limit.as_secs(),
+                    self.node(node).log.display()
+                ));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check_alive(&mut self, node: usize) -> Result<(), String> {
         let ended = self.processes[node].as_mut().and_then(Process::ended);
         let Some(how) = ended else { return Ok(()) };
         let log = std::fs::read_to_string(&self.node(node).log).unwrap_or_default();
