@@ -135,6 +135,7 @@ pub(super) fn fill(store: &Store, messages: u32) -> Result<(), String> {
     };
     let new = NewAudio {
         entity: EntityKey::Message(message_id(0)),
+        mailbox: Some(extension(0)?),
         audio: &audio,
         facts: Value::Null,
     };
