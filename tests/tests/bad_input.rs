@@ -351,7 +351,16 @@ async fn with_the_wrong_pair_key_nothing_is_believed_until_the_right_one_is_back
     // A mail with that key, and one with none.
     let file = pair.file("forged.eml", forged(&pair.primary, &key));
     let to = format!("vmsync@{}", pair.primary.fqdn);
-    let mail = || Swaks::mail(&pair.primary, &to).flag("-tls");
+    let stranger = || Swaks::mail(&pair.primary, &to).flag("-tls");
+    let of_peer = |kind: &str| {
+        let name = format!("{}.{kind}", pair.secondary.fqdn);
+        let file = pair.secondary.config.with_file_name(name);
+        file.to_string_lossy().into_owned()
+    };
+    let mail = || {
+        let with_cert = stranger().with("--tls-cert", &of_peer("pem"));
+        with_cert.with("--tls-key", &of_peer("key"))
+    };
     let data = format!("@{}", file.display());
     mail()
         .with("--data", &data)
@@ -359,7 +368,18 @@ async fn with_the_wrong_pair_key_nothing_is_believed_until_the_right_one_is_back
         .await
         .refused("550", "fits none of the pair's keys");
     mail().send().await.refused("550", "not signed");
-    // Nor is anything for the node taken in clear text.
+    // Nor is anything for the node taken from anybody but the peer, or in clear text.
+    let nobody = stranger().send().await;
+    let nobody = nobody.refused("550", "no client certificate was presented");
+    assert!(!nobody.sent_data(), "{}", nobody.text);
+    let alarm = pair.primary.alarm("wrong_certificate").await;
+    assert!(
+        alarm["text"]
+            .as_str()
+            .unwrap()
+            .contains(&pair.secondary.fqdn),
+        "{alarm}"
+    );
     Swaks::mail(&pair.primary, &to)
         .send()
         .await

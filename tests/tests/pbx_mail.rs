@@ -5,6 +5,7 @@
     reason = "a test says what failed by panicking"
 )]
 
+use reqwest::Method;
 use serde_json::json;
 use vmsync_tests::{
     pair::{ONE, Pair, wav},
@@ -118,6 +119,16 @@ async fn what_is_not_for_this_node_is_refused_before_its_content() {
         text.contains("elsewhere.example") && text.contains(&node.fqdn),
         "{alarm}"
     );
+    let metrics = node.request(Method::GET, "/metrics").send().await;
+    let metrics = metrics.must_be(200).text();
+    for (reason, count) in [
+        ("foreign_domain", 1),
+        ("no_mailbox", 1),
+        ("wrong_certificate", 0),
+    ] {
+        let series = format!("vmsync_smtp_refused_total{{reason=\"{reason}\"}} {count}\n");
+        assert!(metrics.contains(&series), "no {series}in\n{metrics}");
+    }
 
     node.patch("/api/v1/mailboxes/2002", &json!({"enabled": false}))
         .await

@@ -32,12 +32,13 @@ const SUBJECT: usize = 200;
 /// Changes waiting to be written.
 const WAITING: usize = 4 * KEPT;
 /// Alarms about events rather than conditions: nothing tells when they are over but their absence.
-const PASSING: [&str; 6] = [
+const PASSING: [&str; 7] = [
     "bad_signature",
     "foreign_domain",
     "operation_refused",
     "tls_required",
     "wire_version",
+    "wrong_certificate",
     "wrong_node",
 ];
 /// How long it must have been quiet before such an alarm ends.

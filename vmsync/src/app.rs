@@ -21,6 +21,7 @@ use crate::{
     events::EventHub,
     keys::Tokens,
     node::Command,
+    smtp::Refusals,
     status::Status,
     vrl::VrlHandle,
 };
@@ -45,6 +46,8 @@ pub struct App {
     pub alarms: Alarms,
     /// Recordings; on the secondary, where a remote is configured.
     pub vrl: Option<VrlHandle>,
+    /// What the SMTP receiver has refused.
+    pub smtp_refusals: Arc<Refusals>,
 }
 
 impl App {

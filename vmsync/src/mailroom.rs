@@ -230,9 +230,9 @@ impl MailHandler for Mailroom {
                     self.app.config.receiver.domain
                 ),
             ),
-            SmtpEvent::TlsRequired { .. } => {
+            SmtpEvent::TlsRequired { .. } | SmtpEvent::WrongCertificate { .. } => {
                 let peer = self.app.config.pair.peer_id.as_str();
-                self.app.alarms.raise("tls_required", peer, &event.to_string());
+                self.app.alarms.raise(event.name(), peer, &event.to_string());
             }
             _ => {}
         }

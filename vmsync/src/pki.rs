@@ -17,17 +17,18 @@ use rcgen::{
     GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints, SanType,
 };
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
-    client::{WebPkiServerVerifier, danger::ServerCertVerifier as _},
+    CertificateError, ClientConfig, RootCertStore, ServerConfig,
+    client::{WebPkiServerVerifier, danger::ServerCertVerifier as _, verify_server_name},
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
-    server::WebPkiClientVerifier,
+    server::{ParsedCertificate, WebPkiClientVerifier},
 };
 use time::OffsetDateTime;
 use vmsync_config::{
     TlsFiles,
     words::{Fqdn, UnixMillis},
 };
+use vmsync_core::smtp::Certificate;
 use zeroize::Zeroizing;
 
 use crate::keys::{FileError, read_text, write_new, write_secret_file};
@@ -184,6 +185,28 @@ pub fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, FileError> {
         .and_then(|builder| builder.with_single_cert(chain, key))
         .map(Arc::new)
         .map_err(|e| mismatch(files, &e))
+}
+
+/// Whose certificate a client has presented in a handshake of [`server_config`], which has verified it.
+pub fn presented(chain: Option<&[CertificateDer<'_>]>, peer: &Fqdn) -> Certificate {
+    let Some(leaf) = chain.and_then(<[_]>::first) else {
+        return Certificate::None;
+    };
+    let names = ParsedCertificate::try_from(leaf)
+        .map_err(|e| e.to_string())
+        .and_then(|leaf| {
+            let name = ServerName::try_from(peer.as_str()).map_err(|e| e.to_string())?;
+            Ok(verify_server_name(&leaf, &name))
+        });
+    match names {
+        Ok(Ok(())) => Certificate::Peer,
+        Ok(Err(rustls::Error::InvalidCertificate(CertificateError::NotValidForNameContext {
+            presented,
+            ..
+        }))) if !presented.is_empty() => Certificate::Other(presented.join(", ")),
+        Ok(Err(_)) => Certificate::Other("nobody".to_owned()),
+        Err(why) => Certificate::Other(format!("nobody readable ({why})")),
+    }
 }
 
 /// TLS for connecting: trusts the pair's CA alone, presents the node's certificate.

@@ -226,6 +226,7 @@ async fn start(
         alarms,
         events,
         vrl,
+        smtp_refusals: Arc::default(),
         store,
         config,
     });
@@ -241,6 +242,7 @@ async fn start(
             recipients: 1,
             ..Policy::new(
                 config.receiver.domain.clone(),
+                config.pair.peer.clone(),
                 config.receiver.allow.clone(),
                 config.tls.require,
                 &config.limits,
@@ -249,8 +251,9 @@ async fn start(
         let mailroom = Arc::new(Mailroom::new(Arc::clone(&app)));
         let (limits, stop) = (config.limits.clone(), stop.clone());
         let server = server.clone();
+        let refusals = Arc::clone(&app.smtp_refusals);
         fronts.spawn(async move {
-            smtp::serve(listener, policy, server, mailroom, &limits, stop).await;
+            smtp::serve(listener, policy, server, mailroom, &limits, refusals, stop).await;
         });
     }
     if let (Some(listener), Some(ftp)) = (sockets.ftp, config.vrl.server.clone()) {

@@ -3,11 +3,11 @@
 
 mod smtp_support;
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
-use smtp_support::{DOMAIN, NODE, certificates, limits, receiver, sender_to};
+use smtp_support::{Ca, DOMAIN, NODE, PEER, limits, receiver, scripted, sender_to};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::AsyncWriteExt,
     net::TcpListener,
     time::{Instant, sleep, timeout},
 };
@@ -132,7 +132,7 @@ async fn tls_is_never_left_out_where_required() {
         .unwrap_err();
     assert_eq!(e.kind, SendErrorKind::Tls, "{e}");
     // Another CA, and not even required.
-    let (_, stranger) = certificates(DOMAIN);
+    let stranger = Ca::new().client(Some(PEER));
     let name = DOMAIN.to_owned().try_into().unwrap();
     let mut s = sender_to(tls.at, Some((stranger, name)), false);
     let e = s.send("", NODE, b"x\r\n").await.unwrap_err();
@@ -172,24 +172,6 @@ async fn probing_says_how_long_an_answer_takes() {
         .unwrap();
     let e = sender_to(nobody, None, false).probe().await.unwrap_err();
     assert_eq!(e.kind, SendErrorKind::Unreachable, "{e}");
-}
-
-/// A server that says these things, one after each time it has heard something, and then is silent.
-async fn scripted(lines: &'static [&'static str]) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let at = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let mut buf = [0; 4096];
-        for line in lines {
-            stream.write_all(line.as_bytes()).await.unwrap();
-            if stream.read(&mut buf).await.unwrap_or(0) == 0 {
-                return;
-            }
-        }
-        sleep(Duration::from_secs(20)).await;
-    });
-    at
 }
 
 #[tokio::test]

@@ -17,8 +17,11 @@ use std::{
     time::Duration,
 };
 
+use bytes::BytesMut;
 use vmsync_config::words::{Fqdn, Now, UnixMillis};
-use vmsync_core::smtp::{Accepted, Action, Policy, Recipient, Refusal, Session, Times, Verdict};
+use vmsync_core::smtp::{
+    Accepted, Action, Certificate, Policy, Recipient, Refusal, Session, Times, Verdict,
+};
 
 #[derive(Clone, Copy, Debug)]
 enum Way {
@@ -56,6 +59,8 @@ struct Play {
     verdicts: HashMap<String, Refusal>,
     deliveries: VecDeque<Refusal>,
     unsent: Vec<u8>,
+    /// Offered to the session, not taken yet.
+    inbox: BytesMut,
     heard: VecDeque<String>,
     handshake: bool,
 }
@@ -64,12 +69,14 @@ impl Play {
     fn new(way: Way, text: &str) -> Self {
         let mut policy = Policy {
             domain: Fqdn::new("vmpro1.example.com").unwrap(),
+            peer: Fqdn::new("vmpro2.example.com").unwrap(),
             allow: vec!["192.0.2.0/24".parse().unwrap()],
             tls_required: false,
             message_bytes: 2000,
             recipients: 3,
             errors: 5,
             commands: 40,
+            mails_per_minute: 6000,
             times: Times {
                 greeting: Duration::from_secs(30),
                 command: Duration::from_mins(1),
@@ -79,6 +86,7 @@ impl Play {
         };
         let mut peer: IpAddr = "192.0.2.7".parse().unwrap();
         let mut tls = false;
+        let mut peer_only = false;
         let mut verdicts = HashMap::new();
         let mut deliveries = VecDeque::new();
         for line in text.lines() {
@@ -86,6 +94,7 @@ impl Play {
             match words[..] {
                 ["peer", address] => peer = address.parse().unwrap(),
                 ["tls", "offered"] => tls = true,
+                ["only", "for", "the", "peer"] => peer_only = true,
                 ["tls", "required"] => policy.tls_required = true,
                 ["recipient", who, "gets", code, enhanced, ..] => {
                     verdicts.insert(who.to_owned(), refusal(code, enhanced, &words[5..]));
@@ -98,13 +107,18 @@ impl Play {
             }
         }
         let now = Duration::from_secs(1000);
+        let mut session = Session::new(Arc::new(policy), peer, tls, at(now));
+        if peer_only {
+            session.only_for_the_peer(false);
+        }
         Self {
             way,
-            session: Session::new(Arc::new(policy), peer, tls, at(now)),
+            session,
             now,
             verdicts,
             deliveries,
             unsent: vec![],
+            inbox: BytesMut::new(),
             heard: VecDeque::new(),
             handshake: false,
         }
@@ -127,10 +141,18 @@ impl Play {
             } else if let Some(what) = line.strip_prefix("T: ") {
                 self.flush();
                 match what.split_whitespace().collect::<Vec<_>>()[..] {
-                    ["handshake"] if std::mem::take(&mut self.handshake) => {
-                        self.session.tls_started(at(self.now));
+                    ["handshake", ref who @ ..] if std::mem::take(&mut self.handshake) => {
+                        let certificate = match who[..] {
+                            [] => Certificate::None,
+                            ["peer"] => Certificate::Peer,
+                            ["as", name] => Certificate::Other(name.to_owned()),
+                            _ => return Err(format!("line {number}: unknown {what}")),
+                        };
+                        self.session.tls_started(at(self.now), certificate);
                     }
-                    ["handshake"] => return Err(format!("line {number}: nobody asked for TLS")),
+                    ["handshake", ..] => {
+                        return Err(format!("line {number}: nobody asked for TLS"));
+                    }
                     ["wait", seconds] => {
                         self.now += Duration::from_secs(seconds.parse().unwrap());
                         self.session.expire(at(self.now));
@@ -158,7 +180,8 @@ impl Play {
             let heard = self.heard.pop_front().unwrap_or("nothing".into());
             let same = match line.strip_prefix("S: ") {
                 Some(_) => heard.starts_with(line),
-                None => heard == line,
+                // A byte string as `escape_ascii` writes it, its repetitions written out.
+                None => heard.as_bytes() == repeated(line),
             };
             if !same {
                 return Err(format!("line {number}: expected {line}\n   heard {heard}"));
@@ -180,10 +203,9 @@ impl Play {
         self.feed(&unsent);
     }
 
-    fn feed(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            let used = self.session.handle(at(self.now), bytes);
-            bytes = &bytes[used..];
+    fn feed(&mut self, bytes: &[u8]) {
+        self.inbox.extend_from_slice(bytes);
+        while !self.inbox.is_empty() && self.session.handle(at(self.now), &mut self.inbox) > 0 {
             self.perform();
         }
     }
@@ -247,6 +269,21 @@ fn name(recipient: &Recipient) -> String {
 fn refusal(code: &str, enhanced: &str, text: &[&str]) -> Refusal {
     let enhanced = enhanced.to_owned().leak();
     Refusal::new(code.parse().unwrap(), enhanced, text.join(" "))
+}
+
+/// `{12*x}` written out, all else as it stands.
+fn repeated(line: &str) -> Vec<u8> {
+    let mut out = vec![];
+    let mut rest = line;
+    while let Some((before, after)) = rest.split_once('{') {
+        let (inner, after) = after.split_once('}').unwrap();
+        let (count, what) = inner.split_once('*').unwrap();
+        out.extend(before.bytes());
+        out.extend(what.repeat(count.parse().unwrap()).bytes());
+        rest = after;
+    }
+    out.extend(rest.bytes());
+    out
 }
 
 /// `\r \n \0 \\ \xHH`, and `{1200*x}` for 1200 times `x`.

@@ -9,6 +9,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::BytesMut;
 use proptest::prelude::*;
 use vmsync_config::words::{Fqdn, Now, UnixMillis};
 use vmsync_core::smtp::{Accepted, Action, Policy, Refusal, Session, SmtpEvent, Times, Verdict};
@@ -24,12 +25,14 @@ fn session(tls: bool) -> Session {
     };
     let policy = Policy {
         domain: Fqdn::new("vmpro1.example.com").unwrap(),
+        peer: Fqdn::new("vmpro2.example.com").unwrap(),
         allow: vec!["192.0.2.0/24".parse().unwrap()],
         tls_required: false,
         message_bytes: LIMIT as u64,
         recipients: 3,
         errors: 8,
         commands: 50,
+        mails_per_minute: 6000,
         times,
     };
     Session::new(Arc::new(policy), "192.0.2.7".parse().unwrap(), tls, now())
@@ -47,17 +50,22 @@ fn talk(session: &mut Session, input: &[u8], pieces: &[usize]) -> Vec<Action> {
     let mut out = vec![];
     let mut deliveries = 0;
     drain(session, &mut out, &mut deliveries);
+    let mut inbox = BytesMut::new();
     let mut rest = input;
     let mut lengths = pieces.iter().copied();
     while !rest.is_empty() {
         let length = lengths.next().unwrap_or(rest.len()).clamp(1, rest.len());
-        let (mut piece, after) = rest.split_at(length);
+        let (piece, after) = rest.split_at(length);
         rest = after;
-        while !piece.is_empty() {
-            let used = session.handle(now(), piece);
-            piece = &piece[used..];
+        inbox.extend_from_slice(piece);
+        while !inbox.is_empty() {
+            let used = session.handle(now(), &mut inbox);
             assert!(session.holding() <= LIMIT);
-            assert!(used > 0 || !session.wants_input());
+            if used == 0 {
+                // Only a chunk that isn't there whole is left lying.
+                assert!(inbox.len() < session.expects());
+                break;
+            }
             drain(session, &mut out, &mut deliveries);
         }
     }
@@ -109,6 +117,15 @@ fn fragment() -> impl Strategy<Value = Vec<u8>> {
         b"QUIT\r\n",
         b"STARTTLS\r\n",
         b"BDAT 3 LAST\r\n",
+        b"BDAT 6 LAST\r\nQUIT\r\n",
+        b"BDAT 6\r\nRSET\r\n",
+        b"BDAT 0 LAST\r\n",
+        b"BDAT 290\r\n",
+        b"BDAT 400 LAST\r\n",
+        b"BDAT 99999999999 LAST\r\n",
+        b"BDAT 3\n",
+        b"BDAT x\r\n",
+        b"MAIL FROM:<b@example.net> BODY=BINARYMIME\r\n",
         b"\r\n.\r\n",
         b"\n.\r\n",
         b"\r\n.\n",
@@ -213,6 +230,81 @@ proptest! {
             })
             .collect();
         prop_assert_eq!(bodies, vec![mail.as_bytes()]);
+    }
+
+    /// Whatever the octets, and wherever they are cut into chunks: what arrives is what was sent, and none
+    /// of them is taken for a command.
+    #[test]
+    fn chunked_mails_arrive_as_they_were_sent(
+        mails in proptest::collection::vec(
+            proptest::collection::vec(
+                prop_oneof![
+                    proptest::collection::vec(any::<u8>(), 0..60),
+                    Just(b"QUIT\r\n".to_vec()),
+                    Just(b"\r\n.\r\nBDAT 1 LAST\r\n".to_vec()),
+                ],
+                1..5,
+            ),
+            1..4,
+        ),
+        pieces in proptest::collection::vec(1usize..50, 0..60),
+    ) {
+        let mut input = b"EHLO a\r\n".to_vec();
+        for mail in &mails {
+            input.extend(b"MAIL FROM:<> BODY=BINARYMIME\r\nRCPT TO:<2001@vmpro1.example.com>\r\n");
+            for (index, chunk) in mail.iter().enumerate() {
+                let last = if index + 1 == mail.len() { " LAST" } else { "" };
+                input.extend(format!("BDAT {}{last}\r\n", chunk.len()).bytes());
+                input.extend(chunk);
+            }
+        }
+        let out = talk(&mut session(false), &input, &pieces);
+        let bodies: Vec<_> = out
+            .iter()
+            .filter_map(|a| match a {
+                Action::Deliver { body, .. } => Some(body.to_vec()),
+                _ => None,
+            })
+            .collect();
+        let sent: Vec<Vec<u8>> = mails.iter().map(|m| m.concat()).collect();
+        prop_assert_eq!(bodies, sent);
+        // The greeting and EHLO's, and one reply for each command.
+        let commands = 2 + mails.iter().map(|m| 2 + m.len()).sum::<usize>();
+        let replies = out.iter().filter(|a| matches!(a, Action::Reply(_))).count();
+        prop_assert_eq!(replies, commands);
+    }
+
+    /// A chunk that is refused is skipped, whatever is in it.
+    #[test]
+    fn no_octet_of_a_refused_chunk_is_a_command(
+        octets in proptest::collection::vec(
+            prop_oneof![Just(b"QUIT\r\n".to_vec()), Just(b"VRFY x\r\n".to_vec()), proptest::collection::vec(any::<u8>(), 1..9)],
+            1..50,
+        ),
+        pieces in proptest::collection::vec(1usize..50, 0..30),
+        before in proptest::sample::select(vec![
+            &b"EHLO a\r\n"[..],
+            b"EHLO a\r\nMAIL FROM:<>\r\nRCPT TO:<9@vmpro1.example.com>\r\n",
+            b"EHLO a\r\nMAIL FROM:<>\r\nRCPT TO:<2001@vmpro1.example.com>\r\nBDAT 299\r\n{299*x}",
+        ]),
+    ) {
+        let before = String::from_utf8_lossy(before).replace("{299*x}", &"x".repeat(299));
+        let octets = octets.concat();
+        let quiet = talk(&mut session(false), before.as_bytes(), &[]).len();
+        let last = if octets.len() > 1 { " LAST" } else { "" };
+        let chunk = format!("BDAT {}{last}\r\n", octets.len());
+        let input = [before.as_bytes(), chunk.as_bytes(), &octets, b"NOOP\r\n"].concat();
+        let out = talk(&mut session(false), &input, &pieces);
+        let replies: Vec<_> = out[quiet..]
+            .iter()
+            .filter_map(|a| match a {
+                Action::Reply(bytes) => Some(String::from_utf8_lossy(&bytes[..3]).into_owned()),
+                _ => None,
+            })
+            .collect();
+        prop_assert_eq!(replies.len(), 2, "{:?}", &out[quiet..]);
+        let refused = replies[0].starts_with('5') || octets.len() == 1;
+        prop_assert!(refused && replies[1] == "250", "{:?}", replies);
     }
 
     /// The parser in use meets any line at all, and time-outs come at any moment.

@@ -10,6 +10,7 @@ use axum::{
 
 use crate::{
     app::App,
+    smtp::Refusals,
     status::{DirectionStatus, ProbeStatus, Status},
 };
 
@@ -21,7 +22,9 @@ const PHASES: [&str; 4] = ["normal", "pending", "resilience", "returning"];
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
     let status = app.node.status();
     let kind = "text/plain; version=0.0.4; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], text(&status)).into_response()
+    let mut text = text(&status);
+    smtp_refusals(&mut text, &app.smtp_refusals);
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
 /// One family of series under one name.
@@ -192,6 +195,15 @@ fn groups(out: &mut String, status: &Status) {
                 u8::from(group.phase == phase),
             );
         }
+    }
+}
+
+fn smtp_refusals(out: &mut String, refusals: &Refusals) {
+    let help =
+        "Recipients, mails and connections the SMTP receiver has refused since start, by reason";
+    let mut family = Family::new(out, "vmsync_smtp_refused_total", "counter", help);
+    for (reason, count) in refusals.counts() {
+        family.set(&[("reason", reason)], count);
     }
 }
 

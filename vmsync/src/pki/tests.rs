@@ -83,6 +83,26 @@ fn two_nodes_of_one_ca_trust_each_other() {
 }
 
 #[test]
+fn a_certificate_says_whether_it_is_the_peers() {
+    let dir = tempfile::tempdir().unwrap();
+    let two = node(dir.path(), "ca", TWO);
+    let chain = certificates(&two.cert).unwrap();
+    let [one_, two_] = [ONE, TWO].map(|name| Fqdn::new(name).unwrap());
+    assert_eq!(presented(Some(&chain), &two_), Certificate::Peer);
+    let Certificate::Other(names) = presented(Some(&chain), &one_) else {
+        panic!("taken for {ONE}")
+    };
+    assert!(names.contains(TWO), "{names}");
+    assert_eq!(presented(None, &two_), Certificate::None);
+    assert_eq!(presented(Some(&[]), &two_), Certificate::None);
+    let nonsense = [CertificateDer::from(vec![1, 2, 3])];
+    assert!(matches!(
+        presented(Some(&nonsense), &two_),
+        Certificate::Other(_)
+    ));
+}
+
+#[test]
 fn tls_1_2_is_enough_and_a_client_needs_no_certificate() {
     let dir = tempfile::tempdir().unwrap();
     let one = node(dir.path(), "ca", ONE);

@@ -1,14 +1,18 @@
 //! Mail in and out: sockets, TLS and time-outs around the decisions of [`vmsync_core::smtp`].
 //!
 //! [`receiver::serve`] accepts connections (`gate` says how many), [`connection`](self) plays one
-//! session (`room` bounds the memory of all mails being received), and what comes in goes to a
-//! [`MailHandler`]. [`sender::PeerSender`] hands mails to the peer.
+//! session (`room` bounds the memory of all mails being received, `rate` how many one address sends),
+//! and what comes in goes to a [`MailHandler`]. [`Refusals`] counts what was refused.
+//! [`sender::PeerSender`] hands mails to the peer.
 //!
 //! Neither logs what a mail holds; at `debug` level the receiver tells who came and how it ended.
 
 mod connection;
 mod gate;
+mod link;
+mod rate;
 pub mod receiver;
+mod refusals;
 mod room;
 pub mod sender;
 mod stream;
@@ -20,7 +24,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use vmsync_core::smtp::{Accepted, Envelope, Recipient, Refusal, SmtpEvent, Verdict};
 
+pub use link::Offers;
 pub use receiver::serve;
+pub use refusals::Refusals;
 pub use sender::{PeerSender, SendError, SendErrorKind, Timeouts};
 
 /// What stands behind the receiver: mailboxes, store, alarms.

@@ -1,6 +1,6 @@
 //! The SMTP receiver: accepts connections and keeps each within its limits.
 //!
-//! Bounded are: connections (`gate`), memory of mails in progress (`room`), every wait (the
+//! Bounded are: connections (`gate`), memory of mails in progress (`room`), mails a minute (`rate`), every wait (the
 //! session's deadlines; handshake, answers and the handler have their own), and how long stopping
 //! takes. A connection that panics ends alone. Running out of file descriptors delays newcomers.
 
@@ -22,6 +22,8 @@ use super::{
     MailHandler,
     connection::{self, Common},
     gate::Gate,
+    rate::Rate,
+    refusals::Refusals,
     room::Room,
 };
 use crate::clock;
@@ -33,34 +35,44 @@ const STOP_GRACE: Duration = Duration::from_secs(15);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// All mails being received together may take this many times the largest one.
 const MAILS_AT_ONCE: usize = 4;
+/// And the peer's this many times more: one being made durable, one being read ahead.
+const MAILS_OF_PEER: usize = 2;
 
 /// Serves `listener` until `stop` is cancelled; then finishes the mails in progress and returns.
 ///
 /// STARTTLS is offered where `tls` is given. Of `limits`, `smtp_connections` counts here; sizes and
-/// time-outs of one session are `policy`'s.
+/// time-outs of one session are `policy`'s. What is refused is counted in `refusals`.
 pub async fn serve(
     listener: TcpListener,
     policy: Policy,
     tls: Option<Arc<ServerConfig>>,
     handler: Arc<dyn MailHandler>,
     limits: &Limits,
+    refusals: Arc<Refusals>,
     stop: CancellationToken,
 ) {
     let largest = usize::try_from(policy.message_bytes).unwrap_or(usize::MAX);
+    // Who the peer is can only be shown where it has to be.
+    let proof = tls.is_some() && policy.tls_required;
     let common = Arc::new(Common {
         policy: Arc::new(policy),
         tls: tls.map(TlsAcceptor::from),
         handler,
-        room: Room::new(largest.saturating_mul(MAILS_AT_ONCE)),
+        gate: Gate::new(limits.smtp_connections, proof),
+        rate: Rate::default(),
+        room: Room::new(
+            largest.saturating_mul(MAILS_AT_ONCE),
+            largest.saturating_mul(MAILS_OF_PEER),
+        ),
+        refusals,
         stop: stop.clone(),
     });
-    let gate = Gate::new(limits.smtp_connections);
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => admit(&common, &gate, &mut connections, stream, peer),
+                Ok((stream, peer)) => admit(&common, &mut connections, stream, peer),
                 Err(e) => pause(&e).await,
             },
             Some(_) = connections.join_next() => {}
@@ -88,19 +100,13 @@ async fn pause(error: &io::Error) {
     sleep(ACCEPT_PAUSE).await;
 }
 
-fn admit(
-    common: &Arc<Common>,
-    gate: &Arc<Gate>,
-    connections: &mut JoinSet<()>,
-    stream: TcpStream,
-    peer: SocketAddr,
-) {
-    let pass = match gate.enter(peer.ip(), clock::now().mono) {
+fn admit(common: &Arc<Common>, connections: &mut JoinSet<()>, stream: TcpStream, peer: SocketAddr) {
+    let pass = match common.gate.enter(peer.ip(), clock::now().mono) {
         Ok(pass) => pass,
         Err(full) => {
             // One try without waiting: a client that is turned away may cost nothing.
             let _ = stream.try_write(b"421 4.7.0 too many connections, try again later\r\n");
-            common.handler.event(SmtpEvent::TooManyConnections {
+            common.event(SmtpEvent::TooManyConnections {
                 peer: peer.ip(),
                 per_peer: full.per_peer,
             });
@@ -114,14 +120,12 @@ fn admit(
     let common = Arc::clone(common);
     connections.spawn(async move {
         tracing::debug!(%peer, "SMTP client connected");
-        let place = Arc::clone(&pass.place);
-        let run = connection::run(Arc::clone(&common), stream, peer, place);
+        let run = connection::run(Arc::clone(&common), stream, peer, pass);
         if let Ok(ended) = AssertUnwindSafe(run).catch_unwind().await {
             tracing::debug!(%peer, ended, "SMTP connection ended");
         } else {
             tracing::error!(%peer, "internal error while serving an SMTP client; its connection was closed");
-            common.handler.event(SmtpEvent::Panicked { peer: peer.ip() });
+            common.event(SmtpEvent::Panicked { peer: peer.ip() });
         }
-        drop(pass);
     });
 }

@@ -1,38 +1,43 @@
-//! Hands mails to the peer's receiver, one at a time over one kept connection (R-SY-1, R-SY-2).
+//! Hands mails to the peer's receiver over one kept connection (R-SY-1, R-SY-2).
 //!
-//! Order of a mail: connect (TCP_NODELAY), greeting, EHLO, STARTTLS with the peer's certificate
-//! verified, EHLO again, then MAIL, RCPT, DATA, the mail. Rules:
+//! Order of a connection: connect (TCP_NODELAY), greeting, EHLO, STARTTLS with the peer's certificate
+//! verified and our own presented, EHLO again. Then mails: one by one with [`PeerSender::send`]; or, where
+//! the server offers CHUNKING and PIPELINING, several under way at once: [`PeerSender::submit`] writes a
+//! whole mail without waiting, [`PeerSender::next_reply`] tells what came of the oldest. Rules:
 //!
-//! - `Ok` means the code after the mail was exactly 250; anything else is an error.
+//! - `Ok` for a mail means the code after it was exactly 250; anything else is an error.
 //! - Where TLS is required and can't be had, nothing is sent. A failed handshake is never followed
 //!   by clear text, required or not.
-//! - After any error, time-out or cancellation the connection is dropped, never used again: its
-//!   replies might belong to other commands. (It is taken out of the sender for the time of a
-//!   mail, so that a cancelled `send` drops it.)
+//! - After a time-out, a cancellation, an answer to nothing, a broken connection, or a refusal where
+//!   one command waits for the other, the connection is dropped, never used again: its replies might
+//!   belong to other commands. (It is taken out of the sender while it is used, so that a cancelled
+//!   call drops it.) What was outstanding on it is then unknown: taken or not.
+//! - Only the refusal of a pipelined mail leaves the connection as it is, since each mail has its
+//!   own three replies (MAIL, RCPT, BDAT), whatever they are.
 //! - Every step has its own time-out.
 //! - A kept connection that turns out to be closed is replaced once, as long as nothing of the mail was sent.
 
 use std::{fmt::Display, sync::Arc, time::Duration};
 
-use lettre::{
-    Address,
-    transport::smtp::{
-        commands::{Data, Ehlo, Mail, Noop, Quit, Rcpt, Starttls},
-        extension::{ClientId, Extension, MailBodyParameter, MailParameter, ServerInfo},
-        response::Response,
-    },
+use bytes::Bytes;
+use lettre::transport::smtp::{
+    commands::{Ehlo, Noop, Quit, Starttls},
+    extension::ClientId,
+    response::Response,
 };
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
 
-use super::{stream::Stream, wire::Wire};
+use super::{
+    link::{Link, Offers, Route, check_lines, nothing_outstanding},
+    stream::Stream,
+    wire::Wire,
+};
 use crate::clock;
 
 /// Longest text of an error; what a server says isn't ours to bound otherwise.
 const MAX_TEXT: usize = 300;
-/// Longest line with CRLF (RFC 5321 section 4.5.3.1.6).
-const MAX_LINE: usize = 1000;
 
 /// How to go on after an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +75,8 @@ pub struct Timeouts {
     pub tls: Duration,
     /// The greeting and each command. Default 60 s.
     pub command: Duration,
-    /// A whole mail, and the server making it durable. Default 5 min.
+    /// Sending a whole mail; and again, once it is the oldest outstanding, the server making it durable.
+    /// Default 5 min.
     pub data: Duration,
     /// How long an unused connection is kept. Default 30 s, below what a receiver allows.
     pub idle: Duration,
@@ -97,16 +103,7 @@ pub struct PeerSender {
     hello: ClientId,
     timeouts: Timeouts,
     kept: Option<Link>,
-}
-
-/// An open connection after EHLO.
-struct Link {
-    wire: Wire,
-    info: ServerInfo,
-    /// What the server says it takes at most, bytes (RFC 1870); `Some(0)` = no limit told.
-    size: Option<usize>,
-    /// When it was last used, on the monotonic clock.
-    used: Duration,
+    window: usize,
 }
 
 impl SendError {
@@ -145,33 +142,121 @@ impl PeerSender {
             hello: ClientId::Domain(hello_name.into()),
             timeouts,
             kept: None,
+            window: 1,
         }
     }
 
     /// Hands `mail` over; `from` may be empty (`<>`). Lines must end in CRLF and have at most 998
     /// characters. `Ok` only after the server has said 250 to the whole mail. May be cancelled:
     /// then the mail may or may not have arrived, as after a time-out.
+    ///
+    /// Should submitted mails be outstanding, their connection is dropped: it isn't known what came of them.
     pub async fn send(&mut self, from: &str, to: &str, mail: &[u8]) -> Result<(), SendError> {
-        let from = match from {
-            "" => None,
-            from => Some(address("sender", from)?),
-        };
-        let to = address("recipient", to)?;
+        let route = Route::new(from, to)?;
         check_lines(mail)?;
-        let (mut link, first) = self.open(from, mail).await?;
+        let (mut link, first) = self.open(&route, mail).await?;
         link.expect_250("MAIL", &first)?;
-        let command = self.timeouts.command;
-        let reply = link.wire.command(Rcpt::new(to, vec![]), command).await?;
-        link.expect_250("RCPT", &reply)?;
-        let reply = link.wire.command(Data, command).await?;
-        if !reply.has_code(354) {
-            return Err(link.wire.refused("DATA", &reply));
-        }
+        link.up_to_354(route, self.timeouts.command).await?;
         let reply = link.wire.data(mail, self.timeouts.data).await?;
         link.expect_250("the mail", &reply)?;
         link.used = clock::now().mono;
         self.kept = Some(link);
         Ok(())
+    }
+
+    /// What the server offers; connects if there is no connection. May be cancelled.
+    pub async fn offers(&mut self) -> Result<Offers, SendError> {
+        let link = self.ready().await?;
+        let offers = link.offers.clone();
+        self.kept = Some(link);
+        Ok(offers)
+    }
+
+    /// Hands `mail` over as far as it goes without knowing its outcome, which [`PeerSender::next_reply`] tells.
+    /// A `binary` mail is any octets, and needs a server that offers BINARYMIME; any other has lines as for
+    /// [`PeerSender::send`].
+    ///
+    /// With CHUNKING and PIPELINING it is written in one go. That doesn't wait for replies, and it can't be held up
+    /// by replies that nobody reads yet: at most [`PeerSender::window`] mails of three lines each lie in the
+    /// sockets' buffers. The server may take its time, though: it reads on only as it has room. Without, the DATA
+    /// transaction runs up to the end of the mail.
+    ///
+    /// # Errors
+    /// The mail can't be sent to this server as it is, or the window is full: then nothing has changed. Or it
+    /// was refused before its data, or the connection failed: then [`PeerSender::outstanding`] is 0 and all
+    /// submitted mails are unknown. The same holds when the call is cancelled.
+    pub async fn submit(
+        &mut self,
+        from: &str,
+        to: &str,
+        mail: Bytes,
+        binary: bool,
+    ) -> Result<(), SendError> {
+        let route = Route::new(from, to)?;
+        if !binary {
+            check_lines(&mail)?;
+        }
+        let mut link = self.ready().await?;
+        let command = if link.outstanding() < link.offers.window() {
+            link.mail(&route, &mail, binary)
+        } else {
+            let what = "as many mails are outstanding as may be";
+            Err(link.wire.error(SendErrorKind::Temporary, what))
+        };
+        match command {
+            Ok(command) => {
+                link.submit(command, route, &mail, &self.timeouts).await?;
+                self.kept = Some(link);
+                Ok(())
+            }
+            Err(error) => {
+                self.kept = Some(link);
+                Err(error)
+            }
+        }
+    }
+
+    /// What came of the oldest submitted mail. `Ok` only if the server has said 250 to all of it.
+    ///
+    /// # Errors
+    /// That mail was refused: the others' replies are still to come. Or the connection failed, was
+    /// dropped before, or there is no such mail: then [`PeerSender::outstanding`] is 0 and all submitted mails are
+    /// unknown, this one and those behind it. The same holds when the call is cancelled; to wait in a way
+    /// that can be cancelled see [`PeerSender::answered`].
+    pub async fn next_reply(&mut self) -> Result<(), SendError> {
+        let mut link = self.kept.take().ok_or_else(nothing_outstanding)?;
+        if link.outstanding() == 0 {
+            self.kept = Some(link);
+            return Err(nothing_outstanding());
+        }
+        link.collect(self.timeouts.data).await;
+        if let Some(error) = link.broken() {
+            return Err(error);
+        }
+        let outcome = link.settle();
+        if link.broken().is_none() {
+            self.kept = Some(link);
+        }
+        outcome
+    }
+
+    /// Returns once [`PeerSender::next_reply`] needn't wait; at once if nothing is outstanding. Changes nothing,
+    /// and may be cancelled without consequence.
+    pub async fn answered(&mut self) {
+        if let Some(link) = &mut self.kept {
+            link.collect(self.timeouts.data).await;
+        }
+    }
+
+    /// How many submitted mails have no outcome yet.
+    pub fn outstanding(&self) -> usize {
+        self.kept.as_ref().map_or(0, Link::outstanding)
+    }
+
+    /// How many mails may be outstanding at once: 4 with CHUNKING and PIPELINING, as the server last offered, else
+    /// (and before the first connection) 1.
+    pub fn window(&self) -> usize {
+        self.window
     }
 
     /// Whether the server answers: connects anew, waits for greeting and EHLO (with TLS as for a
@@ -186,9 +271,10 @@ impl PeerSender {
         Ok(took)
     }
 
-    /// Says goodbye on the kept connection, if there is one. Dropping the sender is as good.
+    /// Says goodbye on the kept connection, if there is one and nothing is outstanding on it; else drops it.
+    /// Dropping the sender is as good.
     pub async fn close(&mut self) {
-        if let Some(link) = self.kept.take() {
+        if let Some(link) = self.kept.take().filter(|l| l.outstanding() == 0) {
             self.leave(link).await;
         }
     }
@@ -198,33 +284,52 @@ impl PeerSender {
         let _ = link.wire.command(Quit, polite).await;
     }
 
+    /// The kept connection, or, if there is none or it has gone stale, a new one.
+    async fn ready(&mut self) -> Result<Link, SendError> {
+        if let Some(mut link) = self.kept.take() {
+            if let Some(error) = link.broken() {
+                return Err(error);
+            }
+            if link.outstanding() > 0 || (self.is_fresh(&link) && link.wire.is_quiet()) {
+                return Ok(link);
+            }
+        }
+        self.renewed().await
+    }
+
+    async fn renewed(&mut self) -> Result<Link, SendError> {
+        let link = self.connect().await?;
+        self.window = link.offers.window();
+        Ok(link)
+    }
+
+    fn is_fresh(&self, link: &Link) -> bool {
+        clock::now().mono.saturating_sub(link.used) < self.timeouts.idle
+    }
+
     /// A connection on which MAIL was answered: the kept one, or, if that has gone stale, a new one.
-    async fn open(
-        &mut self,
-        from: Option<Address>,
-        mail: &[u8],
-    ) -> Result<(Link, Response), SendError> {
-        let now = clock::now().mono;
-        let fresh = |l: &Link| now.saturating_sub(l.used) < self.timeouts.idle;
-        if let Some(mut link) = self.kept.take().filter(fresh) {
-            let command = link.mail(from.clone(), mail)?;
+    async fn open(&mut self, route: &Route, mail: &[u8]) -> Result<(Link, Response), SendError> {
+        let limit = self.timeouts.command;
+        let kept = self.kept.take().filter(|l| l.outstanding() == 0);
+        if let Some(mut link) = kept.filter(|l| self.is_fresh(l)) {
+            let command = link.mail(route, mail, false)?;
             // Only 421, a closed connection or one out of step: everything else is an answer.
-            match link.wire.command(command, self.timeouts.command).await {
+            match link.wire.command(command, limit).await {
                 Ok(reply) if reply.has_code(421) => {}
                 Ok(reply) => return Ok((link, reply)),
                 Err(e) if e.kind == SendErrorKind::TimedOut => return Err(e),
                 Err(_) => {}
             }
         }
-        let mut link = self.connect().await?;
-        let command = link.mail(from, mail)?;
-        let reply = link.wire.command(command, self.timeouts.command).await?;
+        let mut link = self.renewed().await?;
+        let command = link.mail(route, mail, false)?;
+        let reply = link.wire.command(command, limit).await?;
         Ok((link, reply))
     }
 
     async fn connect(&self) -> Result<Link, SendError> {
         let mut link = self.greet(self.tcp().await?).await?;
-        let offered = link.info.supports_feature(Extension::StartTls);
+        let offered = link.offers.starttls;
         match &self.tls {
             Some((config, name)) if offered => {
                 let reply = link.wire.command(Starttls, self.timeouts.command).await?;
@@ -238,7 +343,15 @@ impl PeerSender {
                 let wire = self.handshake(link.wire, config, name).await?;
                 self.ehlo(wire).await
             }
-            _ if !self.required => Ok(link),
+            tls if !self.required => {
+                if tls.is_some() {
+                    tracing::warn!(
+                        server = %self.name(),
+                        "STARTTLS isn't offered; mails go there in clear text, since tls.require is false"
+                    );
+                }
+                Ok(link)
+            }
             tls => {
                 let why = match tls {
                     Some(_) => "TLS is required but STARTTLS is not offered; nothing was sent",
@@ -286,19 +399,7 @@ impl PeerSender {
         if !reply.has_code(250) {
             return Err(wire.refused("EHLO", &reply));
         }
-        // lettre looks at each line's first word, which an offered keyword of blanks hasn't got.
-        let info = reply
-            .message()
-            .all(|l| l.is_empty() || !l.trim().is_empty())
-            .then(|| ServerInfo::from_response(&reply).ok())
-            .flatten()
-            .ok_or_else(|| wire.error(SendErrorKind::Temporary, "EHLO's answer is malformed"))?;
-        Ok(Link {
-            info,
-            size: announced_size(&reply),
-            used: clock::now().mono,
-            wire,
-        })
+        Ok(Link::new(wire, Offers::read(&reply)))
     }
 
     async fn handshake(
@@ -332,115 +433,5 @@ impl PeerSender {
 
     fn name(&self) -> String {
         format!("{}:{}", self.server, self.port)
-    }
-}
-
-impl Link {
-    /// MAIL for this mail to this server, if the server can take it.
-    fn mail(&self, from: Option<Address>, mail: &[u8]) -> Result<Mail, SendError> {
-        let cannot = |why: String| self.wire.error(SendErrorKind::Permanent, why);
-        let mut parameters = Vec::new();
-        if let Some(limit) = self.size {
-            if limit > 0 && mail.len() > limit {
-                let bytes = mail.len();
-                return Err(cannot(format!("takes {limit} bytes, the mail has {bytes}")));
-            }
-            parameters.push(MailParameter::Size(mail.len()));
-        }
-        if !mail.is_ascii() {
-            if !self.info.supports_feature(Extension::EightBitMime) {
-                return Err(cannot("8BITMIME isn't offered, the mail needs it".into()));
-            }
-            parameters.push(MailParameter::Body(MailBodyParameter::EightBitMime));
-        }
-        Ok(Mail::new(from, parameters))
-    }
-
-    fn expect_250(&self, step: &str, reply: &Response) -> Result<(), SendError> {
-        if reply.has_code(250) {
-            Ok(())
-        } else {
-            Err(self.wire.refused(step, reply))
-        }
-    }
-}
-
-fn announced_size(reply: &Response) -> Option<usize> {
-    reply.message().find_map(|line| {
-        let mut words = line.split_ascii_whitespace();
-        words.next().filter(|w| w.eq_ignore_ascii_case("SIZE"))?;
-        Some(words.next().and_then(|n| n.parse().ok()).unwrap_or(0))
-    })
-}
-
-fn address(what: &str, text: &str) -> Result<Address, SendError> {
-    let invalid = |why: &dyn Display| {
-        let text = format!("{what} address {text:?} can't be used: {why}");
-        SendError::new(SendErrorKind::Permanent, None, text)
-    };
-    match text.parse::<Address>() {
-        Ok(address) if text.is_ascii() => Ok(address),
-        Ok(_) => Err(invalid(&"it isn't ASCII")),
-        Err(e) => Err(invalid(&e)),
-    }
-}
-
-/// Dot-stuffing is only right for lines that end in CRLF, so a mail with any other CR or LF is an error, as
-/// is a line that no server need take.
-fn check_lines(mail: &[u8]) -> Result<(), SendError> {
-    let fault = |line: usize, what: &str| {
-        let text = format!("the mail can't be sent: line {line} {what}");
-        Err(SendError::new(SendErrorKind::Permanent, None, text))
-    };
-    for (index, line) in mail.split_inclusive(|&b| b == b'\n').enumerate() {
-        let number = index + 1;
-        let text = match line {
-            [text @ .., b'\r', b'\n'] => text,
-            [.., b'\n'] => return fault(number, "ends in LF without CR"),
-            text => text,
-        };
-        if text.contains(&b'\r') {
-            return fault(number, "has a CR without LF");
-        }
-        if text.contains(&0) {
-            return fault(number, "has a NUL");
-        }
-        let stuffed = usize::from(text.first() == Some(&b'.'));
-        if text.len() + stuffed + 2 > MAX_LINE {
-            return fault(number, "has more than 998 characters");
-        }
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_crlf_lines_go_out() {
-        for good in ["", "a", "a\r\n\r\n", ".\r\n", &"x".repeat(998)] {
-            assert_eq!(check_lines(good.as_bytes()), Ok(()), "{good:?}");
-        }
-        for bad in [
-            "a\nb\r\n",
-            "a\r\n\n",
-            "a\rb\r\n",
-            "a\r",
-            "\r\r\n",
-            "a\0\r\n",
-            &"x".repeat(999),
-        ] {
-            let e = check_lines(bad.as_bytes()).unwrap_err();
-            assert_eq!(e.kind, SendErrorKind::Permanent, "{bad:?}: {e}");
-        }
-    }
-
-    #[test]
-    fn size_is_read_from_ehlo() {
-        let size = |text: &str| announced_size(&text.parse().unwrap());
-        assert_eq!(size("250-a\r\n250 size 5\r\n"), Some(5));
-        assert_eq!(size("250-a\r\n250 SIZE\r\n"), Some(0));
-        assert_eq!(size("250 a\r\n"), None);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -16,11 +16,15 @@ pub(super) enum Stream {
 }
 
 impl Stream {
-    /// Appends what has arrived to `buf`, at most its spare capacity; 0 = closed. Cancelling loses nothing.
-    pub(super) async fn read(&mut self, buf: &mut BytesMut) -> io::Result<usize> {
+    /// Appends what has arrived to `buf`, at most its spare capacity and `most` bytes; 0 = closed. Cancelling
+    /// loses nothing.
+    pub(super) async fn read(&mut self, buf: &mut BytesMut, most: usize) -> io::Result<usize> {
+        // A `BytesMut` without spare capacity would grow by a few bytes.
+        let spare = buf.capacity().saturating_sub(buf.len());
+        let mut buf = buf.limit(most.min(spare));
         match self {
-            Self::Plain(s) => s.read_buf(buf).await,
-            Self::Tls(s) => s.read_buf(buf).await,
+            Self::Plain(s) => s.read_buf(&mut buf).await,
+            Self::Tls(s) => s.read_buf(&mut buf).await,
         }
     }
 

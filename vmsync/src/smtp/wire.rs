@@ -1,4 +1,4 @@
-//! The client's side of the conversation: one command, one reply, each with its time-out.
+//! The client's side of the conversation: commands, mails and replies, each with its time-out.
 //!
 //! Commands and replies are `lettre`'s types. Its `AsyncSmtpConnection` isn't used, for reasons
 //! found in its source (0.11.23): STARTTLS takes only a TLS configuration of its own builder,
@@ -6,9 +6,10 @@
 //! asked for stays in its buffer and is taken for the answer to the next command, after DATA for
 //! a false acknowledgement. Here unasked bytes break the connection.
 
-use std::{fmt::Display, time::Duration};
+use std::{fmt::Display, io, time::Duration};
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
+use futures_util::FutureExt;
 use lettre::transport::smtp::response::Response;
 use tokio::time::timeout;
 
@@ -21,6 +22,8 @@ use super::{
 const MAX_REPLY_LINE: usize = 2048;
 const MAX_REPLY: usize = 32 * 1024;
 const CHUNK: usize = 64 * 1024;
+/// What a TLS record holds at most.
+const RECORD: usize = 16 * 1024;
 
 /// A connection on which each reply answers the last command.
 pub(super) struct Wire {
@@ -111,7 +114,8 @@ impl Wire {
         SendError::new(kind, Some(code), text)
     }
 
-    async fn within<T>(
+    /// Runs `work` for `limit` at most.
+    pub(super) async fn within<T>(
         &mut self,
         limit: Duration,
         step: &str,
@@ -126,7 +130,8 @@ impl Wire {
         }
     }
 
-    fn in_step(&self, step: &str) -> Result<(), SendError> {
+    /// Fails if the server has said something that nobody asked for.
+    pub(super) fn in_step(&self, step: &str) -> Result<(), SendError> {
         if self.held.is_empty() {
             return Ok(());
         }
@@ -137,13 +142,29 @@ impl Wire {
     }
 
     async fn put(&mut self, bytes: &[u8], step: &str) -> Result<(), SendError> {
-        self.stream
-            .write(bytes)
-            .await
-            .map_err(|e| self.error(SendErrorKind::Unreachable, format!("sending {step}: {e}")))
+        let sent = self.stream.write(bytes).await;
+        sent.map_err(|e| self.lost(&format!("sending {step}"), &e))
     }
 
-    async fn put_stuffed(&mut self, mail: &[u8]) -> Result<(), SendError> {
+    /// Sends `head` and `body` together, the body uncopied but for its beginning.
+    pub(super) async fn put_both(
+        &mut self,
+        head: &[u8],
+        body: &[u8],
+        step: &str,
+    ) -> Result<(), SendError> {
+        // A small mail makes one TLS record and one packet with its commands.
+        let with_head = body.len().min(RECORD.saturating_sub(head.len()));
+        let (begin, rest) = body.split_at(with_head);
+        self.put(&[head, begin].concat(), step).await?;
+        if rest.is_empty() {
+            return Ok(());
+        }
+        self.put(rest, step).await
+    }
+
+    /// Sends a mail (CRLF lines only) with its dots stuffed, and the final dot.
+    pub(super) async fn put_stuffed(&mut self, mail: &[u8]) -> Result<(), SendError> {
         let mut chunk = Vec::with_capacity(CHUNK + 1024);
         for line in mail.split_inclusive(|&b| b == b'\n') {
             // RFC 5321 section 4.5.2.
@@ -163,53 +184,85 @@ impl Wire {
         self.put(&chunk, "the mail").await
     }
 
-    async fn reply(&mut self, step: &str) -> Result<Response, SendError> {
-        let mut text = String::new();
+    /// The next reply, whatever its code. Cancelled, it loses nothing.
+    pub(super) async fn reply(&mut self, step: &str) -> Result<Response, SendError> {
         loop {
-            let line = self.line(step).await?;
-            let last = line.as_bytes().get(3) != Some(&b'-');
-            text.push_str(&line);
-            // A code alone is a reply too (RFC 5321 section 4.2), though lettre wants a blank.
-            if line.len() == 3 {
-                text.push(' ');
-            }
-            text.push_str("\r\n");
-            if last {
-                break;
-            }
-            if text.len() > MAX_REPLY {
-                return Err(self.nonsense(step, "its answer is too long"));
-            }
-        }
-        text.parse::<Response>()
-            .map_err(|_| self.nonsense(step, "its answer is no SMTP reply"))
-    }
-
-    /// One line of a reply, without its CRLF.
-    async fn line(&mut self, step: &str) -> Result<String, SendError> {
-        loop {
-            if let Some(end) = self.held.iter().position(|&b| b == b'\n') {
-                let line = self.held.split_to(end + 1);
-                return Ok(String::from_utf8_lossy(&line)
-                    .trim_end_matches(['\r', '\n'])
-                    .to_owned());
-            }
-            if self.held.len() > MAX_REPLY_LINE {
-                return Err(self.nonsense(step, "a line of its answer is too long"));
+            if let Some(reply) = self.held_reply(step)? {
+                return Ok(reply);
             }
             self.held.reserve(MAX_REPLY_LINE);
-            match self.stream.read(&mut self.held).await {
+            match self.stream.read(&mut self.held, MAX_REPLY_LINE).await {
                 Ok(0) => {
                     let what = format!("connection closed instead of an answer to {step}");
                     return Err(self.error(SendErrorKind::Unreachable, what));
                 }
                 Ok(_) => {}
-                Err(e) => {
-                    let what = format!("waiting for the answer to {step}: {e}");
-                    return Err(self.error(SendErrorKind::Unreachable, what));
-                }
+                Err(e) => return Err(self.lost(&format!("waiting for the answer to {step}"), &e)),
             }
         }
+    }
+
+    /// Whether what has come, unread, is a 421 (RFC 5321 section 3.8), as far as can be seen yet.
+    pub(super) fn says_goodbye(&self) -> bool {
+        let begin = self.held.get(..3).unwrap_or(&self.held);
+        b"421".starts_with(begin)
+    }
+
+    /// Whether the connection is open and nothing unasked has come.
+    pub(super) fn is_quiet(&mut self) -> bool {
+        self.held.reserve(MAX_REPLY_LINE);
+        let unasked = self.stream.read(&mut self.held, MAX_REPLY_LINE);
+        // Looked at once, without waiting. Bytes that come stay in `held` and put it out of step.
+        unasked.now_or_never().is_none() && self.held.is_empty()
+    }
+
+    /// Takes a whole reply out of what has come, if there is one.
+    fn held_reply(&mut self, step: &str) -> Result<Option<Response>, SendError> {
+        let mut text = String::new();
+        let mut end = 0;
+        loop {
+            let rest = self.held.get(end..).unwrap_or_default();
+            let Some(length) = rest.iter().position(|&b| b == b'\n') else {
+                return if rest.len() > MAX_REPLY_LINE {
+                    Err(self.nonsense(step, "a line of its answer is too long"))
+                } else {
+                    Ok(None)
+                };
+            };
+            let line = String::from_utf8_lossy(rest.get(..length).unwrap_or_default());
+            let line = line.trim_end_matches('\r');
+            let last = line.as_bytes().get(3) != Some(&b'-');
+            text.push_str(line);
+            // A code alone is a reply too (RFC 5321 section 4.2), though lettre wants a blank.
+            if line.len() == 3 {
+                text.push(' ');
+            }
+            text.push_str("\r\n");
+            end += length + 1;
+            if last {
+                break;
+            }
+            if end > MAX_REPLY {
+                return Err(self.nonsense(step, "its answer is too long"));
+            }
+        }
+        self.held.advance(end);
+        match text.parse::<Response>() {
+            Ok(reply) => Ok(Some(reply)),
+            Err(_) => Err(self.nonsense(step, "its answer is no SMTP reply")),
+        }
+    }
+
+    /// The connection broke. With TLS 1.3 a server's verdict on our certificate comes as such a break, after the
+    /// handshake.
+    fn lost(&self, doing: &str, error: &io::Error) -> SendError {
+        let tls = error.get_ref().is_some_and(|e| e.is::<rustls::Error>());
+        let kind = if tls {
+            SendErrorKind::Tls
+        } else {
+            SendErrorKind::Unreachable
+        };
+        self.error(kind, format!("{doing}: {error}"))
     }
 
     fn nonsense(&self, step: &str, what: &str) -> SendError {

@@ -107,6 +107,7 @@ impl Node {
             alarms: Alarms::load(store.clone(), events.clone()).unwrap(),
             events,
             vrl: None,
+            smtp_refusals: Arc::default(),
             store,
             config,
         });

@@ -21,20 +21,22 @@ use bytes::Bytes;
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName},
+    server::WebPkiClientVerifier,
 };
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpSocket, TcpStream},
     sync::Semaphore,
     task::JoinHandle,
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use vmsync::smtp::{MailHandler, PeerSender, Timeouts, serve};
+use vmsync::smtp::{MailHandler, PeerSender, Refusals, Timeouts, serve};
 use vmsync_config::{Limits, words::Fqdn};
 use vmsync_core::smtp::{Accepted, Envelope, Policy, Recipient, Refusal, SmtpEvent, Verdict};
 
 pub(crate) const DOMAIN: &str = "vmpro1.example.com";
+pub(crate) const PEER: &str = "vmpro2.example.com";
 pub(crate) const NODE: &str = "vmsync@vmpro1.example.com";
 
 /// Remembers all; holds each mail back until `gate` has a permit.
@@ -93,7 +95,10 @@ pub(crate) struct Receiver {
     pub(crate) at: SocketAddr,
     pub(crate) stop: CancellationToken,
     pub(crate) task: JoinHandle<()>,
+    /// TLS of the peer.
     pub(crate) client: Arc<ClientConfig>,
+    pub(crate) ca: Ca,
+    pub(crate) refusals: Arc<Refusals>,
 }
 
 pub(crate) fn limits() -> Limits {
@@ -113,6 +118,15 @@ pub(crate) fn limits() -> Limits {
 }
 
 pub(crate) async fn receiver(tls: bool, limits: Limits) -> Receiver {
+    receiver_with(tls, limits, |_| ()).await
+}
+
+/// With `tls`, it is required for mail to the node, and the peer's certificate too.
+pub(crate) async fn receiver_with(
+    tls: bool,
+    limits: Limits,
+    adjust: impl FnOnce(&mut Policy),
+) -> Receiver {
     let desk = Arc::new(Desk {
         mails: Mutex::default(),
         events: Mutex::default(),
@@ -123,13 +137,19 @@ pub(crate) async fn receiver(tls: bool, limits: Limits) -> Receiver {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
-    let (server, client) = certificates(DOMAIN);
+    let ca = Ca::new();
+    let server = ca.server(DOMAIN);
+    let client = ca.client(Some(PEER));
+    let refusals = Arc::<Refusals>::default();
     let allow = vec!["127.0.0.0/8".parse().unwrap()];
-    let policy = Policy::new(Fqdn::new(DOMAIN).unwrap(), allow, tls, &limits);
+    let [domain, peer] = [DOMAIN, PEER].map(|name| Fqdn::new(name).unwrap());
+    let mut policy = Policy::new(domain, peer, allow, tls, &limits);
+    adjust(&mut policy);
     let task = tokio::spawn({
-        let (desk, stop) = (desk.clone(), stop.clone());
+        let (desk, refusals, stop) = (desk.clone(), refusals.clone(), stop.clone());
+        let tls = tls.then_some(server);
         async move {
-            serve(listener, policy, tls.then_some(server), desk, &limits, stop).await;
+            serve(listener, policy, tls, desk, &limits, refusals, stop).await;
         }
     });
     Receiver {
@@ -138,10 +158,23 @@ pub(crate) async fn receiver(tls: bool, limits: Limits) -> Receiver {
         stop,
         task,
         client,
+        ca,
+        refusals,
     }
 }
 
 impl Receiver {
+    pub(crate) fn refused(&self, reason: &str) -> u64 {
+        let mut counts = self.refusals.counts();
+        counts.find(|(r, _)| *r == reason).unwrap().1
+    }
+
+    /// A sender with another client's TLS.
+    pub(crate) fn sender_with(&self, client: Arc<ClientConfig>) -> PeerSender {
+        let name = ServerName::try_from(DOMAIN).unwrap();
+        sender_to(self.at, Some((client, name)), true)
+    }
+
     pub(crate) fn sender(&self, tls: bool) -> PeerSender {
         self.sender_as(tls.then_some(DOMAIN))
     }
@@ -179,35 +212,98 @@ pub(crate) fn sender_to(
     )
 }
 
-/// A CA, a certificate of it for `name`, and a client that trusts only that CA.
-pub(crate) fn certificates(name: &str) -> (Arc<ServerConfig>, Arc<ClientConfig>) {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let ca_key = rcgen::KeyPair::generate().unwrap();
-    let mut ca = rcgen::CertificateParams::new(vec![]).unwrap();
-    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let ca_cert = ca.self_signed(&ca_key).unwrap();
-    let issuer = rcgen::Issuer::new(ca, ca_key);
-    let key = rcgen::KeyPair::generate().unwrap();
-    let leaf = rcgen::CertificateParams::new(vec![name.to_owned()])
-        .unwrap()
-        .signed_by(&key, &issuer)
-        .unwrap();
-    let chain: Vec<CertificateDer<'static>> = vec![leaf.der().clone()];
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let server = ServerConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .unwrap();
-    let mut roots = RootCertStore::empty();
-    roots.add(ca_cert.der().clone()).unwrap();
-    let client = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    (Arc::new(server), Arc::new(client))
+/// A server that says these things, one after each time it has heard something, and then is silent.
+pub(crate) async fn scripted(lines: &'static [&'static str]) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut buf = [0; 4096];
+        for line in lines {
+            stream.write_all(line.as_bytes()).await.unwrap();
+            if stream.read(&mut buf).await.unwrap_or(0) == 0 {
+                return;
+            }
+        }
+        sleep(Duration::from_secs(20)).await;
+    });
+    at
+}
+
+/// A CA for the moment.
+pub(crate) struct Ca {
+    cert: CertificateDer<'static>,
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+}
+
+impl Ca {
+    pub(crate) fn new() -> Self {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec![]).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        Self {
+            cert: params.self_signed(&key).unwrap().der().clone(),
+            issuer: rcgen::Issuer::new(params, key),
+        }
+    }
+
+    fn issue(&self, name: &str) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let leaf = rcgen::CertificateParams::new(vec![name.to_owned()])
+            .unwrap()
+            .signed_by(&key, &self.issuer)
+            .unwrap();
+        let secret = PrivatePkcs8KeyDer::from(key.serialize_der());
+        (vec![leaf.der().clone()], PrivateKeyDer::Pkcs8(secret))
+    }
+
+    fn roots(&self) -> Arc<RootCertStore> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.cert.clone()).unwrap();
+        Arc::new(roots)
+    }
+
+    /// A server `name` that takes clients without a certificate, or with one of this CA.
+    pub(crate) fn server(&self, name: &str) -> Arc<ServerConfig> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(self.roots(), provider.clone())
+            .allow_unauthenticated()
+            .build()
+            .unwrap();
+        let (chain, key) = self.issue(name);
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain, key)
+            .unwrap();
+        Arc::new(config)
+    }
+
+    /// A client that trusts this CA alone, perhaps with a certificate of it.
+    pub(crate) fn client(&self, name: Option<&str>) -> Arc<ClientConfig> {
+        self.client_as(name.map(|name| self.issue(name)))
+    }
+
+    /// A client that trusts this CA but shows a certificate of `other`.
+    pub(crate) fn client_of(&self, other: &Self, name: &str) -> Arc<ClientConfig> {
+        self.client_as(Some(other.issue(name)))
+    }
+
+    fn client_as(
+        &self,
+        shown: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+    ) -> Arc<ClientConfig> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(self.roots());
+        Arc::new(match shown {
+            Some((chain, key)) => config.with_client_auth_cert(chain, key).unwrap(),
+            None => config.with_no_client_auth(),
+        })
+    }
 }
 
 /// A client that types.
@@ -227,7 +323,16 @@ impl Typist {
         line
     }
     pub(crate) async fn say(&mut self, text: &str) {
-        self.0.write_all(text.as_bytes()).await.unwrap();
+        self.say_bytes(text.as_bytes()).await;
+    }
+    pub(crate) async fn say_bytes(&mut self, bytes: &[u8]) {
+        self.0.write_all(bytes).await.unwrap();
+    }
+    /// Up to the answer to EHLO.
+    pub(crate) async fn greeted(&mut self) {
+        assert!(self.line().await.starts_with("220 "));
+        self.say("EHLO pbx\r\n").await;
+        while !self.line().await.starts_with("250 ") {}
     }
     /// Like `say`, where the other side may have hung up.
     pub(crate) async fn try_say(&mut self, text: &str) -> bool {

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use bytes::Bytes;
+
 use super::{event::SmtpEvent, policy::Recipient};
 
 /// What the driver has to do, in this order.
@@ -9,7 +11,7 @@ use super::{event::SmtpEvent, policy::Recipient};
 pub enum Action {
     /// Send these bytes.
     Reply(Vec<u8>),
-    /// Send what is to be sent, negotiate TLS, then call [`super::Session::tls_started`].
+    /// Send what is to be sent, negotiate TLS, then tell [`super::Session::tls_started`] with what certificate.
     StartTls,
     /// Ask whether mail for it is taken, then call [`super::Session::recipient`].
     AskRecipient(Recipient),
@@ -17,8 +19,8 @@ pub enum Action {
     Deliver {
         /// From whom, for whom.
         envelope: Envelope,
-        /// The mail, dots unstuffed, every line ending in CRLF.
-        body: Vec<u8>,
+        /// The mail. After DATA: dots unstuffed, every line ending in CRLF. After BDAT: any octets.
+        body: Bytes,
     },
     /// Count it, perhaps alarm it.
     Event(SmtpEvent),

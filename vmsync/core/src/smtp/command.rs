@@ -12,7 +12,8 @@
 use std::borrow::Cow;
 
 use smtp_proto::{
-    Error, MAIL_BODY_7BIT, MAIL_BODY_8BITMIME, MAIL_SMTPUTF8, MailFrom, RcptTo, Request,
+    Error, MAIL_BODY_7BIT, MAIL_BODY_8BITMIME, MAIL_BODY_BINARYMIME, MAIL_SMTPUTF8, MailFrom,
+    RcptTo, Request,
 };
 
 use super::reply::Refusal;
@@ -27,9 +28,18 @@ pub(super) enum Command {
         from: String,
         /// As announced with `SIZE=`; 0 if it wasn't.
         size: usize,
+        /// `BODY=BINARYMIME`: the mail comes by BDAT only (RFC 3030 section 3).
+        binary: bool,
     },
     Rcpt(To),
     Data,
+    /// `BDAT size [LAST]`: so many octets follow.
+    Bdat {
+        size: u64,
+        last: bool,
+    },
+    /// A BDAT whose size can't be read: where commands go on can't be known.
+    BrokenBdat,
     Rset,
     Noop,
     Vrfy,
@@ -54,11 +64,15 @@ const NO_UTF8: &str = "SMTPUTF8 is not supported: addresses must be ASCII";
 /// Reads one line, given without its CRLF.
 pub(super) fn parse(line: &[u8]) -> Result<Command, Refusal> {
     let verb = line
+        .trim_ascii_start()
         .split(u8::is_ascii_whitespace)
         .next()
         .unwrap_or_default();
-    check_bytes(line, verb)?;
     let is = |name: &str| verb.eq_ignore_ascii_case(name.as_bytes());
+    if is("BDAT") {
+        return Ok(bdat(line).unwrap_or(Command::BrokenBdat));
+    }
+    check_bytes(line, verb)?;
     if ["GET", "POST", "PUT", "HEAD", "OPTIONS", "CONNECT"]
         .into_iter()
         .any(is)
@@ -87,8 +101,9 @@ fn command(request: Request<Cow<'_, str>>, line: &[u8]) -> Result<Command, Refus
         Request::Help { .. } => Command::Help,
         Request::Quit => Command::Quit,
         Request::StartTls => Command::StartTls,
+        // Read above; never by the parser.
+        Request::Bdat { .. } => Command::BrokenBdat,
         Request::Lhlo { .. }
-        | Request::Bdat { .. }
         | Request::Auth { .. }
         | Request::Expn { .. }
         | Request::Etrn { .. }
@@ -103,7 +118,11 @@ fn mail(from: &MailFrom<Cow<'_, str>>, line: &[u8]) -> Result<Command, Refusal> 
     if from.flags & MAIL_SMTPUTF8 != 0 {
         return Err(Refusal::new(555, "5.6.7", NO_UTF8));
     }
-    let offered = from.flags & !(MAIL_BODY_7BIT | MAIL_BODY_8BITMIME) == 0
+    let bodies = MAIL_BODY_7BIT | MAIL_BODY_8BITMIME | MAIL_BODY_BINARYMIME;
+    if (from.flags & bodies).count_ones() > 1 {
+        return Err(Refusal::new(501, "5.5.4", "more than one BODY"));
+    }
+    let offered = from.flags & !bodies == 0
         && from.trans_id.is_none()
         && from.by == 0
         && from.env_id.is_none()
@@ -121,7 +140,30 @@ fn mail(from: &MailFrom<Cow<'_, str>>, line: &[u8]) -> Result<Command, Refusal> 
     Ok(Command::Mail {
         from: address,
         size: from.size,
+        binary: from.flags & MAIL_BODY_BINARYMIME != 0,
     })
+}
+
+/// RFC 3030 section 2. Read here and not by the parser, since everything hangs on the size: one misread, and a
+/// chunk's octets would be taken for commands.
+fn bdat(line: &[u8]) -> Option<Command> {
+    let text = std::str::from_utf8(line).ok()?;
+    let mut words = text.split([' ', '\t']).filter(|w| !w.is_empty()).skip(1);
+    let size = words
+        .next()
+        .filter(|w| w.bytes().all(|b| b.is_ascii_digit()))?;
+    let last = match words.next() {
+        None => false,
+        Some(word) if word.eq_ignore_ascii_case("LAST") => true,
+        Some(_) => return None,
+    };
+    match words.next() {
+        None => Some(Command::Bdat {
+            size: size.parse().ok()?,
+            last,
+        }),
+        Some(_) => None,
+    }
 }
 
 fn rcpt(to: &RcptTo<Cow<'_, str>>, line: &[u8]) -> Result<To, Refusal> {
@@ -189,4 +231,39 @@ fn bad_recipient() -> Refusal {
 
 fn not_offered() -> Refusal {
     Refusal::new(555, "5.5.4", "parameter not offered by EHLO")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bdat_is_read_exactly_or_not_at_all() {
+        let chunk = |size, last| Ok(Command::Bdat { size, last });
+        assert_eq!(parse(b"BDAT 0"), chunk(0, false));
+        assert_eq!(parse(b"bdat 1000 last"), chunk(1000, true));
+        assert_eq!(parse(b" BDAT  86  LAST "), chunk(86, true));
+        assert_eq!(parse(b"BDAT 18446744073709551615"), chunk(u64::MAX, false));
+        for broken in [
+            "BDAT",
+            "BDAT ",
+            "BDAT LAST",
+            "BDAT -1 LAST",
+            "BDAT +1",
+            "BDAT 0x10",
+            "BDAT 1 2",
+            "BDAT 1 LAST LAST",
+            "BDAT 1LAST",
+            "BDAT 18446744073709551616",
+            "BDAT 1\0",
+            "BDAT 1\u{b}LAST",
+            "BDAT 1\u{a0}LAST",
+        ] {
+            assert_eq!(
+                parse(broken.as_bytes()),
+                Ok(Command::BrokenBdat),
+                "{broken}"
+            );
+        }
+    }
 }

@@ -52,6 +52,28 @@ pub enum SmtpEvent {
         /// Who tried.
         peer: IpAddr,
     },
+    /// A mail for the node from somebody whose certificate isn't the peer's.
+    WrongCertificate {
+        /// Who tried.
+        peer: IpAddr,
+        /// What is missing; printable ASCII, at most 400 characters.
+        missing: String,
+    },
+    /// A mail for a mailbox whose number can't be one.
+    NoMailbox {
+        /// Who tried.
+        peer: IpAddr,
+    },
+    /// More mails for mailboxes in a minute than one address may send.
+    TooManyMails {
+        /// Who was put off.
+        peer: IpAddr,
+    },
+    /// A BDAT whose size can't be read; what follows can't be told from commands.
+    BrokenChunk {
+        /// Who sent it.
+        peer: IpAddr,
+    },
     /// A bare CR or LF: SMTP smuggling, or a broken client.
     BareLineEnding {
         /// Who sent it.
@@ -106,12 +128,35 @@ pub enum SmtpEvent {
 }
 
 impl SmtpEvent {
+    /// Every [`SmtpEvent::name`] of an event by which something was refused.
+    pub const REFUSALS: [&str; 15] = [
+        "foreign_domain",
+        "not_allowed",
+        "tls_required",
+        "wrong_certificate",
+        "no_mailbox",
+        "too_many_mails",
+        "broken_chunk",
+        "bare_line_ending",
+        "starttls_injection",
+        "oversize",
+        "no_room",
+        "too_many_errors",
+        "timed_out",
+        "too_many_connections",
+        "tls_failed",
+    ];
+
     /// The address it is about.
     pub fn peer(&self) -> IpAddr {
         match self {
             Self::ForeignDomain { peer, .. }
             | Self::NotAllowed { peer }
             | Self::TlsRequired { peer }
+            | Self::WrongCertificate { peer, .. }
+            | Self::NoMailbox { peer }
+            | Self::TooManyMails { peer }
+            | Self::BrokenChunk { peer }
             | Self::BareLineEnding { peer }
             | Self::StartTlsInjection { peer }
             | Self::Oversize { peer }
@@ -130,6 +175,10 @@ impl SmtpEvent {
             Self::ForeignDomain { .. } => "foreign_domain",
             Self::NotAllowed { .. } => "not_allowed",
             Self::TlsRequired { .. } => "tls_required",
+            Self::WrongCertificate { .. } => "wrong_certificate",
+            Self::NoMailbox { .. } => "no_mailbox",
+            Self::TooManyMails { .. } => "too_many_mails",
+            Self::BrokenChunk { .. } => "broken_chunk",
             Self::BareLineEnding { .. } => "bare_line_ending",
             Self::StartTlsInjection { .. } => "starttls_injection",
             Self::Oversize { .. } => "oversize",
@@ -159,6 +208,21 @@ impl fmt::Display for SmtpEvent {
             Self::TlsRequired { .. } => {
                 write!(f, "{peer} wanted to mail to the node without TLS; refused")
             }
+            Self::WrongCertificate { missing, .. } => {
+                write!(f, "{peer} wanted to mail to the node; refused: {missing}")
+            }
+            Self::NoMailbox { .. } => write!(
+                f,
+                "{peer} wanted to mail to what can't be a mailbox (1 to 15 digits); refused"
+            ),
+            Self::TooManyMails { .. } => write!(
+                f,
+                "{peer} sends more mails a minute than one address may; asked to come back later"
+            ),
+            Self::BrokenChunk { .. } => write!(
+                f,
+                "{peer} sent a BDAT whose size can't be read; connection closed"
+            ),
             Self::BareLineEnding { .. } => {
                 write!(
                     f,

@@ -10,9 +10,15 @@ pub(super) enum Line {
     Good(Vec<u8>),
     /// Has a CR without LF or an LF without CR. The LF ended it, whichever it was, so that
     /// the client is told at once; what it said is not looked at.
-    BareEnding,
+    BareEnding {
+        /// Whether "BDAT" stands in it: then octets may follow that are no commands.
+        bdat: bool,
+    },
     /// Longer than [`MAX_LINE`].
-    TooLong,
+    TooLong {
+        /// As above, as far as the line was kept.
+        bdat: bool,
+    },
 }
 
 /// Collects one line at a time.
@@ -57,9 +63,10 @@ impl Lines {
         let crlf = held.pop() == Some(b'\r');
         let bare = std::mem::take(&mut self.bare_cr) || !crlf;
         let long = std::mem::take(&mut self.too_long);
+        let bdat = || held.windows(4).any(|w| w.eq_ignore_ascii_case(b"BDAT"));
         match (bare, long) {
-            (true, _) => Line::BareEnding,
-            (_, true) => Line::TooLong,
+            (true, _) => Line::BareEnding { bdat: bdat() },
+            (_, true) => Line::TooLong { bdat: bdat() },
             _ => Line::Good(held),
         }
     }
@@ -91,13 +98,25 @@ mod tests {
                 vec![
                     Line::Good(b"NOOP".to_vec()),
                     Line::Good(vec![]),
-                    Line::BareEnding,
-                    Line::BareEnding,
-                    Line::BareEnding,
+                    Line::BareEnding { bdat: false },
+                    Line::BareEnding { bdat: false },
+                    Line::BareEnding { bdat: false },
                     Line::Good(b"QUIT".to_vec()),
                 ]
             );
         }
+    }
+
+    #[test]
+    fn a_chunk_that_may_follow_a_bad_line_is_seen() {
+        for bad in ["BDAT 5 LAST\n", "x\rbdat 5\r\n", "BDAT 5\r\r\n"] {
+            for step in [1, 100] {
+                let seen = lines(bad.as_bytes(), step);
+                assert_eq!(seen, vec![Line::BareEnding { bdat: true }], "{bad:?}");
+            }
+        }
+        let long = [b"BDAT 5 ", &[b' '; MAX_LINE][..], b"\r\n"].concat();
+        assert_eq!(lines(&long, 7), vec![Line::TooLong { bdat: true }]);
     }
 
     #[test]
@@ -106,6 +125,6 @@ mod tests {
         longest.extend(b"\r\n");
         assert!(matches!(&lines(&longest, 7)[..], [Line::Good(l)] if l.len() == MAX_LINE - 2));
         longest.insert(0, b'x');
-        assert_eq!(lines(&longest, 7), vec![Line::TooLong]);
+        assert_eq!(lines(&longest, 7), vec![Line::TooLong { bdat: false }]);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  bytes ─▶ line ─▶ command ─▶ session ─▶ reply, AskRecipient, StartTls, Close
-//!            └────▶ data ────────┘  └───▶ Deliver (a whole mail, dots unstuffed)
+//!            └────▶ data, chunks ┘  └──▶ Deliver (a whole mail)
 //!                       policy: may this recipient be taken, from there, like that?
 //! ```
 //!
@@ -10,6 +10,9 @@
 //!
 //! - A mail ends at CRLF.CRLF and nowhere else; a bare CR or LF, in a command or in data, is
 //!   refused and never ends anything but itself (RFC 5321 sections 2.3.8 and 4.1.1.4).
+//! - A chunk (BDAT, RFC 3030) is exactly its octets, whatever they are: none of them is ever read as a
+//!   command, also where the chunk is refused. Where a BDAT's size can't be read, the session ends.
+//! - Mail for the node, where TLS is required, is taken only from the peer as its certificate says.
 //! - A foreign domain is refused at RCPT, before any data is taken (R-SY-4); there is no relaying.
 //! - Nothing said in clear text before TLS counts after it, and nothing sent together with
 //!   STARTTLS is ever executed (RFC 3207 section 4.2).
@@ -32,6 +35,6 @@ mod session;
 
 pub use action::{Action, Envelope};
 pub use event::{Phase, SmtpEvent};
-pub use policy::{Policy, Recipient, Times};
+pub use policy::{Certificate, Policy, Recipient, Times};
 pub use reply::{Accepted, Refusal, Verdict};
 pub use session::Session;

@@ -72,6 +72,10 @@ impl Refusal {
     pub fn code(&self) -> u16 {
         self.code
     }
+    /// The enhanced code (RFC 3463), such as `5.1.1`.
+    pub fn enhanced(&self) -> &'static str {
+        self.enhanced
+    }
     /// What the client reads.
     pub fn text(&self) -> &str {
         &self.text

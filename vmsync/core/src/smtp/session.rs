@@ -3,25 +3,29 @@
 //! ```text
 //!          EHLO/HELO          MAIL            RCPT (asked)        DATA            CRLF.CRLF (asked)
 //!  greeted ────────▶ ready ────────▶ mail open ────────▶ … ─────────▶ receiving ──────────▶ ready
-//!                      ▲ RSET, EHLO, STARTTLS, any answer after data ─────────────────────────┘
+//!                      ▲                                   BDAT n … BDAT m LAST (asked)        │
+//!                      └── RSET, EHLO, STARTTLS, any answer after data ────────────────────────┘
 //! ```
 //!
-//! While the handler is asked (`Asking`) or TLS is negotiated, no input is looked at, so replies
-//! keep their order whatever was pipelined (RFC 2920).
+//! While the handler is asked or TLS is negotiated, no input is looked at, so replies keep their
+//! order whatever was pipelined (RFC 2920).
 
+mod chunks;
 mod commands;
 
 use std::{collections::VecDeque, net::IpAddr, sync::Arc, time::Duration};
 
+use bytes::{Buf, Bytes, BytesMut};
 use vmsync_config::words::Now;
 
+use self::chunks::{Chunk, Chunks};
 use super::{
     action::{Action, Envelope},
     command,
     data::{Data, Fault},
     event::{Phase, SmtpEvent},
     line::{Line, Lines},
-    policy::{Policy, Recipient, Tls},
+    policy::{Certificate, Policy, Recipient, Tls},
     reply::{self, Accepted, Refusal, Verdict},
 };
 
@@ -33,8 +37,10 @@ enum State {
     AskingRecipient(Recipient),
     /// A mail is read.
     Receiving(Data),
-    /// The handler has the mail.
-    Delivering,
+    /// A chunk of a mail is read, or skipped.
+    Chunk(Chunk),
+    /// The handler has the mail, of so many bytes.
+    Delivering(usize),
     /// The driver negotiates TLS.
     StartingTls,
     /// Over.
@@ -52,12 +58,17 @@ pub struct Session {
     hello: Option<String>,
     from: Option<String>,
     declared: usize,
+    binary: bool,
     recipients: Vec<Recipient>,
+    /// What came by BDAT; Some from a mail's first chunk to its end.
+    chunks: Option<Chunks>,
     actions: VecDeque<Action>,
     errors: u32,
     commands: u32,
     greeted: bool,
     stopping: bool,
+    /// No place for anybody but the peer; whether it is that address which has too many connections.
+    peer_only: Option<bool>,
     /// Ends of the waits that run, on the monotonic clock.
     step_ends: Duration,
     idle_ends: Duration,
@@ -76,12 +87,15 @@ impl Session {
             hello: None,
             from: None,
             declared: 0,
+            binary: false,
             recipients: Vec::new(),
+            chunks: None,
             actions: VecDeque::new(),
             errors: 0,
             commands: 0,
             greeted: false,
             stopping: false,
+            peer_only: None,
             policy,
         };
         let greeting = format!("{} ESMTP vmsync", session.policy.domain);
@@ -89,38 +103,43 @@ impl Session {
         session
     }
 
-    /// Takes bytes of the client and says how many; it stops short where an answer is awaited
-    /// (see [`Session::wants_input`]), and the driver offers the rest again after giving it.
-    pub fn handle(&mut self, now: Now, input: &[u8]) -> usize {
-        let mut used = 0;
-        while used < input.len() {
-            let rest = input.get(used..).unwrap_or_default();
-            used += match &mut self.state {
+    /// Takes bytes of the client out of `input` and says how many. It takes none where an answer is awaited
+    /// (see [`Session::wants_input`]), and none of a chunk before it is there whole (see
+    /// [`Session::expects`]), so that a chunk needn't be copied; the driver offers the rest again, with more.
+    pub fn handle(&mut self, now: Now, input: &mut BytesMut) -> usize {
+        let offered = input.len();
+        while !input.is_empty() {
+            match &mut self.state {
                 State::Command => {
-                    let (n, line) = self.lines.take(rest);
+                    let (n, line) = self.lines.take(input);
+                    input.advance(n);
                     if let Some(line) = line {
                         self.line(now, line);
                     }
-                    n
                 }
                 State::Receiving(data) => {
-                    let (n, end) = data.take(rest);
+                    let (n, end) = data.take(input);
+                    input.advance(n);
                     if data.flooding() {
                         self.flooded();
                     } else if end {
                         self.end_of_data(now);
                     }
-                    n
+                }
+                State::Chunk(_) => {
+                    if !self.take_chunk(now, input) {
+                        break;
+                    }
                 }
                 State::StartingTls => {
                     self.injected();
-                    rest.len()
+                    input.clear();
                 }
-                State::AskingRecipient(_) | State::Delivering => break,
-                State::Closed => rest.len(),
-            };
+                State::AskingRecipient(_) | State::Delivering(_) => break,
+                State::Closed => input.clear(),
+            }
         }
-        used
+        offered.saturating_sub(input.len())
     }
 
     /// The next thing to do, if any.
@@ -130,15 +149,29 @@ impl Session {
 
     /// Whether [`Session::handle`] would take input now. If not, an answer is awaited, or it is over.
     pub fn wants_input(&self) -> bool {
-        matches!(self.state, State::Command | State::Receiving(_))
+        matches!(
+            self.state,
+            State::Command | State::Receiving(_) | State::Chunk(_)
+        )
+    }
+
+    /// How many bytes [`Session::handle`] must be offered at once before it goes on: the chunk being
+    /// received. 0 where any number will do.
+    pub fn expects(&self) -> usize {
+        match &self.state {
+            State::Chunk(chunk) if self.keeping() => chunk.octets(),
+            _ => 0,
+        }
     }
 
     /// Whether a mail is being received or delivered: the time at which not to interrupt.
     pub fn is_busy(&self) -> bool {
-        matches!(
-            self.state,
-            State::Receiving(_) | State::Delivering | State::AskingRecipient(_)
-        )
+        match self.state {
+            State::Receiving(_) | State::Delivering(_) | State::AskingRecipient(_) => true,
+            // A chunk that is only skipped is no mail: else anybody could hold a place with one.
+            State::Command | State::Chunk(_) => self.keeping(),
+            State::StartingTls | State::Closed => false,
+        }
     }
 
     /// Whether [`Session::stop`] was called.
@@ -146,20 +179,36 @@ impl Session {
         self.stopping
     }
 
-    /// Bytes of memory the mail being received needs: what is held, or what was announced where
-    /// that is more. 0 outside data and once a mail is being discarded.
+    /// Bytes of memory the mail being received or delivered needs: what is held, or what was announced
+    /// where that is more. 0 between mails and once a mail is being discarded.
     pub fn holding(&self) -> usize {
-        match &self.state {
-            State::Receiving(data) if !data.failed() => data.held().max(self.declared),
+        match (&self.state, &self.chunks) {
+            (State::Delivering(bytes), _) => *bytes,
+            (State::Receiving(data), _) if !data.failed() => data.held().max(self.declared),
+            (_, Some(chunks)) if chunks.keeping() => chunks.announced().max(self.declared),
             _ => 0,
         }
     }
 
-    /// Discards the mail being received and answers 452 at its end, for want of memory.
+    /// Discards the mail being received and answers 452 for it, for want of memory.
     pub fn out_of_room(&mut self) {
         if let State::Receiving(data) = &mut self.state {
             data.fail(Fault::NoRoom);
+        } else if self.keeping() {
+            let refusal = self.fault(Fault::NoRoom);
+            self.fail_chunks(refusal);
         }
+    }
+
+    /// Only the peer has a place in this full house: anybody else is sent away when he begins a mail.
+    /// `per_peer`: it is his address that has too many connections.
+    pub fn only_for_the_peer(&mut self, per_peer: bool) {
+        self.peer_only = Some(per_peer);
+    }
+
+    /// Whether the client has shown, by its certificate, to be the peer.
+    pub fn is_peer(&self) -> bool {
+        self.tls == Tls::Active(Certificate::Peer)
     }
 
     /// The answer to [`Action::AskRecipient`].
@@ -181,7 +230,7 @@ impl Session {
 
     /// The answer to [`Action::Deliver`].
     pub fn delivered(&mut self, now: Now, result: Result<Accepted, Refusal>) {
-        if !matches!(self.state, State::Delivering) {
+        if !matches!(self.state, State::Delivering(_)) {
             return;
         }
         self.state = State::Command;
@@ -200,12 +249,13 @@ impl Session {
         self.next_command(now);
     }
 
-    /// TLS is up: everything said before is forgotten (RFC 3207 section 4.2).
-    pub fn tls_started(&mut self, now: Now) {
+    /// TLS is up, and that is the client's certificate: everything said before is forgotten (RFC 3207
+    /// section 4.2).
+    pub fn tls_started(&mut self, now: Now, certificate: Certificate) {
         if matches!(self.state, State::StartingTls) {
             self.reset();
             self.hello = None;
-            self.tls = Tls::Active;
+            self.tls = Tls::Active(certificate);
             self.state = State::Command;
             self.step_ends = now.mono.saturating_add(self.policy.times.greeting);
         }
@@ -215,8 +265,11 @@ impl Session {
     /// that is waited for.
     pub fn deadline(&self) -> Option<Duration> {
         match self.state {
-            State::Command => Some(self.step_ends.min(self.idle_ends)),
-            State::Receiving(_) => Some(self.step_ends),
+            State::Command => {
+                let mail_ends = self.chunks.as_ref().map_or(Duration::MAX, Chunks::ends);
+                Some(self.step_ends.min(self.idle_ends).min(mail_ends))
+            }
+            State::Receiving(_) | State::Chunk(_) => Some(self.step_ends),
             _ => None,
         }
     }
@@ -227,7 +280,8 @@ impl Session {
             return;
         }
         let phase = match self.state {
-            State::Receiving(_) => Phase::Data,
+            State::Receiving(_) | State::Chunk(_) => Phase::Data,
+            _ if self.chunks.as_ref().is_some_and(|c| c.ends() <= now.mono) => Phase::Data,
             _ if self.idle_ends <= self.step_ends => Phase::Idle,
             _ if self.greeted => Phase::Command,
             _ => Phase::Greeting,
@@ -241,7 +295,7 @@ impl Session {
     /// Asks the session to end: at once between mails, after the answer to the one in progress.
     pub fn stop(&mut self) {
         self.stopping = true;
-        if matches!(self.state, State::Command) {
+        if self.wants_input() && !self.is_busy() {
             self.close_with(421, "4.3.2", "shutting down, try again later");
         }
     }
@@ -249,7 +303,7 @@ impl Session {
     /// Ends a session that has been idle longest, to make room for another client; does nothing
     /// while a mail is in progress.
     pub fn make_room(&mut self) {
-        if matches!(self.state, State::Command) {
+        if self.wants_input() && !self.is_busy() {
             self.close_with(
                 421,
                 "4.7.0",
@@ -263,13 +317,17 @@ impl Session {
         self.commands = self.commands.saturating_add(1);
         let parsed = match line {
             Line::Good(line) => command::parse(&line),
-            Line::BareEnding => {
+            Line::BareEnding { bdat } => {
                 let peer = self.peer;
                 self.event(SmtpEvent::BareLineEnding { peer });
+                if bdat {
+                    return self.broken_chunk();
+                }
                 let text = "bare CR or LF refused: lines end in CRLF";
                 Err(Refusal::new(500, "5.5.2", text))
             }
-            Line::TooLong => Err(Refusal::new(500, "5.5.2", "line too long")),
+            Line::TooLong { bdat: true } => return self.broken_chunk(),
+            Line::TooLong { bdat: false } => Err(Refusal::new(500, "5.5.2", "line too long")),
         };
         match parsed {
             Ok(command) => self.command(now, command),
@@ -287,27 +345,33 @@ impl Session {
         let State::Receiving(data) = std::mem::replace(&mut self.state, State::Command) else {
             return;
         };
-        let envelope = Envelope {
-            from: self.from.take().unwrap_or_default(),
-            recipients: std::mem::take(&mut self.recipients),
-            peer: self.peer,
-            hello: self.hello.clone().unwrap_or_default(),
-            tls: self.tls == Tls::Active,
-        };
-        self.reset();
         match data.finish() {
-            Ok(body) => {
-                self.state = State::Delivering;
-                self.actions.push_back(Action::Deliver { envelope, body });
-            }
+            Ok(body) => self.deliver(Bytes::from(body)),
             Err(fault) => {
-                self.refuse_data(fault);
+                self.reset();
+                let refusal = self.fault(fault);
+                self.refuse(&refusal);
                 self.next_command(now);
             }
         }
     }
 
-    fn refuse_data(&mut self, fault: Fault) {
+    /// Hands the mail over; the transaction ends.
+    fn deliver(&mut self, body: Bytes) {
+        let envelope = Envelope {
+            from: self.from.take().unwrap_or_default(),
+            recipients: std::mem::take(&mut self.recipients),
+            peer: self.peer,
+            hello: self.hello.clone().unwrap_or_default(),
+            tls: matches!(self.tls, Tls::Active(_)),
+        };
+        self.reset();
+        self.state = State::Delivering(body.len());
+        self.actions.push_back(Action::Deliver { envelope, body });
+    }
+
+    /// What is answered to a mail with this fault; told to counters, too.
+    fn fault(&mut self, fault: Fault) -> Refusal {
         let peer = self.peer;
         let (code, enhanced, text) = match fault {
             Fault::BareEnding => {
@@ -315,21 +379,22 @@ impl Session {
                 (550, "5.6.0", "bare CR or LF refused (SMTP smuggling)")
             }
             Fault::LongLine => (554, "5.6.0", "a line has more than 998 characters"),
-            Fault::Nul => (554, "5.6.0", "NUL in a mail refused"),
-            Fault::Oversize => return self.refuse_oversize(),
+            Fault::Nul => (
+                554,
+                "5.6.0",
+                "NUL in a mail refused; it can be sent by BDAT",
+            ),
+            Fault::Oversize => {
+                self.event(SmtpEvent::Oversize { peer });
+                let text = format!("larger than {} bytes", self.policy.message_bytes);
+                return Refusal::new(552, "5.3.4", text);
+            }
             Fault::NoRoom => {
                 self.event(SmtpEvent::NoRoom { peer });
                 (452, "4.3.1", "too many mails at once, try again later")
             }
         };
-        self.refuse(&Refusal::new(code, enhanced, text));
-    }
-
-    fn refuse_oversize(&mut self) {
-        let peer = self.peer;
-        self.event(SmtpEvent::Oversize { peer });
-        let text = format!("larger than {} bytes", self.policy.message_bytes);
-        self.refuse(&Refusal::new(552, "5.3.4", text));
+        Refusal::new(code, enhanced, text)
     }
 
     /// A client that goes on long after the limit isn't waited for.
@@ -360,7 +425,9 @@ impl Session {
     fn reset(&mut self) {
         self.from = None;
         self.declared = 0;
+        self.binary = false;
         self.recipients = Vec::new();
+        self.chunks = None;
     }
 
     fn ok(&mut self, enhanced: &str, text: &str) {

@@ -6,7 +6,8 @@ use super::{Session, State};
 use crate::smtp::{
     action::Action,
     command::{Command, To},
-    data::Data,
+    data::{Data, Fault},
+    event::SmtpEvent,
     policy::{Recipient, Tls},
     reply::{self, Refusal},
 };
@@ -21,9 +22,11 @@ impl Session {
                 let domain = self.policy.domain.to_string();
                 self.send(reply::bare(250, &domain));
             }
-            Command::Mail { from, size } => self.mail(from, size),
+            Command::Mail { from, size, binary } => self.mail(from, size, binary),
             Command::Rcpt(to) => self.rcpt(&to),
             Command::Data => self.data(now),
+            Command::Bdat { size, last } => self.bdat(now, size, last),
+            Command::BrokenBdat => self.broken_chunk(),
             Command::Rset => {
                 self.reset();
                 self.ok("2.0.0", "forgotten");
@@ -45,6 +48,8 @@ impl Session {
             "PIPELINING".to_owned(),
             format!("SIZE {}", self.policy.message_bytes),
             "8BITMIME".to_owned(),
+            "BINARYMIME".to_owned(),
+            "CHUNKING".to_owned(),
             "ENHANCEDSTATUSCODES".to_owned(),
         ];
         if self.tls == Tls::Offered {
@@ -54,9 +59,9 @@ impl Session {
     }
 
     fn starttls(&mut self) {
-        match self.tls {
+        match &self.tls {
             Tls::Absent => self.refuse(&Refusal::new(502, "5.5.1", "TLS is not configured")),
-            Tls::Active => self.refuse(&Refusal::new(503, "5.5.1", "TLS is active already")),
+            Tls::Active(_) => self.refuse(&Refusal::new(503, "5.5.1", "TLS is active already")),
             Tls::Offered if self.hello.is_none() => self.refuse(&first("EHLO")),
             Tls::Offered => {
                 self.send(reply::coded(220, "2.0.0", "go ahead"));
@@ -66,7 +71,14 @@ impl Session {
         }
     }
 
-    fn mail(&mut self, from: String, size: usize) {
+    fn mail(&mut self, from: String, size: usize, binary: bool) {
+        if let Some(per_peer) = self.peer_only
+            && !self.is_peer()
+        {
+            let peer = self.peer;
+            self.event(SmtpEvent::TooManyConnections { peer, per_peer });
+            return self.close_with(421, "4.7.0", "too many connections, try again later");
+        }
         if self.hello.is_none() {
             return self.refuse(&first("EHLO"));
         }
@@ -74,11 +86,12 @@ impl Session {
             return self.refuse(&Refusal::new(503, "5.5.1", "one MAIL at a time"));
         }
         if size > self.policy.limit() {
-            self.refuse_oversize();
-            return;
+            let refusal = self.fault(Fault::Oversize);
+            return self.refuse(&refusal);
         }
         self.from = Some(from);
         self.declared = size;
+        self.binary = binary;
         self.ok("2.1.0", "sender ok");
     }
 
@@ -86,7 +99,14 @@ impl Session {
         if self.from.is_none() {
             return self.refuse(&first("MAIL"));
         }
-        let recipient = match self.policy.recipient(self.peer, self.tls, to) {
+        if self.chunks.is_some() {
+            return self.refuse(&Refusal::new(
+                503,
+                "5.5.1",
+                "the mail has begun; or send RSET",
+            ));
+        }
+        let recipient = match self.policy.recipient(self.peer, &self.tls, to) {
             Ok(recipient) => recipient,
             Err((refusal, event)) => {
                 if let Some(event) = event {
@@ -117,7 +137,16 @@ impl Session {
             return self.refuse(&first("MAIL"));
         }
         if self.recipients.is_empty() {
-            return self.refuse(&Refusal::new(554, "5.5.1", "no valid recipients"));
+            return self.refuse(&no_recipients());
+        }
+        // RFC 3030 sections 2 and 3.
+        if self.chunks.is_some() {
+            let text = "a mail begun with BDAT goes on with BDAT; or send RSET";
+            return self.refuse(&Refusal::new(503, "5.5.1", text));
+        }
+        if self.binary {
+            let text = "a BINARYMIME mail is sent with BDAT";
+            return self.refuse(&Refusal::new(503, "5.5.1", text));
         }
         self.send(reply::bare(354, "end with CRLF.CRLF"));
         self.state = State::Receiving(Data::new(self.policy.limit()));
@@ -125,6 +154,10 @@ impl Session {
     }
 }
 
-fn first(verb: &str) -> Refusal {
+pub(super) fn no_recipients() -> Refusal {
+    Refusal::new(554, "5.5.1", "no valid recipients")
+}
+
+pub(super) fn first(verb: &str) -> Refusal {
     Refusal::new(503, "5.5.1", format!("send {verb} first"))
 }

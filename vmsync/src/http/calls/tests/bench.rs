@@ -100,6 +100,7 @@ impl Node {
             node: handle,
             events,
             vrl: None,
+            smtp_refusals: Arc::default(),
             store,
             config,
         });
