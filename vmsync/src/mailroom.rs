@@ -6,7 +6,7 @@ use std::{net::IpAddr, sync::Arc};
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use vmsync_config::{Limits, show_duration, words::Extension};
+use vmsync_config::{Ack, Limits, show_duration, words::Extension};
 use vmsync_core::{
     intake,
     smtp::{Accepted, Envelope, Recipient, Refusal, SmtpEvent, Verdict},
@@ -116,11 +116,12 @@ impl Mailroom {
                 continue;
             };
             let message = self.deposit(extension, Arc::clone(&incoming)).await?;
-            let copies = match self.app.acknowledged(&message.stamp).await {
-                2 => "on both nodes",
-                _ => "on this node",
-            };
-            taken.push(format!("{} {copies}", message.id));
+            let copies = self.app.acknowledged(&message.stamp).await;
+            taken.push(match (self.app.config.pair.ack, copies) {
+                (Ack::One, _) => message.id.to_string(),
+                (Ack::Both, 2) => format!("{}, both nodes hold it", message.id),
+                (Ack::Both, _) => format!("{}, only this node holds it yet", message.id),
+            });
         }
         Ok(Accepted {
             text: format!("message {}", taken.join(" ")),

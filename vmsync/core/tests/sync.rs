@@ -882,3 +882,24 @@ fn a_backlog_rests_in_favour_of_calls_and_a_fresh_message_does_not() {
     duo.run(10 * SECOND);
     assert!(duo.finished());
 }
+
+#[test]
+fn what_both_held_apart_is_told_as_of_their_first_words() {
+    let mut duo = Duo::new();
+    duo.write(0, 3);
+    duo.write(1, 2);
+    duo.meet();
+    // The first node hears the second answer, so that its operations come before the second has started.
+    let hello = duo.nodes[0].session.poll(duo.now).expect("a hello");
+    duo.carry(0, &hello);
+    let answer = duo.nodes[1].session.poll(duo.now).expect("an answer");
+    duo.carry(1, &answer);
+    let operations = duo.nodes[0].session.poll(duo.now).expect("operations");
+    assert!(matches!(operations.kind, Kind::Operations { .. }));
+    duo.carry(0, &operations);
+    let expected = Event::Started {
+        ours: [(origin(1, 1), 2)].into_iter().collect(),
+        theirs: [(origin(0, 1), 3)].into_iter().collect(),
+    };
+    assert_eq!(duo.events(1).first(), Some(&expected));
+}

@@ -199,23 +199,25 @@ impl Node {
         let abandon = Arc::new(Notify::new());
         let sender = outbox::sender(&self.app.config, self.tls.take())?;
         let (letters_in, letters) = mpsc::channel(READY);
+        let binary = Arc::default();
         let packer = Packer {
             app: Arc::clone(&self.app),
             plans: plans_out,
             letters: letters_in,
             out: sent_in.clone(),
-            binary: Arc::default(),
+            binary: Arc::clone(&binary),
         };
         let courier = Courier {
             sender,
             letters,
             out: sent_in,
             abandon: Arc::clone(&abandon),
+            binary,
         };
         let mut helpers = JoinSet::new();
         helpers.spawn(heartbeat.run(stop.clone()));
         helpers.spawn(packer.run(stop.clone()));
-        helpers.spawn(courier.run(stop.clone()));
+        helpers.spawn(courier.run());
         let (committed, teller) = watch_store::start(&self.app, stop.clone());
         helpers.spawn(teller);
         Ok(Lines {

@@ -5,7 +5,6 @@
 //! A record whose audio can't be read still goes, marked: both nodes quarantine its entity, and
 //! nothing behind it waits.
 
-use serde_json::Value;
 use vmsync_config::words::Vector;
 use vmsync_core::wire::{BucketItems, Item, Record, SeedStep, Skip};
 use vmsync_store::{EntityKey, HeldRecord, RecordsAsk, Store, StoreError};

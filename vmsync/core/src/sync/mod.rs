@@ -214,9 +214,9 @@ impl Plan {
 pub enum Event {
     /// Both nodes have exchanged what they hold (R-FB-1).
     Started {
-        /// What this node held.
+        /// What this node held when the peer's session was first heard of.
         ours: Vector,
-        /// What the peer held.
+        /// What the peer held then.
         theirs: Vector,
     },
     /// Both hold the same: equal vectors, equal digests.

@@ -43,6 +43,9 @@ pub struct Session {
     packed_own: u64,
     pub(super) peer: Option<Peer>,
     pub(super) started: Option<Duration>,
+    /// What both held when the peer's present session was first heard of. By the time both have
+    /// started, its operations may have come already.
+    met: (Vector, Vector),
     pub(super) told: Option<Told>,
     /// Since when the peer could learn something from a status.
     pub(super) owed: Duration,
@@ -96,6 +99,7 @@ impl Session {
             packed_own: 0,
             peer: None,
             started: None,
+            met: (Vector::default(), Vector::default()),
             told: None,
             owed: Duration::ZERO,
             unsent_since: Duration::ZERO,
@@ -393,6 +397,7 @@ impl Session {
         if self.visible {
             self.begun = now.mono;
         }
+        self.met = (self.local.have.clone(), head.have.clone());
         self.peer = Some(Peer::new(head));
     }
 
@@ -400,12 +405,8 @@ impl Session {
         self.started = Some(now.mono);
         self.progress_out = now.mono;
         self.hello.reset();
-        let theirs = self.peer.as_ref().map(|p| p.have.clone());
-        let event = Event::Started {
-            ours: self.local.have.clone(),
-            theirs: theirs.unwrap_or_default(),
-        };
-        self.event(event);
+        let (ours, theirs) = std::mem::take(&mut self.met);
+        self.event(Event::Started { ours, theirs });
     }
 
     /// What was exchanged with a session that is over counts no more (R-FB-1).
