@@ -1,5 +1,7 @@
 //! How much a peer still lacks: counted, not guessed.
 
+use std::cmp::Ordering;
+
 use vmsync_config::words::{Origin, Vector};
 
 use crate::{
@@ -53,12 +55,10 @@ impl Store {
             }
             left.operations = left.operations.saturating_add(last - theirs);
             let ends = logs.get(origin).copied().unwrap_or_default();
-            let before = if theirs == ends.floor.seq {
-                Some(ends.floor.sums)
-            } else if theirs > ends.floor.seq {
-                self.sums_at(origin, theirs)?
-            } else {
-                None
+            let before = match theirs.cmp(&ends.floor.seq) {
+                Ordering::Less => None,
+                Ordering::Equal => Some(ends.floor.sums),
+                Ordering::Greater => self.sums_at(origin, theirs)?,
             };
             match before {
                 Some(before) => {

@@ -75,7 +75,9 @@ impl Store {
                 from.clone_from(last);
                 gone += old.len() as u64;
                 self.write(SMALL, Purpose::Upkeep, |t| {
-                    old.into_iter().for_each(|key| t.put(key, None));
+                    for key in old {
+                        t.put(key, None);
+                    }
                     Ok(())
                 })?;
             }

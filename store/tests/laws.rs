@@ -64,13 +64,13 @@ impl Pair {
         }
     }
 
-    fn from_to(&self, here: usize) -> (&Store, &Store) {
+    fn ends(&self, here: usize) -> (&Store, &Store) {
         (&self.stores[here], &self.stores[1 - here])
     }
 
     /// One thing that happens; `here` is where.
     fn step(&mut self, here: usize, what: u8, which: u8, n: usize) {
-        let (from, to) = self.from_to(here);
+        let (from, to) = self.ends(here);
         match what {
             0..=14 => self.use_it(here, what, which, n),
             15..=18 => drop(self.operations(here, usize::from(which % 5))),
@@ -104,7 +104,7 @@ impl Pair {
     }
 
     fn operations(&self, here: usize, max: usize) -> Result<(), StoreError> {
-        let (from, to) = self.from_to(here);
+        let (from, to) = self.ends(here);
         for (origin, _) in from.have().iter() {
             match try_send(from, to, origin, max) {
                 Ok(_) | Err(StoreError::BelowFloor { .. }) => {}
@@ -116,7 +116,7 @@ impl Pair {
 
     /// The next operation the other lacks is one that can't be sent.
     fn skip_next(&self, here: usize) {
-        let (from, to) = self.from_to(here);
+        let (from, to) = self.ends(here);
         for (origin, _) in from.have().iter() {
             let held = to.have().get(origin);
             let next = from.operations(origin, held, 1).unwrap_or_default();
@@ -137,7 +137,7 @@ impl Pair {
     /// Each node sends what it has under quarantine; then it ends where it can.
     fn settle_quarantine(&self) {
         for here in [0, 1] {
-            let (from, to) = self.from_to(here);
+            let (from, to) = self.ends(here);
             let listed: Vec<_> = from.quarantined().into_iter().map(|q| q.entity).collect();
             for entity in listed {
                 let both =
