@@ -246,6 +246,7 @@ impl Vector {
         }
     }
     /// What both hold: of each origin the lower number.
+    #[must_use]
     pub fn meet(&self, other: &Vector) -> Self {
         let lower = |(origin, seq): (&Origin, u64)| (origin.clone(), seq.min(other.get(origin)));
         self.iter().map(lower).filter(|(_, seq)| *seq > 0).collect()

@@ -6,12 +6,13 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_util::{StreamExt as _, stream};
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use vmsync_tests::pair::{Node, ONE, Pair, TWO, soon};
 
 /// Waits until `what` holds of `GET path`.

@@ -88,11 +88,13 @@ impl Node {
 
     /// Starts its process without waiting.
     pub async fn launch(&self) {
-        let before = self
-            .process
-            .lock()
-            .await
-            .replace(Process::serve(&self.config, &self.log));
+        self.launch_with(&vmsync()).await;
+    }
+
+    /// Starts another program as this node, an older release say, without waiting.
+    pub async fn launch_with(&self, program: &Path) {
+        let process = Process::serve_with(program, &self.config, &self.log);
+        let before = self.process.lock().await.replace(process);
         assert!(before.is_none(), "{} runs already", self.id);
     }
 

@@ -96,9 +96,14 @@ pub struct Process {
 impl Process {
     /// `vmsync serve`, logging to `log`; ends when we do.
     pub fn serve(config: &Path, log: &Path) -> Self {
+        Self::serve_with(&vmsync(), config, log)
+    }
+
+    /// `serve` of another program, an older release say.
+    pub fn serve_with(program: &Path, config: &Path, log: &Path) -> Self {
         let log = OpenOptions::new().create(true).append(true).open(log);
         let log = log.unwrap_or_else(|e| panic!("the node's log: {e}"));
-        let mut command = Command::new(vmsync());
+        let mut command = Command::new(program);
         command
             .arg("serve")
             .arg("--config")

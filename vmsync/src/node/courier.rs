@@ -58,7 +58,6 @@ impl Courier {
         let mut under_way = VecDeque::new();
         loop {
             let outcomes = match self.next(!under_way.is_empty()).await {
-                Next::Answered => self.collect(&mut under_way).await,
                 Next::Letter(letter) => self.hand_over(*letter, &mut under_way).await,
                 Next::Abandon => {
                     // The sender drops a connection with mails outstanding, so that no answer is mistaken.
@@ -67,7 +66,7 @@ impl Courier {
                     under_way.drain(..).map(|slip| (slip, Err(why()))).collect()
                 }
                 Next::Ended if under_way.is_empty() => return,
-                Next::Ended => self.collect(&mut under_way).await,
+                Next::Answered | Next::Ended => self.collect(&mut under_way).await,
             };
             for (slip, outcome) in outcomes {
                 if self.out.send(told(slip, outcome)).await.is_err() {

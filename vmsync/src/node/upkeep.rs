@@ -78,16 +78,13 @@ impl Node {
         if ours.covers(&theirs) && theirs.covers(&ours) {
             return;
         }
-        match &mut self.upkeep.reunion {
+        if let Some(reunion) = &mut self.upkeep.reunion {
             // Met again before they were equal: one reunion, from where both began.
-            Some(reunion) => {
-                reunion.ours.merge(&ours);
-                reunion.theirs.merge(&theirs);
-            }
-            None => {
-                let at = now.wall;
-                self.upkeep.reunion = Some(Reunion { at, ours, theirs });
-            }
+            reunion.ours.merge(&ours);
+            reunion.theirs.merge(&theirs);
+        } else {
+            let at = now.wall;
+            self.upkeep.reunion = Some(Reunion { at, ours, theirs });
         }
     }
 

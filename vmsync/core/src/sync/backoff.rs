@@ -44,8 +44,8 @@ impl Backoff {
         self.tries
     }
 
-    /// The pause before the first repetition, again.
-    pub(super) fn first(&self, jitter: &mut Jitter) -> Duration {
+    /// The pause before a first repetition.
+    pub(super) fn first(jitter: &mut Jitter) -> Duration {
         jitter.spread(FIRST)
     }
 

@@ -280,7 +280,7 @@ impl Session {
             self.counted = self.flights.newest();
             let pause = match blame {
                 Blame::Passing => self.retry.next(&mut self.jitter),
-                Blame::Content if self.narrowing(&flight) => self.retry.first(&mut self.jitter),
+                Blame::Content if self.narrowing(&flight) => Backoff::first(&mut self.jitter),
                 Blame::Content | Blame::Setup => {
                     self.retry.next(&mut self.jitter);
                     self.jitter.spread(LONGEST)
