@@ -11,7 +11,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -30,6 +30,8 @@ use crate::app::App;
 
 /// Commits waiting to be told of; beyond it their mailboxes are looked at all together.
 const WAITING: usize = 4_096;
+/// Operations in them at most, so that a backlog that comes in does not fill the memory.
+const WAITING_OPERATIONS: usize = 10_000;
 /// Lights this node has turned on, by mailbox.
 const LIT: &str = "mwi";
 /// How long to wait before what could not be read is looked at again.
@@ -45,9 +47,15 @@ pub(super) fn start(
     let notice = Arc::new(Notify::new());
     let (sender, commits) = mpsc::channel(WAITING);
     let missed = Arc::new(AtomicBool::new(false));
+    let waiting = Arc::new(AtomicUsize::new(0));
     let (wake, overflow) = (Arc::clone(&notice), Arc::clone(&missed));
+    let weight = Arc::clone(&waiting);
     app.store.on_commit(Box::new(move |committed: &Committed| {
-        if sender.try_send(committed.clone()).is_err() {
+        let operations = committed.operations.len();
+        let before = weight.fetch_add(operations, Ordering::Relaxed);
+        let room = before == 0 || before + operations <= WAITING_OPERATIONS;
+        if !room || sender.try_send(committed.clone()).is_err() {
+            weight.fetch_sub(operations, Ordering::Relaxed);
             overflow.store(true, Ordering::Relaxed);
         }
         wake.notify_one();
@@ -56,6 +64,7 @@ pub(super) fn start(
         app: Arc::clone(app),
         shown: HashMap::new(),
         missed,
+        waiting,
     };
     (notice, teller.run(commits, stop))
 }
@@ -66,6 +75,8 @@ struct Teller {
     shown: HashMap<Extension, (bool, Counts)>,
     /// Something was not told: everything is asserted again.
     missed: Arc<AtomicBool>,
+    /// Operations in the commits that wait.
+    waiting: Arc<AtomicUsize>,
 }
 
 impl Teller {
@@ -86,7 +97,9 @@ impl Teller {
                 changed = status.changed() => if changed.is_err() { return },
                 commit = commits.recv() => {
                     let Some(commit) = commit else { return };
+                    let operations = commit.operations.len();
                     self.tell(&commit).await;
+                    self.waiting.fetch_sub(operations, Ordering::Relaxed);
                 }
             }
         }
