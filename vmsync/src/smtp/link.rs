@@ -14,7 +14,8 @@ use lettre::{
 use tokio::time::timeout;
 
 use super::{
-    sender::{SendError, SendErrorKind, Timeouts},
+    error::{SendError, SendErrorKind},
+    sender::Timeouts,
     wire::Wire,
 };
 use crate::clock;

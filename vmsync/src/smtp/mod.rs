@@ -8,6 +8,7 @@
 //! Neither logs what a mail holds; at `debug` level the receiver tells who came and how it ended.
 
 mod connection;
+mod error;
 mod gate;
 mod link;
 mod rate;
@@ -24,10 +25,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use vmsync_core::smtp::{Accepted, Envelope, Recipient, Refusal, SmtpEvent, Verdict};
 
+pub use error::{SendError, SendErrorKind};
 pub use link::Offers;
 pub use receiver::serve;
 pub use refusals::Refusals;
-pub use sender::{PeerSender, SendError, SendErrorKind, Timeouts};
+pub use sender::{PeerSender, Timeouts};
 
 /// What stands behind the receiver: mailboxes, store, alarms.
 ///

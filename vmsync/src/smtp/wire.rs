@@ -14,7 +14,7 @@ use lettre::transport::smtp::response::Response;
 use tokio::time::timeout;
 
 use super::{
-    sender::{SendError, SendErrorKind},
+    error::{SendError, SendErrorKind},
     stream::Stream,
 };
 

@@ -46,6 +46,8 @@ pub(crate) struct Desk {
     pub(crate) next: Mutex<Vec<Refusal>>,
     pub(crate) gate: Semaphore,
     pub(crate) panics: AtomicBool,
+    /// How long a mail takes to be made durable.
+    pub(crate) takes: Mutex<Duration>,
 }
 
 #[async_trait]
@@ -64,6 +66,10 @@ impl MailHandler for Desk {
             "asked to panic"
         );
         let _permit = self.gate.acquire().await.unwrap();
+        let takes = *self.takes.lock().unwrap();
+        if takes > Duration::ZERO {
+            sleep(takes).await;
+        }
         if let Some(refusal) = self.next.lock().unwrap().pop() {
             return Err(refusal);
         }
@@ -133,6 +139,7 @@ pub(crate) async fn receiver_with(
         next: Mutex::default(),
         gate: Semaphore::new(1000),
         panics: AtomicBool::new(false),
+        takes: Mutex::default(),
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
