@@ -373,7 +373,7 @@ async fn however_many_mails_come_in_there_is_memory_for_the_peers() {
     sleep(Duration::from_millis(100)).await;
     let mut fifth = Typist::connect("127.0.0.9", r.at).await;
     fifth.greeted().await;
-    fifth.say_bytes(&chunked(&[b'y'; 200_000])).await;
+    fifth.say_bytes(&chunked(&vec![b'y'; 200_000])).await;
     fifth.line().await;
     fifth.line().await;
     assert!(fifth.line().await.starts_with("452 4.3.1"));

@@ -30,6 +30,10 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What a server offers (RFC 5321 section 4.1.1.1).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a keyword that is there or isn't"
+)]
 pub struct Offers {
     /// BDAT (RFC 3030).
     pub chunking: bool,

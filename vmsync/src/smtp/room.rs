@@ -60,9 +60,10 @@ impl Share {
     pub(super) fn resize(&mut self, bytes: usize) -> bool {
         let more = bytes.saturating_sub(self.bytes);
         let less = self.bytes.saturating_sub(bytes);
-        let limit = match self.of_peer {
-            true => self.room.whole,
-            false => self.room.limit,
+        let limit = if self.of_peer {
+            self.room.whole
+        } else {
+            self.room.limit
         };
         let fits = self
             .room

@@ -6,7 +6,7 @@
 //! asked for stays in its buffer and is taken for the answer to the next command, after DATA for
 //! a false acknowledgement. Here unasked bytes break the connection.
 
-use std::{fmt::Display, io, time::Duration};
+use std::{error::Error, fmt::Display, io, time::Duration};
 
 use bytes::{Buf, BytesMut};
 use futures_util::FutureExt;
@@ -256,7 +256,9 @@ impl Wire {
     /// The connection broke. With TLS 1.3 a server's verdict on our certificate comes as such a break, after the
     /// handshake.
     fn lost(&self, doing: &str, error: &io::Error) -> SendError {
-        let tls = error.get_ref().is_some_and(|e| e.is::<rustls::Error>());
+        let tls = error
+            .get_ref()
+            .is_some_and(<dyn Error + Send + Sync>::is::<rustls::Error>);
         let kind = if tls {
             SendErrorKind::Tls
         } else {
