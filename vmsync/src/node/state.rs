@@ -75,7 +75,8 @@ pub(crate) fn items(store: &Store, buckets: &[u8]) -> Result<Packed, StoreError>
 }
 
 /// The records of `entities`, or of as many from the front as go into one mail. With `release`
-/// they are no longer quarantined once both hold them.
+/// they are no longer quarantined once both hold them; but one that goes without its audio stays
+/// so, or one node would end the quarantine and the other could not.
 pub(crate) fn records(
     store: &Store,
     entities: &[String],
@@ -88,11 +89,12 @@ pub(crate) fn records(
         .collect();
     for held in store.records_of(&keys)? {
         let entity = held.entity.to_string();
+        let without_audio = packed.skips.len();
         if !packed.add_record(store, held)? {
             break;
         }
         packed.load.operations += 1;
-        if release {
+        if release && packed.skips.len() == without_audio {
             packed.release.push(entity);
         }
     }
@@ -142,5 +144,54 @@ impl Packed {
             record: held.record,
         });
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vmsync_config::words::{Extension, UnixMillis};
+    use vmsync_store::{
+        Options, Skip,
+        model::{MailboxPatch, MessageFacts},
+    };
+
+    use super::*;
+    use crate::mailroom::describe;
+
+    const WAV: &[u8] = include_bytes!("../../assets/voice/two.wav");
+
+    #[test]
+    fn a_record_without_its_audio_goes_but_its_quarantine_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options {
+            node: "vmpro1".parse().unwrap(),
+            min_free_bytes: 0,
+            clock: || UnixMillis(1_700_000_000_000),
+        };
+        let store = Store::open(folder.path(), options).unwrap();
+        let ext: Extension = "2001".parse().unwrap();
+        store
+            .create_mailbox(&ext, &MailboxPatch::default())
+            .unwrap();
+        let audio = describe(&vmsync_core::audio::measure(WAV).unwrap(), WAV);
+        let name = format!("{}.vma", audio.blob);
+        let facts = MessageFacts::default();
+        let message = store.deposit(&ext, facts, audio, WAV).unwrap().0;
+        let entities = [format!("mailbox/{ext}"), format!("message/{}", message.id)];
+        let quarantine = entities.iter().map(|e| Skip {
+            origin: store.origin(),
+            seq: NO_OPERATION,
+            entity: EntityKey::try_from(e.clone()).unwrap(),
+            why: "a test".into(),
+        });
+        store.skip(&quarantine.collect::<Vec<_>>()).unwrap();
+        assert_eq!(records(&store, &entities, true).unwrap().release, entities);
+
+        let place = folder.path().join("audio").join(&name[34..36]).join(name);
+        std::fs::remove_file(place).unwrap();
+        let packed = records(&store, &entities, true).unwrap();
+        assert_eq!((packed.records.len(), packed.skips.len()), (2, 1));
+        assert_eq!(packed.release, entities[..1]);
+        assert!(packed.skips[0].why.contains("is missing"));
     }
 }
