@@ -6,8 +6,9 @@
 //!                             whose beginning is a time and would put all files in one
 //! ```
 //!
-//! A file is written durably into `incoming`, then the index refers to it durably, then it is
-//! moved. A crash can leave a file in either place but never half a file; at start only
+//! A file is written into `incoming`, its bytes durable before it has its name; then the committer
+//! makes the names in `incoming` durable, once for all files of a group, and after that the index
+//! that refers to them; then they are moved. A crash can leave a file in either place but never half a file; at start only
 //! `incoming` needs to be looked through, however many files there are. A file is found in both.
 //!
 //! # One file
@@ -111,10 +112,16 @@ impl Blobs {
         folder.join(format!("{blob}.{EXTENSION}"))
     }
 
-    /// Writes a file into `incoming`, durably.
+    /// Writes a file into `incoming`, its bytes durably; its name becomes durable with the commit
+    /// that first refers to it ([`sync_incoming`](Self::sync_incoming)).
     pub(crate) fn write(&self, new: NewAudio<'_>, bytes: &[u8]) -> io::Result<()> {
         let path = self.incoming(new.audio.blob);
-        durable::write_parts(&path, &[&head(new)?, bytes], 0o600)
+        durable::write_contents(&path, &[&head(new)?, bytes], 0o600)
+    }
+
+    /// Makes the names of all files in `incoming` durable.
+    pub(crate) fn sync_incoming(&self) -> io::Result<()> {
+        durable::sync_dir(&self.incoming_dir())
     }
 
     /// Bytes a file takes beside the audio itself, at most.

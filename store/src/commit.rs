@@ -114,6 +114,8 @@ struct Pending {
     group: Arc<Group>,
     /// Somebody waits for it. (Cleaning up behind a commit can wait for the next group.)
     awaited: bool,
+    /// It is the first to refer to audio files: their names are made durable before it.
+    names: bool,
 }
 
 struct Writing {
@@ -143,6 +145,7 @@ pub(crate) struct Committer {
     durable: Mutex<Memory>,
     listeners: RwLock<Vec<Listener>>,
     disk: Disk,
+    blobs: Blobs,
     watermark: Watermark,
     #[cfg(test)]
     pub(crate) fail_next: std::sync::atomic::AtomicBool,
@@ -154,6 +157,13 @@ pub(crate) struct Aftermath {
     pub(crate) settle: Vec<uuid::Uuid>,
     pub(crate) doomed: Vec<uuid::Uuid>,
     pub(crate) strays: Vec<uuid::Uuid>,
+}
+
+/// Changes that are worked out, and on their way to the disk.
+#[must_use = "nothing is durable before it is finished"]
+pub(crate) struct Begun {
+    group: Option<Arc<Group>>,
+    aftermath: Aftermath,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -194,11 +204,16 @@ impl Committer {
             }
             None => create(&index, node, 0).map_err(failed)?,
         };
-        Ok(Self::of(disk, dir, index, memory, watermark))
+        Ok(Self::of(disk, blobs, dir, index, memory, watermark))
     }
 
     /// Makes a new index in the folder `name` of the data folder, whatever its present one is like.
-    pub(crate) fn create(disk: Disk, name: &str, node: &NodeId) -> Result<Self, StoreError> {
+    pub(crate) fn create(
+        disk: Disk,
+        blobs: &Blobs,
+        name: &str,
+        node: &NodeId,
+    ) -> Result<Self, StoreError> {
         let dir = disk.dir.join(name);
         let failed = |e| disk.index_error(format!("making the index {}", dir.display()), e);
         let (watermark, told) = Watermark::open(&disk.dir).map_err(failed)?;
@@ -207,11 +222,12 @@ impl Committer {
         watermark.raise(commits);
         let index = Index::open(&dir).map_err(failed)?;
         let memory = create(&index, node, commits).map_err(failed)?;
-        Ok(Self::of(disk, dir, index, memory, watermark))
+        Ok(Self::of(disk, blobs, dir, index, memory, watermark))
     }
 
     fn of(
         disk: Disk,
+        blobs: &Blobs,
         index_dir: PathBuf,
         index: Index,
         memory: Memory,
@@ -233,6 +249,7 @@ impl Committer {
             durable: Mutex::new(durable),
             listeners: RwLock::new(Vec::new()),
             disk,
+            blobs: blobs.clone(),
             watermark,
             #[cfg(test)]
             fail_next: false.into(),
@@ -282,18 +299,17 @@ impl Committer {
         })
     }
 
-    /// Runs one writer: `build` works out the changes; when it fails nothing has happened. Returns
-    /// after the changes, and everything before them, are durable.
-    pub(crate) fn write<T>(
+    /// Runs one writer: `build` works out the changes; when it fails nothing has happened. They are
+    /// durable, with everything before them, once [`finish`](Self::finish) says so.
+    pub(crate) fn begin<T>(
         &self,
-        blobs: &Blobs,
         now: UnixMillis,
         remote: bool,
         build: impl FnOnce(&mut Transaction<'_>) -> Result<T, StoreError>,
-    ) -> Result<(T, Aftermath), StoreError> {
+    ) -> Result<(T, Begun), StoreError> {
         let mut state = lock(&self.state);
         let (value, finished) = self.with_transaction(&mut state, now, |mut t| {
-            Ok((build(&mut t)?, t.finish(blobs)?))
+            Ok((build(&mut t)?, t.finish(&self.blobs)?))
         })?;
         let Finished {
             overlay,
@@ -305,6 +321,7 @@ impl Committer {
             aftermath,
         } = finished;
         let group = Self::stage(&mut state, overlay, memory);
+        state.pending.names |= !aftermath.settle.is_empty();
         if tell {
             state.pending.events.push(Committed {
                 operations: operations.into(),
@@ -315,8 +332,13 @@ impl Committer {
         }
         drop(state);
         self.wake.notify_one();
-        self.wait(group)?;
-        Ok((value, aftermath))
+        Ok((value, Begun { group, aftermath }))
+    }
+
+    /// Waits until what was begun is durable.
+    pub(crate) fn finish(&self, begun: Begun) -> Result<Aftermath, StoreError> {
+        self.wait(begun.group)?;
+        Ok(begun.aftermath)
     }
 
     /// Runs a writer that only looks: at what is pending too, without waiting for it.
@@ -448,7 +470,7 @@ impl Committer {
     /// The committer thread.
     pub(crate) fn run(&self) {
         while let Some((pending, snapshot)) = self.next_group() {
-            let outcome = self.commit(&pending.overlay);
+            let outcome = self.commit(&pending);
             let mut state = lock(&self.state);
             state.writing = None;
             if let Err(failure) = &outcome {
@@ -497,6 +519,7 @@ impl Committer {
             overlay: Arc::new(pending.overlay),
             events: pending.events,
             group: pending.group,
+            names: pending.names,
         };
         state.writing = Some(Writing {
             overlay: taken.overlay.clone(),
@@ -505,10 +528,16 @@ impl Committer {
         Some((taken, state.memory.clone()))
     }
 
-    fn commit(&self, overlay: &Overlay) -> Result<(), Failure> {
+    /// Names of audio files first, then the index that refers to them.
+    fn commit(&self, taken: &TakenGroup) -> Result<(), Failure> {
+        if taken.names {
+            let doing = || format!("making the names in {} durable", self.disk.dir.display());
+            let synced = self.blobs.sync_incoming();
+            synced.map_err(|e| Failure::new(doing(), &e))?;
+        }
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
         let write = |index: &Index| {
-            index.write(overlay)?;
+            index.write(&taken.overlay)?;
             #[cfg(test)]
             if self
                 .fail_next
@@ -554,6 +583,7 @@ struct TakenGroup {
     overlay: Arc<Overlay>,
     events: Vec<Committed>,
     group: Arc<Group>,
+    names: bool,
 }
 
 #[cfg(test)]

@@ -23,10 +23,16 @@ pub fn write_file_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// As [`write_file_durably`], from several parts, with permissions `mode` (less the umask).
 pub(crate) fn write_parts(path: &Path, parts: &[&[u8]], mode: u32) -> io::Result<()> {
+    write_contents(path, parts, mode)?;
+    sync_dir(parent(path))
+}
+
+/// As [`write_parts`], but the name is not durable yet: the caller calls [`sync_dir`], once for
+/// many files, before anything else that is durable relies on it. Whatever is there under the
+/// name, after a loss of power too, is whole.
+pub(crate) fn write_contents(path: &Path, parts: &[&[u8]], mode: u32) -> io::Result<()> {
     let temporary = temporary_name(path)?;
-    let result = write_temporary(&temporary, parts, mode)
-        .and_then(|()| rename(&temporary, path))
-        .and_then(|()| sync_dir(parent(path)));
+    let result = write_temporary(&temporary, parts, mode).and_then(|()| rename(&temporary, path));
     if result.is_err() {
         // Best effort: what stays is swept at the next start. The rename may have happened.
         let _ = fs::remove_file(&temporary);
@@ -90,6 +96,16 @@ pub fn free_bytes(path: &Path) -> io::Result<u64> {
 )]
 pub(crate) fn sync(file: &File) -> io::Result<()> {
     file.sync_all()
+}
+
+/// Makes the bytes of an open file durable, and its length; not its times, which nobody asks for,
+/// and which would cost a commit of the file system's journal each time.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "this module is where durability is decided"
+)]
+pub(crate) fn sync_data(file: &File) -> io::Result<()> {
+    file.sync_data()
 }
 
 /// Makes the names in a folder durable.

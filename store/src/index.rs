@@ -234,7 +234,7 @@ impl Index {
     pub(crate) fn make_durable(&self) -> io::Result<()> {
         let db = self.db()?;
         guarded(|| db.flush())?;
-        durable::sync(&self.file)
+        durable::sync_data(&self.file)
     }
 }
 

@@ -129,7 +129,7 @@ pub fn rebuild(
     let all = files.len() as u64;
     disk.room_for(all.saturating_mul(PER_FILE), Purpose::Upkeep)?;
 
-    let committer = Committer::create(disk.clone(), BUILDING, &options.node)?;
+    let committer = Committer::create(disk.clone(), &blobs, BUILDING, &options.node)?;
     let at = (options.clock)();
     let held = lock.try_clone().map_err(failed)?;
     let store = Store::of(held, disk.clone(), blobs, committer, options.clock)?;

@@ -2,7 +2,7 @@
 //!
 //! Nothing here shows the peer anything that is not durable.
 
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, thread};
 
 use uuid::Uuid;
 use vmsync_config::words::{Origin, Vector};
@@ -22,10 +22,15 @@ use crate::{
     operation::{Effect, EntityKey, Operation},
     record::{AUDIO, blob_of},
     store::Store,
+    transaction::Transaction,
 };
 
 /// One answer of [`Store::operations`] ends after this many bytes, whatever was asked for.
 const ANSWER: usize = 8 * 1024 * 1024;
+/// Audio files written side by side.
+const SIDE_BY_SIDE: usize = 4;
+/// Operations of the peer taken as one transaction.
+const PART: usize = 500;
 /// Entries of the log read at once.
 const STRIDE: usize = 256;
 
@@ -146,7 +151,30 @@ impl Store {
         Ok(true)
     }
 
-    /// Writes a replica's audio file durably; does nothing when it is there with the same SHA-256,
+    /// Writes the audio files of a mail as [`put_audio`](Self::put_audio) does, several side by side:
+    /// a disk makes several durable in little more than the time of one. Where one fails, others
+    /// may have been written: they are found in place by the next try.
+    pub fn put_audios(&self, audios: &[(NewAudio<'_>, &[u8])]) -> Result<(), StoreError> {
+        let lanes = SIDE_BY_SIDE.min(audios.len());
+        let lane = |first: usize| {
+            let mut lane = audios.iter().skip(first).step_by(lanes.max(1));
+            lane.try_for_each(|(new, bytes)| self.put_audio(new.clone(), bytes))
+        };
+        thread::scope(|scope| {
+            let others: Vec<_> = (1..lanes)
+                .map(|first| scope.spawn(move || lane(first)))
+                .collect();
+            let own = lane(0);
+            let others = others.into_iter().map(|other| {
+                let failed = |_| Err(StoreError::damaged("writing audio", "a thread of it ended"));
+                other.join().unwrap_or_else(failed)
+            });
+            others.fold(own, Result::and)
+        })
+    }
+
+    /// Writes a replica's audio file, its bytes durably, its name with the operations that refer to
+    /// it ([`apply`](Self::apply), [`join`](Self::join)); does nothing when it is there with the same SHA-256,
     /// or when it is for a message deleted here already.
     pub fn put_audio(&self, new: NewAudio<'_>, bytes: &[u8]) -> Result<(), StoreError> {
         check_audio(new.audio, bytes)?;
@@ -195,7 +223,8 @@ impl Store {
     }
 
     /// Applies operations of the peer, in order, durably; those held already are skipped. Returns
-    /// how many were new. All or nothing: on an error none was applied.
+    /// how many were new. They are taken a few hundred at a time, so that other writers get their
+    /// turn: on an error none of the few hundred it is among was applied, those before them were.
     ///
     /// # Errors
     /// [`StoreError::Gap`] when an operation is not the next of its origin;
@@ -220,30 +249,18 @@ impl Store {
         let size = SMALL + 4096 * operations.len() as u64;
         self.inner.disk.room_for(size, purpose)?;
         let ahead = self.ahead(operations);
-        let new = self.run(true, |t| {
-            let mut new = 0;
-            for operation in operations {
-                let origin = &operation.stamp.origin;
-                let held = t.held(origin);
-                if operation.stamp.seq <= held {
-                    t.note(operation)?;
-                    continue;
-                }
-                if origin == t.origin() {
-                    return Err(lost_memory(origin, operation.stamp.seq, held));
-                }
-                if operation.stamp.seq != held + 1 {
-                    return Err(StoreError::Gap {
-                        origin: origin.clone(),
-                        expected: held + 1,
-                        got: operation.stamp.seq,
-                    });
-                }
-                t.remote(operation.clone())?;
-                new += 1;
-            }
-            Ok(new)
-        })?;
+        let (mut new, mut begun) = (0, Vec::new());
+        // The next are worked out while the committer writes the last.
+        let taken = operations.chunks(PART).try_for_each(|part| {
+            let (count, part) = self.begin(true, |t| take(t, part))?;
+            new += count;
+            begun.push(part);
+            Ok(())
+        });
+        for part in begun {
+            self.finish(part)?;
+        }
+        taken?;
         self.inner.clock_ahead_ms.store(ahead, Ordering::Relaxed);
         Ok(new)
     }
@@ -272,6 +289,32 @@ impl Store {
     pub fn has_audio(&self, blob: Uuid) -> bool {
         self.inner.blobs.find(blob).is_some()
     }
+}
+
+/// Takes operations of the peer into a transaction; how many were new.
+fn take(t: &mut Transaction<'_>, operations: &[Operation]) -> Result<usize, StoreError> {
+    let mut new = 0;
+    for operation in operations {
+        let origin = &operation.stamp.origin;
+        let held = t.held(origin);
+        if operation.stamp.seq <= held {
+            t.note(operation)?;
+            continue;
+        }
+        if origin == t.origin() {
+            return Err(lost_memory(origin, operation.stamp.seq, held));
+        }
+        if operation.stamp.seq != held + 1 {
+            return Err(StoreError::Gap {
+                origin: origin.clone(),
+                expected: held + 1,
+                got: operation.stamp.seq,
+            });
+        }
+        t.remote(operation.clone())?;
+        new += 1;
+    }
+    Ok(new)
 }
 
 /// Refuses what no node writes, before anything is touched.

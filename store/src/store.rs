@@ -19,7 +19,7 @@ use vmsync_config::words::{NodeId, Origin, UnixMillis};
 
 use crate::{
     blobs::Blobs,
-    commit::{Aftermath, Committed, Committer, lock},
+    commit::{Aftermath, Begun, Committed, Committer, lock},
     disk::{Disk, Purpose},
     error::StoreError,
     format,
@@ -210,12 +210,25 @@ impl Store {
         remote: bool,
         build: impl FnOnce(&mut Transaction<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let Inner {
-            committer, blobs, ..
-        } = &*self.inner;
-        let (value, aftermath) = committer.write(blobs, self.now(), remote, build)?;
-        self.settle(aftermath);
+        let (value, begun) = self.begin(remote, build)?;
+        self.finish(begun)?;
         Ok(value)
+    }
+
+    /// As [`run`](Self::run), but does not wait: what is begun must be [`finish`](Self::finish)ed.
+    pub(crate) fn begin<T>(
+        &self,
+        remote: bool,
+        build: impl FnOnce(&mut Transaction<'_>) -> Result<T, StoreError>,
+    ) -> Result<(T, Begun), StoreError> {
+        self.inner.committer.begin(self.now(), remote, build)
+    }
+
+    /// Waits until what was begun is durable, and puts its audio files in their places.
+    pub(crate) fn finish(&self, begun: Begun) -> Result<(), StoreError> {
+        let aftermath = self.inner.committer.finish(begun)?;
+        self.settle(aftermath);
+        Ok(())
     }
 
     /// Runs a transaction that only looks, at what is pending too.

@@ -18,7 +18,10 @@ use common::{
 use proptest::prelude::*;
 use serde_json::json;
 use vmsync_config::words::UnixMillis;
-use vmsync_store::{Effect, EntityKey, GreetingKind, Operation, StoreError, model::MessageState};
+use vmsync_store::{
+    Effect, EntityKey, GreetingKind, NewAudio, Operation, StoreError,
+    model::{MailboxPatch, MessageState},
+};
 
 #[test]
 fn a_message_arrives_byte_for_byte_with_its_later_changes() {
@@ -59,6 +62,57 @@ fn listeners_hear_of_every_commit_in_order() {
         *heard.lock().unwrap(),
         [(false, vec![1]), (false, vec![2]), (true, vec![1, 2])]
     );
+}
+
+#[test]
+fn more_operations_than_one_transaction_takes_are_applied_up_to_what_is_wrong() {
+    let (_a, a) = node("vmpro1");
+    let (_b, b) = node("vmpro2");
+    for n in 0..1_100 {
+        a.create_mailbox(&ext(&format!("{}", 10_000 + n)), &MailboxPatch::default())
+            .unwrap();
+    }
+    let mut all = a.operations(&a.origin(), 0, 2_000).unwrap();
+    all.remove(1_050);
+    assert!(matches!(b.apply(&all), Err(StoreError::Gap { .. })));
+    assert_eq!(b.have().get(&a.origin()), 1_000);
+    assert_eq!(b.apply(&all[..1_050]).unwrap(), 50);
+    synchronise(&a, &b);
+    assert_same(&a, &b);
+}
+
+#[test]
+fn the_audio_of_a_mail_is_written_side_by_side_and_one_bad_file_is_told() {
+    let (_a, a) = node("vmpro1");
+    let (_b, b) = node("vmpro2");
+    mailbox(&a, "2001");
+    let sounds: Vec<_> = (0..9).map(|n| format!("sound {n}").into_bytes()).collect();
+    let messages: Vec<_> = sounds.iter().map(|s| deposit(&a, "2001", s)).collect();
+    let files: Vec<_> = messages
+        .iter()
+        .zip(&sounds)
+        .map(|(message, sound)| {
+            let new = NewAudio {
+                entity: EntityKey::Message(message.id),
+                mailbox: Some(ext("2001")),
+                audio: &message.audio,
+                facts: json!({}),
+            };
+            (new, sound.as_slice())
+        })
+        .collect();
+    let mut wrong = files.clone();
+    wrong[7].1 = b"silence";
+    assert!(matches!(b.put_audios(&wrong), Err(StoreError::Invalid(_))));
+    b.put_audios(&files).unwrap();
+    b.put_audios(&files).unwrap();
+    b.put_audios(&[]).unwrap();
+    b.apply(&a.operations(&a.origin(), 0, 100).unwrap())
+        .unwrap();
+    for (message, sound) in messages.iter().zip(&sounds) {
+        assert_eq!(&b.read_audio(&message.audio).unwrap(), sound);
+    }
+    assert_same(&a, &b);
 }
 
 #[test]

@@ -297,17 +297,19 @@ fn apply(store: &Store, mail: &Mail) -> Result<Applied, StoreError> {
 }
 
 fn put_audio(store: &Store, mail: &Mail) -> Result<(), StoreError> {
+    let mut about = Vec::with_capacity(mail.audio.len());
     for carried in &mail.audio {
-        let about = AboutAudio::deserialize(carried.about()).map_err(malformed)?;
-        let new = NewAudio {
-            entity: about.entity,
-            mailbox: about.mailbox,
-            audio: &about.audio,
-            facts: about.facts,
-        };
-        store.put_audio(new, carried.bytes())?;
+        about.push(AboutAudio::deserialize(carried.about()).map_err(malformed)?);
     }
-    Ok(())
+    let new = about.iter().map(|about| NewAudio {
+        entity: about.entity.clone(),
+        mailbox: about.mailbox.clone(),
+        audio: &about.audio,
+        facts: about.facts.clone(),
+    });
+    let bytes = mail.audio.iter().map(|carried| &carried.bytes()[..]);
+    let audios: Vec<_> = new.zip(bytes).collect();
+    store.put_audios(&audios)
 }
 
 fn join(store: &Store, mail: &Mail) -> Result<u64, StoreError> {
