@@ -228,6 +228,7 @@ impl Store {
         }
         if let Some(step) = seed {
             sound_vector(&step.upto)?;
+            sound_vector(&step.beyond)?;
         }
         self.inner.disk.room_for(size, Purpose::Content)?;
         self.run(true, |t| {

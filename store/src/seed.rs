@@ -25,6 +25,9 @@ pub struct Seeding {
 pub struct SeedStep {
     /// The vector the seeding leads to: the sender's own when it began. The same in each step.
     pub upto: Vector,
+    /// The vector the records were chosen by: those without a stamp beyond it were left out, so
+    /// only a receiver that covers it is complete with them.
+    pub beyond: Vector,
     /// The records are complete from behind this key; `None` = from the first.
     pub after: Option<String>,
     /// The records are complete through this key; `None` = to the last: this step ends the seeding.
@@ -33,9 +36,9 @@ pub struct SeedStep {
 
 impl SeedStep {
     /// Whether this step carries the seeding on at a receiver that holds `vector` and remembers
-    /// `current`: it reaches further, and nothing before it is missing. Any other is one taken
-    /// before, or whose end is held already, or out of order: its records are as good as any, but
-    /// they say nothing of those between.
+    /// `current`: it reaches further, nothing before it is missing, and what it leaves out is
+    /// held. Any other is one taken before, or whose end is held already, or out of order, or made
+    /// for a store that held more: its records are as good as any, but they say nothing of others.
     pub(crate) fn moves(&self, vector: &Vector, current: Option<&Seeding>) -> bool {
         let reached = current
             .filter(|c| c.upto == self.upto)
@@ -43,7 +46,8 @@ impl SeedStep {
         // `None` is the beginning, before every key; as an end it is behind every key.
         let follows = self.after.as_deref() <= reached;
         let further = self.through.is_none() || self.through.as_deref() > reached;
-        follows && further && !vector.covers(&self.upto)
+        let complete = vector.covers(&self.beyond);
+        follows && further && complete && !vector.covers(&self.upto)
     }
 
     /// What the receiver remembers once the step is taken; `None` after the last.
@@ -68,6 +72,7 @@ mod tests {
     fn step(upto: u64, after: Option<&str>, through: Option<&str>) -> SeedStep {
         SeedStep {
             upto: vector(upto),
+            beyond: Vector::default(),
             after: after.map(str::to_owned),
             through: through.map(str::to_owned),
         }
@@ -104,6 +109,22 @@ mod tests {
         assert!(moves(step(9, Some("flow/a"), Some("message/6"))));
         assert!(moves(step(9, None, None)));
         assert!(!moves(step(9, Some("message/5"), None)));
+    }
+
+    /// A step for who holds much leaves out what an empty store needs: its disk was replaced since.
+    #[test]
+    fn a_step_made_for_a_receiver_that_holds_more_is_none_for_this_one() {
+        let made_for = |held: u64, after, through| SeedStep {
+            beyond: vector(held),
+            ..step(9, after, through)
+        };
+        let none = Vector::default();
+        assert!(!made_for(5, None, None).moves(&none, None));
+        assert!(!made_for(5, None, None).moves(&vector(4), None));
+        assert!(made_for(5, None, None).moves(&vector(5), None));
+        let current = step(9, None, Some("message/4")).taken();
+        let later = made_for(5, Some("message/4"), None);
+        assert!(!later.moves(&none, current.as_ref()));
     }
 
     #[test]

@@ -145,6 +145,7 @@ fn steps_out_of_order_are_joined_and_move_nothing_and_another_end_begins_anew() 
     }
     let at = |after: Option<&str>, through: Option<&str>| SeedStep {
         upto: a.have(),
+        beyond: b.have(),
         after: after.map(str::to_owned),
         through: through.map(str::to_owned),
     };
@@ -172,6 +173,27 @@ fn steps_out_of_order_are_joined_and_move_nothing_and_another_end_begins_anew() 
     assert_eq!(reached(&b).as_deref(), Some("setting/s0"));
     link::seed(&a, &b, 2);
     assert_same(&a, &b);
+}
+
+/// A mail that was late, or is sent again by a stranger, and a disk replaced since: the vector must
+/// not promise what the step left out because the old store held it.
+#[test]
+fn a_step_made_for_a_store_that_held_more_does_not_fill_an_empty_one() {
+    let (_a, a) = node("vmpro1");
+    let (_b, b) = node("vmpro2");
+    lived_in(&a, &b);
+    synchronise(&a, &b);
+    deposit(&a, "2001", b"the only news");
+    forget(&a);
+    let (records, step) = next_step(&a, &b, 100).unwrap();
+    assert_eq!((records.len(), step.through.as_deref()), (1, None));
+
+    let (_c, c) = node("vmpro2");
+    let records = carry(&a, &c, records);
+    assert_eq!(c.join(&records, Some(&step)).unwrap().changed, 1);
+    assert_eq!((c.have(), c.seeding()), (Vector::default(), None));
+    link::seed(&a, &c, 2);
+    assert_same(&a, &c);
 }
 
 #[test]

@@ -322,6 +322,7 @@ fn join(store: &Store, mail: &Mail) -> Result<u64, StoreError> {
     }
     let seed = mail.seed.as_ref().map(|s| SeedStep {
         upto: s.upto.clone(),
+        beyond: s.beyond.clone(),
         after: s.after.clone(),
         through: s.through.clone(),
     });

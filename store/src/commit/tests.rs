@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, atomic::Ordering};
 
 use serde_json::json;
-use vmsync_config::words::{Origin, UnixMillis};
+use vmsync_config::words::{Origin, UnixMillis, Vector};
 
 use crate::{
     CompactTo, PeerRecord, SeedStep, Skip,
@@ -158,6 +158,7 @@ fn a_failed_flush_leaves_floor_seeding_and_quarantine_as_they_are_on_disk() {
             record,
         };
         let step = SeedStep {
+            beyond: Vector::default(),
             upto: [(peer.clone(), upto)].into_iter().collect(),
             after: None,
             through: through.map(str::to_owned),

@@ -80,10 +80,11 @@ pub(crate) fn next_step(
     if to.have().covers(&upto) {
         return None;
     }
+    let beyond = to.have();
     let page = from
         .records(&RecordsAsk {
             after: after.as_deref(),
-            lacking: &to.have(),
+            lacking: &beyond,
             max,
             max_bytes: 1_000_000,
         })
@@ -93,6 +94,7 @@ pub(crate) fn next_step(
         page.records,
         SeedStep {
             upto,
+            beyond,
             after,
             through,
         },

@@ -106,9 +106,9 @@ fn any_record() -> impl Strategy<Value = Record> {
 
 prop_compose! {
     fn any_seed()(
-        upto in any_vector(), after in prop::option::of(any_key()), through in prop::option::of(any_key()),
+        upto in any_vector(), beyond in any_vector(), after in prop::option::of(any_key()), through in prop::option::of(any_key()),
     ) -> SeedStep {
-        SeedStep { upto, after, through }
+        SeedStep { upto, beyond, after, through }
     }
 }
 

@@ -45,6 +45,7 @@ pub(crate) fn seed(
     packed.load.through.clone_from(&through);
     packed.seed = Some(SeedStep {
         upto: upto.clone(),
+        beyond: lacking.clone(),
         after: after.map(str::to_owned),
         through,
     });

@@ -27,6 +27,10 @@ pub struct Seeding {
 pub struct SeedStep {
     /// The vector the seeding leads to; the same in each of its steps.
     pub upto: Vector,
+    /// The receiver's vector that the records were chosen by: those without a stamp beyond it are
+    /// left out. A receiver that does not cover it does not take the step.
+    #[serde(default, skip_serializing_if = "Vector::is_empty")]
+    pub beyond: Vector,
     /// Entities behind this key; `None` = from the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<String>,
