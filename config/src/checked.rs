@@ -100,6 +100,8 @@ pub struct Node {
     pub role: Role,
     /// Where the store lives.
     pub data_dir: PathBuf,
+    /// Where backups of the running node go; without it none are made.
+    pub backup_dir: Option<PathBuf>,
     /// `profile = "demo"`: everything on loopback of one machine; the only place where loopback names pass (R-SY-2).
     pub demo: bool,
 }

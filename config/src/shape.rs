@@ -81,6 +81,7 @@ section! {
         fqdn: Field<Fqdn>,
         role: Field<Role>,
         data_dir: Field<PathBuf>,
+        backup_dir: Field<PathBuf>,
         profile: Field<Profile>,
     }
 }

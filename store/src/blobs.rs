@@ -98,6 +98,13 @@ impl Blobs {
         Ok(blobs)
     }
 
+    /// The files in the folder `dir` of a backup; nothing is created.
+    pub(crate) fn at(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_owned(),
+        }
+    }
+
     fn incoming_dir(&self) -> PathBuf {
         self.dir.join("incoming")
     }
@@ -212,6 +219,72 @@ impl Blobs {
     fn folders(&self) -> impl Iterator<Item = PathBuf> {
         let settled = (0..=255u8).map(|n| self.dir.join(format!("{n:02x}")));
         std::iter::once(self.incoming_dir()).chain(settled)
+    }
+
+    /// Takes over file `blob`, which lies at `from`, into its place: as a hard link where the file
+    /// system allows it (to `earlier`, the same file in an earlier backup, where it does not allow
+    /// one to `from`), else as a copy, made durable. True when it was copied. The folders are made
+    /// durable by [`sync_folders`](Self::sync_folders).
+    pub(crate) fn take_over(
+        &self,
+        blob: Uuid,
+        from: &Path,
+        earlier: Option<&Path>,
+    ) -> io::Result<bool> {
+        let to = self.settled(blob);
+        if let Some(folder) = to.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        if fs::hard_link(from, &to).is_ok() {
+            return Ok(false);
+        }
+        let length = fs::metadata(from)?.len();
+        if let Some(earlier) = earlier
+            && fs::metadata(earlier).is_ok_and(|m| m.len() == length)
+            && fs::hard_link(earlier, &to).is_ok()
+        {
+            return Ok(false);
+        }
+        durable::copy(from, &to)?;
+        Ok(true)
+    }
+
+    /// Moves a file out of the way, into the folder `aside`. Repeatable.
+    pub(crate) fn set_aside(&self, blob: Uuid, aside: &Path) -> io::Result<()> {
+        while let Some(path) = self.find(blob) {
+            durable::rename(&path, &aside.join(format!("{blob}.{EXTENSION}")))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the names of all files durable.
+    pub(crate) fn sync_folders(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.dir)? {
+            durable::sync_dir(&entry?.path())?;
+        }
+        durable::sync_dir(&self.dir)
+    }
+
+    /// Reads all of a file: whether it is what `audio` says.
+    pub(crate) fn verify(&self, audio: &AudioRef) -> io::Result<()> {
+        let header = self.header(audio.blob)?;
+        if header.audio != *audio {
+            return Err(damaged("it is another than its record says"));
+        }
+        let (mut file, _) = self.open_file(audio.blob)?;
+        let mut hash = Sha256::new();
+        let mut block = vec![0; 64 * 1024];
+        loop {
+            match file.read(&mut block)? {
+                0 => break,
+                n => hash.update(block.get(..n).unwrap_or_default()),
+            }
+        }
+        if hex::encode(hash.finalize()) == audio.sha256 {
+            Ok(())
+        } else {
+            Err(damaged("the audio is not what its SHA-256 says"))
+        }
     }
 
     /// The ids of all files, in order (for ids of version 7: of time).

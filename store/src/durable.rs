@@ -68,6 +68,22 @@ fn temporary_name(path: &Path) -> io::Result<PathBuf> {
     Ok(path.with_file_name(unique))
 }
 
+/// Copies a file that is not there yet; its bytes are durable, its name is not. What fails leaves
+/// nothing behind.
+pub(crate) fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let mut source = File::open(from)?;
+    let mut copy = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(to)?;
+    let copied = io::copy(&mut source, &mut copy).and_then(|_| sync(&copy));
+    if copied.is_err() {
+        let _ = fs::remove_file(to);
+    }
+    copied
+}
+
 /// Makes an existing file and its folder entry durable.
 pub fn sync_file(path: &Path) -> io::Result<()> {
     sync(&File::open(path)?)?;

@@ -17,6 +17,12 @@ pub enum StoreError {
     /// It exists already, or the state forbids it; in words.
     #[error("{0}")]
     Conflict(String),
+    /// The data folder is another process's now.
+    #[error(
+        "the data folder {} is in use by another vmsync process; stop that one, or give this node a data_dir of its own",
+        .0.display()
+    )]
+    InUse(PathBuf),
     /// A value is out of its range; in words.
     #[error("{0}")]
     Invalid(String),

@@ -5,6 +5,8 @@
 //! <data>/FORMAT          "vmsync-store", version, node: three lines
 //! <data>/COMMITTED       number of the last commit (see `watermark`)
 //! <data>/db/             sled index (see `index`)
+//! <data>/restoring/      a restore under way (see `restore`)
+//! <data>/replaced-*/     stores a restore has set aside
 //! <data>/db.damaged-*/   damaged indexes, set aside (see `rebuild`)
 //! <data>/audio/          audio files (see `blobs`)
 //! ```
@@ -21,6 +23,9 @@ use std::{
 use vmsync_config::words::{NodeId, UnixMillis};
 
 use crate::{durable, error::StoreError};
+
+/// A store being restored from a backup lies here until it is whole (see `restore`).
+pub(crate) const RESTORING: &str = "restoring";
 
 const MAGIC: &str = "vmsync-store";
 /// The layout this program writes and reads. Raise it when an older program could not use the
@@ -70,15 +75,19 @@ pub(crate) fn lock(dir: &Path) -> Result<File, StoreError> {
             Err(TryLockError::Error(e)) => return Err(failed(e)),
         }
     }
-    Err(StoreError::Conflict(format!(
-        "the data folder {} is in use by another vmsync process; stop that one, or give this node a data_dir of its own",
-        dir.display()
-    )))
+    Err(StoreError::InUse(dir.to_owned()))
 }
 
 /// Checks that the folder is this node's and of a version this program knows; a new folder
 /// becomes both.
 pub(crate) fn check(dir: &Path, node: &NodeId) -> Result<(), StoreError> {
+    if dir.join(RESTORING).exists() {
+        return Err(StoreError::Conflict(format!(
+            "a restore into {} was cut off; run the same `vmsync store restore` again, or remove {}",
+            dir.display(),
+            dir.join(RESTORING).display()
+        )));
+    }
     let path = dir.join("FORMAT");
     match std::fs::read_to_string(&path) {
         Ok(text) => match read(dir, &text, node)? {
@@ -99,7 +108,7 @@ pub(crate) fn check(dir: &Path, node: &NodeId) -> Result<(), StoreError> {
     }
 }
 
-fn write(path: &Path, node: &NodeId) -> Result<(), StoreError> {
+pub(crate) fn write(path: &Path, node: &NodeId) -> Result<(), StoreError> {
     let text = format!("{MAGIC}\nversion {VERSION}\nnode {node}\n");
     durable::write_file_durably(path, text.as_bytes())
         .map_err(|e| StoreError::io(format!("writing {}", path.display()), e))

@@ -188,9 +188,7 @@ impl Store {
         value: &[u8],
     ) -> Result<HeldRecord, StoreError> {
         let reading = |e: String| StoreError::damaged(format!("reading the record {name}"), e);
-        let fields = record.get(AUDIO).into_iter();
-        let versions = record.versions.iter().filter_map(|v| v.get(AUDIO));
-        let audio = fields.chain(versions).filter_map(audio_of);
+        let audio = audio_refs(record).into_iter();
         let (audio, missing) = audio.partition(|a| self.has_audio(a.blob));
         Ok(HeldRecord {
             entity: EntityKey::try_from(name.to_owned()).map_err(|e| reading(e.to_string()))?,
@@ -349,6 +347,13 @@ fn sound_vector(vector: &Vector) -> Result<(), StoreError> {
         )));
     }
     Ok(())
+}
+
+/// The audio files a record refers to, as it describes them.
+pub(crate) fn audio_refs(record: &Record) -> Vec<AudioRef> {
+    let fields = record.get(AUDIO).into_iter();
+    let versions = record.versions.iter().filter_map(|v| v.get(AUDIO));
+    fields.chain(versions).filter_map(audio_of).collect()
 }
 
 /// The audio files a record refers to that `here` does not know.

@@ -12,11 +12,13 @@
 //! | `keys`, `index`, `log`, `upgrade` | the sled index: keys, large values in pieces, flush and fsync; entries of the log; older versions |
 //! | `transaction`, `commit` | one writer's changes; the group committer |
 //! | `durable`, `disk`, `format`, `blobs` | files: fsync and rename, room, the data folder, audio files |
+//! | `backup`, `restore` | everything held, in a folder of its own; a new store from it |
 //! | `verify`, `watermark`, `rebuild` | whether the index is sound when opened; a new one from the audio files |
 //! | `mailboxes`, `messages`, `greetings`, `flows`, `local`, `check` | the methods of [`Store`] |
 //! | `replication`, `backlog`, `compact`, `join`, `repair`, `quarantine` | those the pair needs: operations, how many, how long they are kept; state, where it differs, what stays behind |
 
 mod backlog;
+mod backup;
 mod blobs;
 mod check;
 mod clock;
@@ -46,6 +48,7 @@ mod rebuild;
 mod record;
 mod repair;
 mod replication;
+mod restore;
 mod seed;
 mod store;
 mod transaction;
@@ -55,7 +58,9 @@ mod view;
 mod watermark;
 
 pub use backlog::Backlog;
+pub use backup::{Backup, Manifest, Progress, backups, prune_backups, read_manifest};
 pub use blobs::NewAudio;
+pub use check::AudioCheck;
 pub use clock::MAX_CLOCK_AHEAD_MS;
 pub use commit::Committed;
 pub use compact::CompactTo;
@@ -68,5 +73,6 @@ pub use operation::{AudioRef, Effect, EntityKey, GreetingKind, Hlc, Operation, S
 pub use quarantine::{MAX_QUARANTINED, Quarantined, Skip};
 pub use rebuild::{Rebuilt, rebuild};
 pub use repair::{BucketItems, Item};
+pub use restore::{RestoreFrom, Restored, restore};
 pub use seed::{SeedStep, Seeding};
 pub use store::{Options, Store};

@@ -7,6 +7,10 @@
 //! stamps are below all others ([`Stamp::is_recovered`](crate::Stamp::is_recovered)), so that
 //! whatever else is known of an entity wins, and what was deleted stays deleted.
 //!
+//! Files that are damaged are set aside too (`audio.damaged-TIME`), so that the peer's take their
+//! place. Only their headers and lengths are looked at when a node starts, all of them in
+//! `vmsync store rebuild`.
+//!
 //! Order: the new index is built beside the old one (`db.rebuilding`), then the old one is set aside
 //! (`db.damaged-TIME`), then the new one takes its place. Interrupted anywhere, the next try begins
 //! anew: from its first step on the old index counts as damaged, and a missing one does anyway.
@@ -42,7 +46,9 @@ use crate::{
 const BUILDING: &str = "db.rebuilding";
 /// What a damaged index is set aside as, with the time.
 const ASIDE: &str = "db.damaged-";
-/// Indexes set aside that are kept.
+/// What damaged audio files are set aside in, with the time.
+const AUDIO_ASIDE: &str = "audio.damaged-";
+/// Folders of each that are kept.
 const KEPT: usize = 3;
 /// Files taken in one transaction.
 const BATCH: usize = 256;
@@ -61,7 +67,10 @@ pub struct Rebuilt {
     pub why: String,
     /// Where the old index lies now; `None` when there was none.
     pub set_aside: Option<PathBuf>,
-    /// Indexes set aside earlier and removed now, because only the newest three are kept.
+    /// Where damaged audio files lie now; `None` when there were none.
+    #[serde(default)]
+    pub audio_set_aside: Option<PathBuf>,
+    /// What was set aside earlier and is removed now, because only the newest three are kept.
     pub removed: Vec<PathBuf>,
     /// Messages that came back.
     pub messages: u64,
@@ -73,7 +82,7 @@ pub struct Rebuilt {
     /// (written by an early version), or a later file is for the same greeting. They stay where
     /// they are, and are used again when the peer tells what they belong to.
     pub held_aside: u64,
-    /// Files whose header is damaged or whose length is not what it says.
+    /// Damaged files.
     pub unreadable: u64,
 }
 
@@ -90,14 +99,21 @@ impl Rebuilt {
                 self.held_aside
             ));
         }
-        if self.unreadable > 0 {
-            text.push_str(&format!("; {} files are unreadable", self.unreadable));
+        if let Some(aside) = &self.audio_set_aside {
+            text.push_str(&format!(
+                "; {} files are damaged, and kept in {}",
+                self.unreadable,
+                aside.display()
+            ));
         }
         if let Some(aside) = &self.set_aside {
             text.push_str(&format!("; the old index is kept as {}", aside.display()));
         }
         for gone in &self.removed {
-            text.push_str(&format!("; an older one was removed: {}", gone.display()));
+            text.push_str(&format!(
+                "; set aside earlier, and removed: {}",
+                gone.display()
+            ));
         }
         text.push_str("; the rest comes from the peer");
         text
@@ -105,8 +121,9 @@ impl Rebuilt {
 }
 
 /// Sets the index of the data folder `dir` aside and makes a new one, of a new incarnation, from
-/// the audio files; see the head of this module. `why` is what was found damaged. `progress` is
-/// told the files looked at, and how many there are.
+/// the audio files; see the head of this module. `why` is what was found damaged. With `read_all`
+/// every audio file is read through. `progress` is told the files looked at, and how many there
+/// are.
 ///
 /// # Errors
 /// As [`Store::open`], and [`StoreError::Io`] when a folder can't be moved.
@@ -114,6 +131,7 @@ pub fn rebuild(
     dir: &Path,
     options: Options,
     why: &str,
+    read_all: bool,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Rebuilt, StoreError> {
     let lock = format::lock(dir)?;
@@ -135,7 +153,9 @@ pub fn rebuild(
     let store = Store::of(held, disk.clone(), blobs, committer, options.clock)?;
     let mut rebuilding = Rebuilding {
         store: &store,
+        read_all,
         greetings: BTreeMap::new(),
+        damaged: Vec::new(),
         report: Rebuilt {
             at,
             why: why.to_owned(),
@@ -148,13 +168,27 @@ pub fn rebuild(
     }
     rebuilding.greetings()?;
     progress(all, all);
-    let mut report = rebuilding.report;
+    let (mut report, damaged) = (rebuilding.report, rebuilding.damaged);
 
     let index = dir.join(INDEX);
-    report.set_aside = index.exists().then(|| aside(dir, at));
-    report.removed = surplus(dir, report.set_aside.is_some()).map_err(failed)?;
+    report.set_aside = index.exists().then(|| aside(dir, ASIDE, at));
+    report.audio_set_aside = (!damaged.is_empty()).then(|| aside(dir, AUDIO_ASIDE, at));
+    for (kind, one_more) in [
+        (ASIDE, report.set_aside.is_some()),
+        (AUDIO_ASIDE, report.audio_set_aside.is_some()),
+    ] {
+        let old = surplus(dir, kind, one_more).map_err(failed)?;
+        report.removed.extend(old);
+    }
     let bytes = to_json(&report)?.to_string();
     store.put_local(SPACE, REPORT, Some(bytes.as_bytes()))?;
+    if let Some(aside) = &report.audio_set_aside {
+        format::create_dir(aside).map_err(failed)?;
+        for blob in damaged {
+            store.inner.blobs.set_aside(blob, aside).map_err(failed)?;
+        }
+        durable::sync_dir(aside).map_err(failed)?;
+    }
     drop(store);
 
     if let Some(aside) = &report.set_aside {
@@ -163,7 +197,7 @@ pub fn rebuild(
     durable::rename(&dir.join(BUILDING), &index).map_err(failed)?;
     durable::sync_dir(dir).map_err(failed)?;
     for gone in &report.removed {
-        tracing::warn!(index = %gone.display(), "a damaged index set aside earlier is removed: only the newest {KEPT} are kept");
+        tracing::warn!(folder = %gone.display(), "what was set aside earlier is removed: only the newest {KEPT} are kept");
         remove_folder(gone).map_err(failed)?;
     }
     tracing::warn!("{}", report.words());
@@ -186,8 +220,10 @@ impl Store {
 
 struct Rebuilding<'a> {
     store: &'a Store,
+    read_all: bool,
     /// The newest file of each greeting.
     greetings: BTreeMap<EntityKey, Uuid>,
+    damaged: Vec<Uuid>,
     report: Rebuilt,
 }
 
@@ -255,11 +291,19 @@ impl Rebuilding<'_> {
 
     /// What the file says of itself, if it is whole.
     fn header(&mut self, blob: Uuid) -> Option<Header> {
-        match self.store.inner.blobs.header(blob) {
+        let blobs = &self.store.inner.blobs;
+        let read = blobs.header(blob).and_then(|header| {
+            if self.read_all {
+                blobs.verify(&header.audio)?;
+            }
+            Ok(header)
+        });
+        match read {
             Ok(header) => Some(header),
             Err(error) => {
                 tracing::warn!(%blob, %error, "an audio file can't be used for the new index");
                 self.report.unreadable += 1;
+                self.damaged.push(blob);
                 None
             }
         }
@@ -288,24 +332,24 @@ fn need_mailbox(
     Ok(())
 }
 
-/// A name for the index to be set aside that is not taken.
-fn aside(dir: &Path, at: UnixMillis) -> PathBuf {
+/// A name for what is to be set aside that is not taken.
+fn aside(dir: &Path, kind: &str, at: UnixMillis) -> PathBuf {
     let time = format::in_a_name(at);
     (1..)
         .map(|n| match n {
-            1 => dir.join(format!("{ASIDE}{time}")),
-            n => dir.join(format!("{ASIDE}{time}-{n}")),
+            1 => dir.join(format!("{kind}{time}")),
+            n => dir.join(format!("{kind}{time}-{n}")),
         })
         .find(|path| !path.exists())
-        .unwrap_or_else(|| dir.join(ASIDE))
+        .unwrap_or_else(|| dir.join(kind))
 }
 
-/// The oldest of the indexes set aside, beyond those to be kept when `one_more` comes.
-fn surplus(dir: &Path, one_more: bool) -> io::Result<Vec<PathBuf>> {
+/// The oldest of what was set aside, beyond that to be kept when `one_more` comes.
+fn surplus(dir: &Path, kind: &str, one_more: bool) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(ASIDE) {
+        if entry.file_name().to_string_lossy().starts_with(kind) {
             found.push(entry.path());
         }
     }

@@ -60,6 +60,8 @@ pub(crate) struct Inner {
     pub(crate) disk: Disk,
     clock: fn() -> UnixMillis,
     pub(crate) clock_ahead_ms: AtomicU64,
+    /// Held while a backup is made.
+    pub(crate) backing_up: Mutex<()>,
     thread: Mutex<Option<JoinHandle<()>>>,
     /// Last, so that the folder is free only when all else is closed.
     _lock: File,
@@ -88,10 +90,14 @@ impl Drop for Inner {
 }
 
 impl Store {
-    /// Opens or creates the store in `dir`. Refuses ([`StoreError::Conflict`]) a folder in use by
-    /// another process, of a newer version or of another node, ([`StoreError::Full`]) one on a disk
-    /// with less than a quarter of the reserve free, and ([`StoreError::Damaged`]) one whose index
-    /// is damaged or missing: [`rebuild`](crate::rebuild) makes it anew. All of the index is read.
+    /// Opens or creates the store in `dir`. All of the index is read.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] for a folder in use by another process; [`StoreError::Conflict`] for
+    /// one of a newer version, of another node, or in which a restore was cut off;
+    /// [`StoreError::Full`] on a disk with less than a quarter of the reserve free;
+    /// [`StoreError::Damaged`] where the index is damaged or missing: [`rebuild`](crate::rebuild)
+    /// makes it anew.
     pub fn open(dir: &Path, options: Options) -> Result<Self, StoreError> {
         let Options {
             node,
@@ -138,6 +144,7 @@ impl Store {
                 disk,
                 clock,
                 clock_ahead_ms: AtomicU64::new(0),
+                backing_up: Mutex::default(),
                 thread: Mutex::new(Some(thread)),
                 _lock: lock,
             }),

@@ -31,7 +31,7 @@ fn damage(dir: &Path, node: &str) -> String {
 
 fn rebuilt(dir: &Path, node: &str) -> (Store, Rebuilt) {
     let why = damage(dir, node);
-    let report = rebuild(dir, options(node), &why, &mut |_, _| {}).unwrap();
+    let report = rebuild(dir, options(node), &why, false, &mut |_, _| {}).unwrap();
     assert_eq!(report.why, why);
     let store = open(dir, node);
     assert_sound(&store);
@@ -289,6 +289,49 @@ fn unreadable_files_are_counted_and_the_rest_comes_back() {
     let (store, report) = rebuilt(dir.path(), "vmpro1");
     assert_eq!((report.messages, report.unreadable), (1, 2));
     assert_eq!(store.read_audio(&kept.audio).unwrap(), b"kept");
+    let aside = report.audio_set_aside.unwrap();
+    assert_eq!(fs::read_dir(aside).unwrap().count(), 2);
+}
+
+/// What only reading all of a file shows, `store rebuild` finds, and the peer's file takes its place.
+#[test]
+fn damaged_audio_is_found_by_reading_it_and_comes_back_from_the_peer() {
+    let (dir, store) = node("vmpro1");
+    let (_peer, peer) = node("vmpro2");
+    mailbox(&store, "2001");
+    let [kept, garbled] = [b"kept", b"garb"].map(|b| deposit(&store, "2001", b.as_slice()));
+    synchronise(&store, &peer);
+    drop(store);
+    let name = format!("{}.vma", garbled.audio.blob);
+    let path = dir.path().join("audio").join(&name[34..36]).join(name);
+    let mut bytes = fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&path, bytes).unwrap();
+
+    let store = open(dir.path(), "vmpro1");
+    assert_eq!(store.check().unwrap(), Vec::<String>::new());
+    let quick = store.check_audio(false, &mut |_| {}).unwrap();
+    assert_eq!((quick.files, quick.problems.len()), (2, 0));
+    let check = store.check_audio(true, &mut |_| {}).unwrap();
+    assert_eq!((check.files, check.problems.len()), (1, 1));
+    let problem = &check.problems[0];
+    assert!(
+        problem.contains(&garbled.id.to_string()) && problem.contains("SHA-256"),
+        "{problem}"
+    );
+    drop(store);
+    let options = options("vmpro1");
+    let report = rebuild(dir.path(), options, "a test", true, &mut |_, _| {}).unwrap();
+    assert_eq!((report.messages, report.unreadable), (1, 1));
+    let store = open(dir.path(), "vmpro1");
+    assert!(store.message(kept.id).unwrap().is_some());
+    synchronise(&store, &peer);
+    assert_eq!(store.read_audio(&garbled.audio).unwrap(), b"garb");
+    assert_same(&store, &peer);
+    assert_eq!(
+        store.check_audio(true, &mut |_| {}).unwrap().problems,
+        [] as [String; 0]
+    );
 }
 
 #[test]
@@ -353,7 +396,13 @@ fn copy(from: &Path, to: &Path) {
 #[test]
 fn a_folder_in_use_is_not_rebuilt() {
     let (dir, store) = node("vmpro1");
-    let busy = rebuild(dir.path(), options("vmpro1"), "a test", &mut |_, _| {});
+    let busy = rebuild(
+        dir.path(),
+        options("vmpro1"),
+        "a test",
+        false,
+        &mut |_, _| {},
+    );
     let error = busy.unwrap_err().to_string();
     assert!(error.contains("in use by another"), "{error}");
     drop(store);

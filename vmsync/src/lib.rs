@@ -6,6 +6,7 @@
 
 pub mod alarms;
 pub mod app;
+pub mod backups;
 pub mod bench;
 pub mod calls;
 pub mod cli;

@@ -358,7 +358,7 @@ fn open_or_rebuild(dir: &Path, options: &Options) -> Result<Store, StoreError> {
             let StoreError::Damaged { why, .. } = error else {
                 return Err(error);
             };
-            vmsync_store::rebuild(dir, options.clone(), &why, &mut |done, all| {
+            vmsync_store::rebuild(dir, options.clone(), &why, false, &mut |done, all| {
                 if done % 10_240 == 0 || done == all {
                     tracing::info!("a new index: {done} of {all} audio files");
                 }

@@ -21,13 +21,22 @@ pub(super) fn node(raw: &shape::Node, ctx: &Context, report: &mut Report) -> Opt
     });
     let fqdn = fqdn.require(report);
     let role = raw.role.require(report);
-    let data_dir = raw.data_dir.require(report);
+    let data_dir = raw.data_dir.require(report).map(|dir| ctx.path(dir));
+    let backup_dir = raw.backup_dir.clone().check(report, |dir| {
+        if data_dir.as_ref() == Some(&ctx.path(dir.clone())) {
+            Err("is node.data_dir itself: choose a folder of its own, best on another disk".into())
+        } else {
+            Ok(())
+        }
+    });
+    let backup_dir = backup_dir.get().map(|dir| ctx.path(dir));
     raw.profile.or(Profile::Production)?;
     Some(Node {
         id: id?,
         fqdn: fqdn?,
         role: role?,
-        data_dir: ctx.path(data_dir?),
+        data_dir: data_dir?,
+        backup_dir,
         demo: ctx.demo,
     })
 }

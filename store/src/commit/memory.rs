@@ -97,7 +97,9 @@ pub(super) fn create(index: &Index, node: &NodeId, commits: u64) -> io::Result<M
     };
     let origin = serde_json::to_vec(&memory.origin)?;
     let origin = (keys::ORIGIN.to_vec(), Some(origin));
-    index.write(&Overlay::from([origin, upgrade::mark_of_this_version()]))?;
+    let commits = (keys::COMMITS.to_vec(), Some(commits.to_string().into()));
+    let mark = upgrade::mark_of_this_version();
+    index.write(&Overlay::from([origin, commits, mark]))?;
     index.make_durable()?;
     Ok(memory)
 }

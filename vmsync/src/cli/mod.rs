@@ -1,6 +1,7 @@
 //! The command line. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
 
 mod remote;
+mod store;
 
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
@@ -32,6 +33,9 @@ enum Command {
     /// Measure the pair on this machine.
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// The store of a node: check it, make it anew, back it up, restore it.
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     /// The pair's own certificates, keys and tokens.
     #[command(subcommand)]
     Pki(PkiCommand),
@@ -192,6 +196,7 @@ fn run(command: Command) -> Result<(), Failure> {
             runtime()?.block_on(bench::intake(work, &mut std::io::stdout()))?;
             Ok(())
         }
+        Command::Store(command) => store::run(command),
         Command::Pki(command) => pki_command(command),
         Command::Explain(ExplainCommand::Fsm { mermaid }) => {
             use vmsync_core::resilience::{Format, explain};

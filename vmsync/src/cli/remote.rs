@@ -183,6 +183,11 @@ fn token(node: &Node) -> Result<String, Failure> {
             "no token: give --token-file FILE, or the token in VMSYNC_TOKEN".to_owned(),
         ));
     };
+    token_of(path)
+}
+
+/// The token of a tokens file that may do most.
+pub(super) fn token_of(path: &std::path::Path) -> Result<String, Failure> {
     let text = std::fs::read_to_string(path)
         .map_err(|e| Failure::Failed(format!("{}: {e}", path.display())))?;
     let lines: Vec<_> = text

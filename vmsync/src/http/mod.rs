@@ -11,6 +11,7 @@
 mod alarms;
 mod audio;
 mod auth;
+mod backups;
 pub mod body;
 pub mod callflows;
 pub mod calls;
@@ -50,7 +51,7 @@ pub use settings::effective as effective_failback;
 use utoipa_axum::router::OpenApiRouter;
 
 use self::problem::{Code, Problem};
-use crate::app::App;
+use crate::{app::App, backups::Backups};
 
 /// Everything people and programs ask of this node over HTTP. Serve it with [`serve_router`], which
 /// puts the time-outs on; the peer's questions are `pair::router`'s.
@@ -79,6 +80,7 @@ pub fn router(app: Arc<App>) -> Router {
         .method_not_allowed_fallback(no_such_method)
         .layer(map_response(hardened))
         .layer(Extension(followers))
+        .layer(Extension(Arc::new(Backups::new())))
         .layer(Extension(budget))
 }
 
@@ -98,6 +100,7 @@ fn api_routes() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .merge(synchronisation::routes())
         .merge(vrl::routes())
         .merge(alarms::routes())
+        .merge(backups::routes())
         .merge(stream::routes());
     OpenApiRouter::with_openapi(openapi::document())
         .nest("/api/v1", v1)

@@ -28,6 +28,7 @@ Every error is `application/problem+json` (RFC 9457) with a stable `code`.";
         (name = "calls", description = "Calls in progress"),
         (name = "callflows", description = "Call flows"),
         (name = "recordings", description = "Call recordings (VRL)"),
+        (name = "store", description = "Backups of this node"),
         (name = "watching", description = "Alarms, events, synchronisation")
     )
 )]
