@@ -106,16 +106,17 @@ async fn with_both_nodes_lost_a_backup_made_under_load_brings_back_all_it_was_pr
         (held, made)
     };
     let (_, (held, made)) = tokio::join!(deposits, backup);
-    let [folder] = folders(&backups)[..].try_into().unwrap();
-    let folder: PathBuf = folder;
-    assert!(made.out.contains(text(&folder)), "{}", made.out);
+    let made_here = folders(&backups);
+    assert_eq!(made_here.len(), 1, "{made_here:?}");
+    let folder = &made_here[0];
+    assert!(made.out.contains(text(folder)), "{}", made.out);
 
     // Both machines burn down. The backup was on a third.
     for node in pair.nodes() {
         node.kill().await;
         fs::remove_dir_all(&node.data_dir).unwrap();
     }
-    let restored = store(node, "restore", &["--from", text(&folder)])
+    let restored = store(node, "restore", &["--from", text(folder)])
         .await
         .well();
     assert!(

@@ -115,6 +115,11 @@ impl Node {
         );
     }
 
+    /// Whether its process was started and not stopped since.
+    pub async fn runs(&self) -> bool {
+        self.process.lock().await.is_some()
+    }
+
     async fn running(&self) -> Process {
         let process = self.process.lock().await.take();
         process.unwrap_or_else(|| panic!("{} does not run", self.id))
