@@ -460,7 +460,7 @@ fn remove_partial(into: &Path, node: &NodeId) -> io::Result<()> {
 fn free_name(into: &Path, node: &NodeId, at: UnixMillis) -> String {
     let named = |at| format!("{node}-{}", format::in_a_name(at));
     // A second has room for one.
-    (0..)
+    (0..1_000_000)
         .map(|more| named(UnixMillis(at.0.saturating_add(more * 1000))))
         .find(|name| !into.join(name).exists())
         .unwrap_or_else(|| named(at))

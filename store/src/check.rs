@@ -198,7 +198,7 @@ impl Store {
                         problems.tell(format!("audio {} of {name} is missing", audio.blob));
                     }
                     Err(e) => {
-                        problems.tell(format!("audio {} of {name} is damaged: {e}", audio.blob))
+                        problems.tell(format!("audio {} of {name} is damaged: {e}", audio.blob));
                     }
                 }
                 progress(referred.len() as u64);

@@ -45,7 +45,7 @@ pub(crate) fn create_dir(dir: &Path) -> io::Result<()> {
 pub(crate) fn in_a_name(at: UnixMillis) -> String {
     let text = at.to_string();
     let whole = text.split('.').next().unwrap_or(&text);
-    let kept = whole.chars().filter(|c| c.is_ascii_alphanumeric());
+    let kept = whole.chars().filter(char::is_ascii_alphanumeric);
     let mut name: String = kept.collect();
     if !name.ends_with('Z') {
         name.push('Z');

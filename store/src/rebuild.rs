@@ -17,6 +17,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Write as _,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -94,26 +95,25 @@ impl Rebuilt {
             self.why, self.messages, self.greetings, self.mailboxes
         );
         if self.held_aside > 0 {
-            text.push_str(&format!(
+            let _ = write!(
+                text,
                 "; {} files wait for the peer to tell whose they are",
                 self.held_aside
-            ));
+            );
         }
         if let Some(aside) = &self.audio_set_aside {
-            text.push_str(&format!(
+            let _ = write!(
+                text,
                 "; {} files are damaged, and kept in {}",
                 self.unreadable,
                 aside.display()
-            ));
+            );
         }
         if let Some(aside) = &self.set_aside {
-            text.push_str(&format!("; the old index is kept as {}", aside.display()));
+            let _ = write!(text, "; the old index is kept as {}", aside.display());
         }
         for gone in &self.removed {
-            text.push_str(&format!(
-                "; set aside earlier, and removed: {}",
-                gone.display()
-            ));
+            let _ = write!(text, "; set aside earlier, and removed: {}", gone.display());
         }
         text.push_str("; the rest comes from the peer");
         text
@@ -127,6 +127,10 @@ impl Rebuilt {
 ///
 /// # Errors
 /// As [`Store::open`], and [`StoreError::Io`] when a folder can't be moved.
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "as `Store::open`, whose place it takes"
+)]
 pub fn rebuild(
     dir: &Path,
     options: Options,
@@ -335,7 +339,7 @@ fn need_mailbox(
 /// A name for what is to be set aside that is not taken.
 fn aside(dir: &Path, kind: &str, at: UnixMillis) -> PathBuf {
     let time = format::in_a_name(at);
-    (1..)
+    (1..1_000_000)
         .map(|n| match n {
             1 => dir.join(format!("{kind}{time}")),
             n => dir.join(format!("{kind}{time}-{n}")),

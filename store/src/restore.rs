@@ -27,7 +27,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use vmsync_config::words::{Origin, UnixMillis};
+use vmsync_config::words::{Origin, UnixMillis, Vector};
 
 use crate::{
     backup::{self, Line, Manifest, Progress},
@@ -93,6 +93,10 @@ pub struct Restored {
 /// # Errors
 /// [`StoreError::Invalid`] when the backup is damaged or no backup, [`StoreError::Conflict`] when
 /// the data folder is in use or holds a store, [`StoreError::Full`], [`StoreError::Io`].
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "as `Store::open`, whose place it takes"
+)]
 pub fn restore(
     from: RestoreFrom<'_>,
     progress: &mut dyn FnMut(&str, Progress),
@@ -102,28 +106,25 @@ pub fn restore(
     fs::create_dir_all(dir).map_err(failed)?;
     let lock = format::lock(dir)?;
     let building = dir.join(format::RESTORING);
-    let mut restored = match ready(&building) {
-        Some(restored) => {
-            if backup::read_manifest(from.backup).is_ok_and(|m| m != restored.backup) {
-                return Err(StoreError::Conflict(format!(
-                    "the restore of another backup ({} of {}) was cut off in its last step: run that one again first",
-                    restored.backup.node, restored.backup.started
-                )));
-            }
-            restored
+    let mut restored = if let Some(restored) = ready(&building) {
+        if backup::read_manifest(from.backup).is_ok_and(|m| m != restored.backup) {
+            return Err(StoreError::Conflict(format!(
+                "the restore of another backup ({} of {}) was cut off in its last step: run that one again first",
+                restored.backup.node, restored.backup.started
+            )));
         }
-        None => {
-            if holds_a_store(dir) && !from.replace {
-                return Err(StoreError::Conflict(format!(
-                    "{} holds a store already; to put the backup in its place say --force: what is there is set aside, not removed",
-                    dir.display()
-                )));
-            }
-            remove_folder(&building).map_err(failed)?;
-            let manifest = backup::read_manifest(from.backup)?;
-            let left_out = verify(&from, &manifest, progress)?;
-            build(&from, &building, &lock, manifest, left_out, progress)?
+        restored
+    } else {
+        if holds_a_store(dir) && !from.replace {
+            return Err(StoreError::Conflict(format!(
+                "{} holds a store already; to put the backup in its place say --force: what is there is set aside, not removed",
+                dir.display()
+            )));
         }
+        remove_folder(&building).map_err(failed)?;
+        let manifest = backup::read_manifest(from.backup)?;
+        let left_out = verify(&from, &manifest, progress)?;
+        build(&from, &building, &lock, manifest, &left_out, progress)?
     };
     let at = (from.options.clock)();
     restored.replaced = put_in_place(dir, &building, at).map_err(failed)?;
@@ -187,7 +188,7 @@ fn build(
     building: &Path,
     lock: &File,
     manifest: Manifest,
-    left_out: BTreeSet<EntityKey>,
+    left_out: &BTreeSet<EntityKey>,
     progress: &mut dyn FnMut(&str, Progress),
 ) -> Result<Restored, StoreError> {
     let failed = |e| StoreError::io(format!("restoring into {}", building.display()), e);
@@ -208,7 +209,7 @@ fn build(
     disk.room_for(room.saturating_add(copies), Purpose::Content)?;
 
     let blobs = Blobs::open(building).map_err(failed)?;
-    let committer = Committer::create(disk.clone(), INDEX, node)?;
+    let committer = Committer::create(disk.clone(), &blobs, INDEX, node)?;
     let lock = lock.try_clone().map_err(failed)?;
     let store = Store::of(lock, disk, blobs, committer, *clock)?;
     let restored = Restored {
@@ -218,7 +219,7 @@ fn build(
         backup: manifest,
         replaced: None,
     };
-    join_all(from, &store, &left_out, &restored.backup, progress)?;
+    join_all(from, &store, left_out, &restored.backup, progress)?;
     store.inner.blobs.sync_folders().map_err(failed)?;
     drop(store);
     format::write(&building.join("FORMAT"), node)?;
@@ -307,6 +308,8 @@ impl Joining<'_> {
         let through = through.filter(|_| !last);
         let step = SeedStep {
             upto,
+            // A backup holds every record there was.
+            beyond: Vector::default(),
             after: self.after.take(),
             through: through.clone(),
         };

@@ -276,7 +276,10 @@ fn what_was_missing_already_is_told_and_does_not_hold_up_the_rest() {
     fs::remove_file(dir.path().join("audio").join(&name[34..36]).join(&name)).unwrap();
     let backup = made(&store, into.path());
     let entity = format!("message/{}", lost.id);
-    assert_eq!(backup.manifest.without_audio_named, [entity.clone()]);
+    assert_eq!(
+        backup.manifest.without_audio_named,
+        std::slice::from_ref(&entity)
+    );
     let report = restored(from(&backup.path, fresh.path())).unwrap();
     assert_eq!(report.left_out, [entity]);
     assert_sound(&open(fresh.path(), "vmpro1"));

@@ -172,7 +172,7 @@ impl Pair {
         self.synchronise();
         let dir = self.stores[here].dir();
         self.stores[here] = self.stores[1 - here].clone();
-        vmsync_store::rebuild(&dir, options(NAMES[here]), "a test", &mut |_, _| ()).unwrap();
+        vmsync_store::rebuild(&dir, options(NAMES[here]), "a test", true, &mut |_, _| ()).unwrap();
         self.stores[here] = open(&dir, NAMES[here]);
     }
 

@@ -53,8 +53,11 @@ fn file(dir: &Path) -> std::path::PathBuf {
     dir.join("db/db")
 }
 
+/// What a disk or a person may do to an index.
+type Damage = fn(&Path);
+
 /// Every way of damage a test here knows.
-fn ways() -> Vec<(&'static str, fn(&Path))> {
+fn ways() -> Vec<(&'static str, Damage)> {
     fn change(dir: &Path, change: impl FnOnce(&mut Vec<u8>)) {
         let mut bytes = fs::read(file(dir)).unwrap();
         change(&mut bytes);

@@ -26,7 +26,7 @@ async fn store(node: &Node, what: &str, more: &[&str]) -> Ended {
     let config = node.config.to_string_lossy();
     let mut args = vec!["store", what, "--config", &config];
     args.extend(more);
-    run(vmsync(), &args, Duration::from_secs(60)).await
+    run(vmsync(), &args, Duration::from_mins(1)).await
 }
 
 /// Lets the node make backups in a folder of its own; gives the folder.

@@ -17,8 +17,10 @@ fn written(file: &[u8]) -> usize {
     file.iter().rposition(|b| *b != 0).unwrap()
 }
 
+type Damage = fn(&Path);
+
 /// Every way in which a disk or a person may harm the index.
-const WAYS: [(&str, fn(&Path)); 5] = [
+const WAYS: [(&str, Damage); 5] = [
     ("cut", |db| {
         let file = db.join("db");
         let whole = fs::read(&file).unwrap();

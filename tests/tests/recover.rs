@@ -72,7 +72,7 @@ impl Page {
                     let mut words = line.split_whitespace();
                     assert_eq!(words.next(), Some("vmsync"), "{line}");
                     let args: Vec<_> = words.collect();
-                    run(vmsync(), &args, Duration::from_secs(60)).await.well();
+                    run(vmsync(), &args, Duration::from_mins(1)).await.well();
                 }
             }
         }

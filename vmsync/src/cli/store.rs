@@ -4,6 +4,7 @@
 //! 2 wrong usage or configuration, or the store can't be looked at now.
 
 use std::{
+    fmt::Write as _,
     io::Write,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
@@ -316,10 +317,11 @@ fn made_words(dir: &Path, made: &BackupView) -> String {
         made.audio_files
     );
     if made.without_audio > 0 {
-        text.push_str(&format!(
+        let _ = write!(
+            text,
             "; the audio of {} records is missing or damaged in the store: run `vmsync store check`",
             made.without_audio
-        ));
+        );
     }
     text
 }
