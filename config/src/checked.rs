@@ -199,6 +199,26 @@ pub struct Sender {
     pub sender: Option<String>,
     /// User name and the file with the password.
     pub auth: Option<SenderAuth>,
+    /// TLS of a further entry; the first follows [`Tls::require`].
+    pub tls: SenderTls,
+}
+
+/// Whether a further entry's mails go over TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SenderTls {
+    /// STARTTLS where it is offered, the certificate not asked for a name (RFC 7435): better than
+    /// clear text, and it delivers wherever clear text would. The default without authentication.
+    Opportunistic,
+    /// STARTTLS with a verified certificate, or nothing is sent. The default with authentication.
+    Required,
+    /// TLS from the first byte (RFC 8314 section 3.3, port 465), verified.
+    Implicit,
+}
+
+impl Sender {
+    /// Domain of an entry that carries every domain no other entry names.
+    pub const ANY: &str = "*";
 }
 
 /// Authentication of a further sender entry.
@@ -333,6 +353,8 @@ pub struct Limits {
     /// Operations kept in the log at most, for a peer that is away; beyond it the peer is sent
     /// state instead. Default 500,000.
     pub log_operations: usize,
+    /// Time in which all audio files are read once and compared with their SHA-256. Default 7 days.
+    pub audio_check: Duration,
 }
 
 impl Config {
@@ -348,6 +370,28 @@ impl Config {
             groups.push(group("secondary", secondary, primary));
         }
         groups
+    }
+}
+
+impl Config {
+    /// The entry that carries mails to users of `domain`, with its place in [`Self::senders`]: a
+    /// further entry of that name, else the one for all others ([`Sender::ANY`]). Never the first,
+    /// which is the peer's (R-SY-2); none for the nodes' own names, whose mails would come back.
+    pub fn sender_for(&self, domain: &str) -> Option<(usize, &Sender)> {
+        if self.is_own_domain(domain) {
+            return None;
+        }
+        let further = || self.senders.iter().enumerate().skip(1);
+        further()
+            .find(|(_, s)| s.domain.eq_ignore_ascii_case(domain))
+            .or_else(|| further().find(|(_, s)| s.domain == Sender::ANY))
+    }
+
+    /// Whether mail for `domain` comes to one of the nodes: a mailbox's messages can't be mailed
+    /// there, they would come back as new ones.
+    pub fn is_own_domain(&self, domain: &str) -> bool {
+        let own = [self.node.fqdn.as_str(), self.pair.peer.as_str()];
+        own.iter().any(|name| name.eq_ignore_ascii_case(domain))
     }
 }
 

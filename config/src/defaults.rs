@@ -294,6 +294,14 @@ pub const LOG_OPERATIONS: Setting<usize> = Setting {
     rule: "about 1 KB of disk each",
 };
 
+/// `limits.audio_check`: time in which all audio files are read once, to find what the disk has spoilt.
+pub const AUDIO_CHECK: Setting<Duration> = Setting {
+    default: m(7 * 24 * 60),
+    least: m(60),
+    most: m(90 * 24 * 60),
+    rule: "a disk can spoil what it holds without a word",
+};
+
 /// `limits.call_idle`: a call without sign of life for this long no longer counts (R-FB-8).
 pub const CALL_IDLE: Setting<Duration> = Setting {
     default: m(5),

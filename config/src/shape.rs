@@ -8,7 +8,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use ipnet::IpNet;
 
 use crate::{
-    checked::{Ack, FailbackPolicy, Mode, Role, Trigger, VrlTls},
+    checked::{Ack, FailbackPolicy, Mode, Role, SenderTls, Trigger, VrlTls},
     errors::Report,
     field::{Field, Head, List, Read, Section, Source, join},
     tree::{Place, Table},
@@ -156,6 +156,7 @@ section! {
         server: Field<String>,
         port: Field<u16>,
         sender: Field<String>,
+        tls: Field<SenderTls>,
         auth: SenderAuth,
     }
 }
@@ -232,5 +233,6 @@ section! {
         recording_max: Field<Duration>,
         call_idle: Field<Duration>,
         log_operations: Field<usize>,
+        audio_check: Field<Duration>,
     }
 }

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 use ipnet::IpNet;
 
 use crate::{
-    checked::{Ack, FailbackPolicy, Mode, Role, Trigger, VrlTls},
+    checked::{Ack, FailbackPolicy, Mode, Role, SenderTls, Trigger, VrlTls},
     errors::printable,
     tree::{Item, Place, Value},
     units::{parse_bytes, parse_duration},
@@ -217,6 +217,11 @@ choices! {
         "manual" => Self::Manual,
     }
     ReceiverMode { "internal" => Self::Internal, "off" => Self::Off }
+    SenderTls {
+        "opportunistic" => Self::Opportunistic,
+        "required" => Self::Required,
+        "implicit" => Self::Implicit,
+    }
     VrlTls { "required" => Self::Required, "off" => Self::Off }
 }
 

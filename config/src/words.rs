@@ -4,7 +4,7 @@
 //! one another (docs/decisions/0003-shared-words.md). Each is checked once, where it enters; a
 //! value of such a type is valid by construction, so no later code checks it again.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, marker::PhantomData, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -20,12 +20,24 @@ pub struct InvalidWord {
     pub rule: &'static str,
 }
 
+/// Reads a word from text as it lies in the input, without a copy of its own: operations hold several.
+struct Parsed<T>(PhantomData<T>);
+
+impl<T: FromStr<Err = InvalidWord>> serde::de::Visitor<'_> for Parsed<T> {
+    type Value = T;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+}
+
 macro_rules! word {
     ($(#[$doc:meta])* $name:ident, $what:literal, $rule:literal, $check:expr, $fold:expr) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Arc<str>);
 
         impl $name {
             #[doc = concat!("Checks `text`: ", $rule, ".")]
@@ -34,7 +46,7 @@ macro_rules! word {
                 let fold: fn(&str) -> String = $fold;
                 let check: fn(&str) -> bool = $check;
                 if check(text) {
-                    Ok(Self(fold(text)))
+                    Ok(Self(fold(text).into()))
                 } else {
                     Err(InvalidWord {
                         what: $what,
@@ -69,7 +81,17 @@ macro_rules! word {
         }
         impl From<$name> for String {
             fn from(w: $name) -> String {
-                w.0
+                w.as_str().to_owned()
+            }
+        }
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                s.serialize_str(&self.0)
+            }
+        }
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                d.deserialize_str(Parsed(PhantomData))
             }
         }
         impl AsRef<str> for $name {
@@ -134,6 +156,42 @@ word!(
     str::to_owned
 );
 
+/// What happens to a mailbox's new messages by e-mail (R-MB-11). Serialised in lower case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EmailMode {
+    /// Nothing. The default.
+    #[default]
+    Off,
+    /// A notice without audio.
+    Alert,
+    /// The message attached; it stays.
+    Copy,
+    /// The message attached, and then deleted here once the mail server has taken it.
+    Forward,
+}
+
+impl EmailMode {
+    /// Whether nothing is mailed.
+    #[allow(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "the signature serde calls"
+    )]
+    pub fn is_off(&self) -> bool {
+        *self == Self::Off
+    }
+
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Alert => "alert",
+            Self::Copy => "copy",
+            Self::Forward => "forward",
+        }
+    }
+}
+
 /// Milliseconds since 1970-01-01T00:00:00Z; written as RFC 3339 in JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct UnixMillis(pub u64);
@@ -169,9 +227,7 @@ impl Serialize for UnixMillis {
 }
 impl<'de> Deserialize<'de> for UnixMillis {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        String::deserialize(d)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        d.deserialize_str(Parsed(PhantomData))
     }
 }
 
@@ -179,8 +235,7 @@ impl<'de> Deserialize<'de> for UnixMillis {
 ///
 /// A store that lost its memory takes a new incarnation, so that a sequence number is never
 /// used twice for different content. Written `node.8hex`, e.g. `vmpro1.5f3a9c01`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Origin {
     /// The node.
     pub node: NodeId,
@@ -211,6 +266,16 @@ impl FromStr for Origin {
         })
     }
 }
+impl Serialize for Origin {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+impl<'de> Deserialize<'de> for Origin {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        d.deserialize_str(Parsed(PhantomData))
+    }
+}
 impl TryFrom<String> for Origin {
     type Error = InvalidWord;
     fn try_from(s: String) -> Result<Self, InvalidWord> {
@@ -235,8 +300,12 @@ impl Vector {
     }
     /// Raises what is held of `origin` to `seq`; never lowers it.
     pub fn raise(&mut self, origin: &Origin, seq: u64) {
-        if seq > self.get(origin) {
-            self.0.insert(origin.clone(), seq);
+        match self.0.get_mut(origin) {
+            Some(held) => *held = seq.max(*held),
+            None if seq > 0 => {
+                self.0.insert(origin.clone(), seq);
+            }
+            None => {}
         }
     }
     /// Raises every entry to at least `other`'s.

@@ -15,7 +15,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use vmsync_config::{Config, ConfigErrors, Destination, VrlTls, load, parse};
+use vmsync_config::{Config, ConfigErrors, Destination, SenderTls, VrlTls, load, parse};
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
@@ -136,7 +136,24 @@ fn further_senders_keep_their_own_settings() {
     let domains: Vec<_> = config.senders.iter().map(|s| s.domain.as_str()).collect();
     assert_eq!(
         domains,
-        ["vmpro1.example.com", "example.com", "example.net"]
+        ["vmpro1.example.com", "example.com", "example.net", "*"]
+    );
+    let entry = |domain| config.sender_for(domain).unwrap().0;
+    assert_eq!((entry("Example.NET"), entry("example.org")), (2, 3));
+    for own in ["vmpro1.example.com", "VMPRO2.example.com"] {
+        assert!(
+            config.sender_for(own).is_none(),
+            "{own}: it would come back"
+        );
+    }
+    let tls: Vec<_> = config.senders[1..].iter().map(|s| s.tls).collect();
+    assert_eq!(
+        tls,
+        [
+            SenderTls::Required,
+            SenderTls::Opportunistic,
+            SenderTls::Implicit
+        ]
     );
     assert_eq!(config.senders[0].server, "vmpro2.example.com");
     assert_eq!(config.senders[1].port, 587);

@@ -8,8 +8,12 @@ use crate::{
     error::StoreError,
     keys,
     log::{self, Sums},
+    operation::EntityKey,
     store::Store,
 };
+
+/// Most messages under quarantine looked at in one count, so that it never takes long.
+const LOOK: usize = 500;
 
 /// What is held durably beyond a vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -18,7 +22,8 @@ pub struct Backlog {
     pub operations: u64,
     /// Their bytes: JSON and audio, before any transfer encoding.
     pub bytes: u64,
-    /// Messages created by them: while a peer holds exactly that vector, each has this copy only.
+    /// Messages of which, while a peer holds exactly that vector, this copy is the only one: those
+    /// created by them, and those under quarantine whose audio is here.
     pub messages: u64,
     /// The log no longer reaches back to the vector: state has to be sent
     /// ([`Store::records`]). `operations` is exact all the same; `bytes` and `messages` are those
@@ -71,8 +76,31 @@ impl Store {
         }
         if left.below_floor {
             (left.bytes, left.messages) = (totals.bytes, totals.messages);
+        } else {
+            let withheld = self.quarantined_messages(held)?;
+            left.messages = left.messages.saturating_add(withheld);
         }
         Ok(left)
+    }
+
+    /// Messages under quarantine that are here, although `held` covers their operations. Of many
+    /// the first [`LOOK`] are looked at, and the rest counted as if they were here.
+    fn quarantined_messages(&self, held: &Vector) -> Result<u64, StoreError> {
+        let ids: Vec<_> = self.inner.committer.held(|m| {
+            let ids = m.quarantine.keys().filter_map(|entity| match entity {
+                EntityKey::Message(id) => Some(*id),
+                _ => None,
+            });
+            ids.collect()
+        });
+        let mut count = ids.len().saturating_sub(LOOK) as u64;
+        for id in ids.into_iter().take(LOOK) {
+            let here = self.message(id)?.is_some_and(|m| {
+                m.stamp.seq <= held.get(&m.stamp.origin) && self.has_audio(m.audio.blob)
+            });
+            count += u64::from(here);
+        }
+        Ok(count)
     }
 
     /// The totals at an entry of the log; `None` when it was compacted meanwhile.

@@ -152,7 +152,7 @@ impl Blobs {
     /// Removes the file, wherever it is. Repeatable.
     pub(crate) fn remove(&self, blob: Uuid) -> io::Result<()> {
         for path in [self.incoming(blob), self.settled(blob)] {
-            match fs::remove_file(path) {
+            match durable::remove(&path) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
                 _ => {}
             }
@@ -163,7 +163,7 @@ impl Blobs {
     /// Removes a file nothing refers to, if it is still in `incoming`.
     pub(crate) fn discard(&self, blob: Uuid) {
         // Best effort: what stays is swept at a later start.
-        let _ = fs::remove_file(self.incoming(blob));
+        let _ = durable::remove(&self.incoming(blob));
     }
 
     /// Opens a file, its header read and checked; the file stands at the first byte of audio.
@@ -324,7 +324,7 @@ impl Blobs {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             if name.ends_with(durable::TEMPORARY) {
-                fs::remove_file(&path)?;
+                durable::remove(&path)?;
                 continue;
             }
             let id = path

@@ -115,7 +115,7 @@ impl Store {
             self.check_derived(&mut derived, &keys::summary(&ext), &bytes)?;
         }
         // Each that follows is there; as many as there are means that no others are.
-        for kind in [keys::SUMMARY, keys::ARRIVAL, keys::SOURCE] {
+        for kind in [keys::SUMMARY, keys::ARRIVAL, keys::SOURCE, keys::UNMAILED] {
             let mut held = 0;
             self.each(kind, |_, _| {
                 held += 1;
@@ -313,7 +313,9 @@ impl Derived {
         }
         match entity {
             EntityKey::Mailbox(ext) if view::mailbox_exists(&record) => {
-                self.summary(&ext).alive = true;
+                let summary = self.summary(&ext);
+                summary.alive = true;
+                summary.email_since = view::email_setting(&record).map(|s| s.since);
                 self.totals.mailboxes += 1;
             }
             EntityKey::Greeting(ext, kind) if view::greeting(kind, &record).is_some() => {
@@ -332,7 +334,10 @@ impl Derived {
     }
 
     fn take_message(&mut self, m: &crate::model::Message) -> Vec<Derivation> {
-        let counts = &mut self.summary(&m.mailbox).counts;
+        // Mailboxes come before messages.
+        let summary = self.summary(&m.mailbox);
+        let unmailed = view::is_unmailed(m, summary.email_since);
+        let counts = &mut summary.counts;
         *counts.of(m.state) += 1;
         counts.bytes += m.audio.bytes;
         self.totals.messages += 1;
@@ -342,6 +347,9 @@ impl Derived {
         let mut keys = vec![(keys::arrival(&m.mailbox, &place), state)];
         if let Some(source) = &m.facts.source_id {
             keys.push((keys::source(&m.mailbox, source, m.id), Vec::new()));
+        }
+        if unmailed {
+            keys.push((keys::unmailed(&m.mailbox, &place), Vec::new()));
         }
         keys
     }

@@ -20,6 +20,7 @@
 mod memory;
 
 use std::{
+    collections::BTreeSet,
     io,
     path::PathBuf,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock},
@@ -37,7 +38,7 @@ use crate::{
     model::Totals,
     operation::{EntityKey, Operation},
     transaction::{Finished, Transaction},
-    upgrade, verify,
+    upgrade,
     watermark::Watermark,
 };
 
@@ -116,6 +117,8 @@ struct Pending {
     awaited: bool,
     /// It is the first to refer to audio files: their names are made durable before it.
     names: bool,
+    /// Keys of records in it that may have a large value so far.
+    large: BTreeSet<Vec<u8>>,
 }
 
 struct Writing {
@@ -147,6 +150,9 @@ pub(crate) struct Committer {
     disk: Disk,
     blobs: Blobs,
     watermark: Watermark,
+    /// It lies on a simulated disk (see `simulate`).
+    #[cfg(feature = "simulate")]
+    simulated: bool,
     #[cfg(test)]
     pub(crate) fail_next: std::sync::atomic::AtomicBool,
 }
@@ -172,9 +178,10 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Committer {
-    /// Opens the index of the data folder, and reads all of it. A new one gets an origin of `node`;
-    /// but where there are audio files, or commits were made, a missing or empty index is no new
-    /// one: [`StoreError::Damaged`], as for any other damage.
+    /// Opens the index of the data folder, and sees whether it ends where it should: with the last
+    /// commit known of, and each log with its last entry. A new one gets an origin of `node`; but
+    /// where there are audio files, or commits were made, a missing or empty index is no new one:
+    /// [`StoreError::Damaged`], as for any other damage.
     pub(crate) fn open(disk: Disk, blobs: &Blobs, node: &NodeId) -> Result<Self, StoreError> {
         let dir = disk.dir.join(INDEX);
         let failed = |e| disk.index_error(format!("opening the index {}", dir.display()), e);
@@ -195,10 +202,7 @@ impl Committer {
                     "it ends with commit {held}, but commit {told} was made durable"
                 ));
             }
-            Some(memory) => {
-                verify::sound(&index, &memory).map_err(failed)?;
-                memory
-            }
+            Some(memory) => memory,
             None if used().map_err(failed)? => {
                 return damaged("it is empty, but the store was in use".to_owned());
             }
@@ -245,6 +249,8 @@ impl Committer {
             }),
             wake: Condvar::new(),
             index: RwLock::new(Some(index)),
+            #[cfg(feature = "simulate")]
+            simulated: crate::simulate::Disk::of(&index_dir).is_some(),
             index_dir,
             durable: Mutex::new(durable),
             listeners: RwLock::new(Vec::new()),
@@ -313,6 +319,7 @@ impl Committer {
         })?;
         let Finished {
             overlay,
+            large,
             memory,
             operations,
             joined,
@@ -322,6 +329,7 @@ impl Committer {
         } = finished;
         let group = Self::stage(&mut state, overlay, memory);
         state.pending.names |= !aftermath.settle.is_empty();
+        state.pending.large.extend(large);
         if tell {
             state.pending.events.push(Committed {
                 operations: operations.into(),
@@ -349,6 +357,26 @@ impl Committer {
     ) -> Result<T, StoreError> {
         let mut state = lock(&self.state);
         self.with_transaction(&mut state, now, |mut t| look(&mut t))
+    }
+
+    /// Looks at what the next writer would see, and changes what is only kept in memory.
+    pub(crate) fn with_state<T>(
+        &self,
+        look: impl FnOnce(&Index, &[Option<&Overlay>], &mut Memory) -> io::Result<T>,
+    ) -> Result<T, StoreError> {
+        let mut state = lock(&self.state);
+        let state = &mut *state;
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        let index = index.as_ref().filter(|_| state.broken.is_none());
+        let index = index.ok_or_else(|| self.closed())?;
+        let layers = [
+            Some(&state.pending.overlay),
+            state.writing.as_ref().map(|w| &*w.overlay),
+        ];
+        look(index, &layers, &mut state.memory).map_err(|e| {
+            let doing = format!("reading the index {}", index.path().display());
+            self.disk.index_error(doing, e)
+        })
     }
 
     fn with_transaction<T>(
@@ -434,6 +462,9 @@ impl Committer {
     }
 
     fn wait(&self, group: Option<Arc<Group>>) -> Result<(), StoreError> {
+        if self.is_simulated() {
+            self.commit_here();
+        }
         group.map_or(Ok(()), |g| {
             g.wait().map_err(|failure| failure.to_error(&self.disk))
         })
@@ -469,30 +500,59 @@ impl Committer {
 
     /// The committer thread.
     pub(crate) fn run(&self) {
-        while let Some((pending, snapshot)) = self.next_group() {
-            let outcome = self.commit(&pending);
-            let mut state = lock(&self.state);
-            state.writing = None;
-            if let Err(failure) = &outcome {
-                state.broken = Some(failure.clone());
-                state.failures += 1;
-                let gathering = std::mem::take(&mut state.pending);
-                gathering.group.finish(Err(failure.clone()));
-            } else {
-                *lock(&self.durable) = snapshot;
-            }
-            drop(state);
-            match &outcome {
-                Ok(()) => {
-                    self.watermark.raise(pending.number);
-                    self.tell(&pending.events);
-                }
-                Err(f) => {
-                    tracing::error!(error = %f.to_error(&self.disk), "a write could not be made durable; nothing is taken until one can");
-                }
-            }
-            pending.group.finish(outcome);
+        while let Some((group, snapshot)) = self.next_group() {
+            self.make_durable(&group, snapshot);
         }
+    }
+
+    /// In a simulation whoever waits commits, so that the steps come in one order.
+    fn commit_here(&self) {
+        loop {
+            let mut state = lock(&self.state);
+            if !state.pending.awaited {
+                return;
+            }
+            let (group, snapshot) = Self::take_group(&mut state);
+            drop(state);
+            self.make_durable(&group, snapshot);
+        }
+    }
+
+    /// Whether everything is to happen on the thread that asks for it (see `simulate`).
+    pub(crate) fn is_simulated(&self) -> bool {
+        #[cfg(feature = "simulate")]
+        let simulated = self.simulated;
+        #[cfg(not(feature = "simulate"))]
+        let simulated = {
+            let _ = self;
+            false
+        };
+        simulated
+    }
+
+    fn make_durable(&self, pending: &TakenGroup, snapshot: Memory) {
+        let outcome = self.commit(pending);
+        let mut state = lock(&self.state);
+        state.writing = None;
+        if let Err(failure) = &outcome {
+            state.broken = Some(failure.clone());
+            state.failures += 1;
+            let gathering = std::mem::take(&mut state.pending);
+            gathering.group.finish(Err(failure.clone()));
+        } else {
+            *lock(&self.durable) = snapshot;
+        }
+        drop(state);
+        match &outcome {
+            Ok(()) => {
+                self.watermark.raise(pending.number);
+                self.tell(&pending.events);
+            }
+            Err(f) => {
+                tracing::error!(error = %f.to_error(&self.disk), "a write could not be made durable; nothing is taken until one can");
+            }
+        }
+        pending.group.finish(outcome);
     }
 
     /// Waits for changes; `None` when the store closes.
@@ -507,6 +567,10 @@ impl Committer {
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+        Some(Self::take_group(&mut state))
+    }
+
+    fn take_group(state: &mut State) -> (TakenGroup, Memory) {
         let mut pending = std::mem::take(&mut state.pending);
         state.memory.commits = state.memory.commits.saturating_add(1);
         let number = state.memory.commits;
@@ -520,12 +584,13 @@ impl Committer {
             events: pending.events,
             group: pending.group,
             names: pending.names,
+            large: pending.large,
         };
         state.writing = Some(Writing {
             overlay: taken.overlay.clone(),
             group: taken.group.clone(),
         });
-        Some((taken, state.memory.clone()))
+        (taken, state.memory.clone())
     }
 
     /// Names of audio files first, then the index that refers to them.
@@ -537,7 +602,7 @@ impl Committer {
         }
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
         let write = |index: &Index| {
-            index.write(&taken.overlay)?;
+            index.write_group(&taken.overlay, &taken.large)?;
             #[cfg(test)]
             if self
                 .fail_next
@@ -584,6 +649,7 @@ struct TakenGroup {
     events: Vec<Committed>,
     group: Arc<Group>,
     names: bool,
+    large: BTreeSet<Vec<u8>>,
 }
 
 #[cfg(test)]

@@ -25,26 +25,41 @@ impl Default for Buckets {
     }
 }
 
-impl Buckets {
-    /// Adds the record `bytes` of `key`; returns its bucket.
-    pub(crate) fn add(&mut self, key: &str, bytes: &[u8]) -> u8 {
-        self.change(key, bytes, u64::wrapping_add)
-    }
+/// What the change of one record does to the sums.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Change {
+    /// Where.
+    pub(crate) bucket: u8,
+    by: Sum,
+}
 
-    /// Takes away what [`add`](Self::add) added; returns its bucket.
-    pub(crate) fn subtract(&mut self, key: &str, bytes: &[u8]) -> u8 {
-        self.change(key, bytes, u64::wrapping_sub)
-    }
-
-    fn change(&mut self, key: &str, bytes: &[u8], by: fn(u64, u64) -> u64) -> u8 {
+impl Change {
+    /// From the record as it counted before to how it counts now; `None` where it does not count.
+    pub(crate) fn of(key: &str, before: Option<&[u8]>, now: Option<&[u8]>) -> Self {
+        let sum =
+            |bytes: Option<&[u8]>| bytes.map_or([0; 4], |bytes| to_sum(item(key, bytes).as_ref()));
+        let (mut by, before) = (sum(now), sum(before));
+        for (by, before) in by.iter_mut().zip(before) {
+            *by = by.wrapping_sub(before);
+        }
         let bucket = bucket(key);
-        let item = to_sum(item(key, bytes).as_ref());
-        if let Some(sum) = self.0.get_mut(usize::from(bucket)) {
-            for (s, i) in sum.iter_mut().zip(item) {
-                *s = by(*s, i);
+        Self { bucket, by }
+    }
+}
+
+impl Buckets {
+    /// Adds the record `bytes` of `key`.
+    pub(crate) fn add(&mut self, key: &str, bytes: &[u8]) {
+        self.apply(&Change::of(key, None, Some(bytes)));
+    }
+
+    /// Adds what has changed.
+    pub(crate) fn apply(&mut self, change: &Change) {
+        if let Some(sum) = self.0.get_mut(usize::from(change.bucket)) {
+            for (sum, by) in sum.iter_mut().zip(change.by) {
+                *sum = sum.wrapping_add(by);
             }
         }
-        bucket
     }
 
     /// The bucket as stored.
@@ -125,18 +140,22 @@ mod tests {
         for n in (0..100).rev() {
             b.add(&format!("message/{n}"), b"old");
             b.add(&format!("message/{n}"), b"new");
-            b.subtract(&format!("message/{n}"), b"old");
+            let key = format!("message/{n}");
+            b.apply(&Change::of(&key, Some(b"old"), None));
         }
         assert_eq!(a.digest(), b.digest());
         assert_ne!(a.digest(), empty);
-        a.subtract("message/7", b"new");
+        a.apply(&Change::of("message/7", Some(b"new"), Some(b"old")));
         assert_ne!(a.digest(), b.digest());
+        a.apply(&Change::of("message/7", Some(b"old"), Some(b"new")));
+        assert_eq!(a.digest(), b.digest());
     }
 
     #[test]
     fn a_bucket_reads_back_as_stored() {
         let mut a = Buckets::default();
-        let bucket = a.add("mailbox/2001", b"{}");
+        a.add("mailbox/2001", b"{}");
+        let bucket = bucket("mailbox/2001");
         let mut b = Buckets::default();
         assert!(b.load(bucket, &a.bytes(bucket)));
         assert_eq!(a, b);

@@ -8,9 +8,52 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
+
+use crate::chance;
+
+/// One step by which something becomes durable, or is undone: what a simulated loss of power falls
+/// between.
+#[cfg_attr(
+    not(feature = "simulate"),
+    allow(dead_code, reason = "a simulated disk alone looks at them")
+)]
+pub(crate) enum Step<'a> {
+    /// A file is written and its bytes are synced.
+    Write(&'a Path, &'a [&'a [u8]]),
+    /// The names in a folder are synced.
+    Names(&'a Path),
+    /// A file takes another name, in place of what has it.
+    Rename(&'a Path, &'a Path),
+    /// A file goes.
+    Remove(&'a Path),
+    /// A file's bytes are replaced in place and not synced.
+    Overwrite(&'a Path),
+}
+
+/// Takes a step; in a simulated disk (see [`simulate`](crate::simulate)) it may be the last.
+fn step<T>(step: &Step<'_>, take: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    #[cfg(feature = "simulate")]
+    if let Some(disk) = step.disk() {
+        return disk.step(step, take);
+    }
+    let _ = step;
+    take()
+}
+
+#[cfg(feature = "simulate")]
+impl Step<'_> {
+    fn disk(&self) -> Option<crate::simulate::Disk> {
+        let (Self::Write(path, _)
+        | Self::Names(path)
+        | Self::Rename(path, _)
+        | Self::Remove(path)
+        | Self::Overwrite(path)) = self;
+        crate::simulate::Disk::of(path)
+    }
+}
 
 /// Ends the name of a file being written; whatever bears it after a crash is rubbish.
 pub(crate) const TEMPORARY: &str = ".tmp";
@@ -32,7 +75,9 @@ pub(crate) fn write_parts(path: &Path, parts: &[&[u8]], mode: u32) -> io::Result
 /// name, after a loss of power too, is whole.
 pub(crate) fn write_contents(path: &Path, parts: &[&[u8]], mode: u32) -> io::Result<()> {
     let temporary = temporary_name(path)?;
-    let result = write_temporary(&temporary, parts, mode).and_then(|()| rename(&temporary, path));
+    let write = || write_temporary(&temporary, parts, mode);
+    let result =
+        step(&Step::Write(&temporary, parts), write).and_then(|()| rename(&temporary, path));
     if result.is_err() {
         // Best effort: what stays is swept at the next start. The rename may have happened.
         let _ = fs::remove_file(&temporary);
@@ -63,7 +108,7 @@ fn temporary_name(path: &Path) -> io::Result<PathBuf> {
     let unique = format!(
         ".{}.{:016x}{TEMPORARY}",
         name.to_string_lossy(),
-        rand::random::<u64>()
+        chance::number()
     );
     Ok(path.with_file_name(unique))
 }
@@ -90,9 +135,19 @@ pub fn sync_file(path: &Path) -> io::Result<()> {
     sync_dir(parent(path))
 }
 
+/// Removes a file; not yet durable.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    step(&Step::Remove(path), || fs::remove_file(path))
+}
+
+/// Writes over the beginning of an open file; not durable before the system cares to write it.
+pub(crate) fn overwrite(file: &File, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    step(&Step::Overwrite(path), || file.write_all_at(bytes, 0))
+}
+
 /// Removes a file durably. That it is gone already is no error, so that it can be repeated.
 pub fn remove_file_durably(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
+    match remove(path) {
         Ok(()) => sync_dir(parent(path)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(e) => Err(e),
@@ -126,7 +181,7 @@ pub(crate) fn sync_data(file: &File) -> io::Result<()> {
 
 /// Makes the names in a folder durable.
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
-    sync(&File::open(dir)?)
+    step(&Step::Names(dir), || sync(&File::open(dir)?))
 }
 
 /// Moves a file to another name at once; not yet durable.
@@ -135,7 +190,7 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     reason = "this module is where durability is decided"
 )]
 pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    fs::rename(from, to)
+    step(&Step::Rename(from, to), || fs::rename(from, to))
 }
 
 fn parent(path: &Path) -> &Path {

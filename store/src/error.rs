@@ -5,6 +5,8 @@ use std::{io, path::PathBuf};
 use uuid::Uuid;
 use vmsync_config::words::{Extension, Origin};
 
+use crate::operation::EntityKey;
+
 /// Why an operation of the store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -73,6 +75,11 @@ pub enum StoreError {
         /// The bound.
         most: usize,
     },
+    /// The quarantine of an entity can't end with what the peer holds of it.
+    #[error(
+        "more is held here of {0} than in this mail: its quarantine ends when this node's record was taken"
+    )]
+    HoldsMore(EntityKey),
     /// A remote operation names an audio file that is not in the store.
     #[error("audio {0} is not in the store")]
     MissingAudio(Uuid),

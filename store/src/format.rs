@@ -4,6 +4,7 @@
 //! <data>/LOCK            held while a process uses the folder
 //! <data>/FORMAT          "vmsync-store", version, node: three lines
 //! <data>/COMMITTED       number of the last commit (see `watermark`)
+//! <data>/SUSPECT         why the index is not trusted, if it is not (see `verify`)
 //! <data>/db/             sled index (see `index`)
 //! <data>/restoring/      a restore under way (see `restore`)
 //! <data>/replaced-*/     stores a restore has set aside

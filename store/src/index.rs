@@ -8,68 +8,53 @@
 //!   opens it again (see `commit`).
 //! - It may panic on a damaged file or a failed sync: calls into it are wrapped in [`checked`].
 
+mod tree;
+
 use std::{
-    fs::File,
+    collections::BTreeSet,
     io,
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    thread,
-    time::Duration,
 };
 
 use sha2::{Digest as _, Sha256};
 
-use crate::{durable, keys};
+use crate::keys;
+pub(crate) use tree::Batch;
+use tree::{Bytes, Tree, checked};
 
 /// Changes to the index by key: a value, or `None` to remove. Later changes overlay earlier ones.
 pub(crate) type Overlay = std::collections::BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 /// Values up to this many bytes lie whole under their key.
 const WHOLE: usize = 4000;
-/// sled's own memory; the state proper is small and hot.
-const CACHE_BYTES: u64 = 64 * 1024 * 1024;
 /// First byte of a value that lies whole.
 const TAG_WHOLE: u8 = 0;
 /// First byte of a value in pieces: id (16 bytes) and length (4 bytes) follow.
 const TAG_PIECES: u8 = 1;
 
+/// Whether a value lies in pieces.
+pub(crate) fn is_large(value: &[u8]) -> bool {
+    value.len() > WHOLE
+}
+
 /// The open index.
 pub(crate) struct Index {
-    /// `Some` until dropped.
-    db: Option<sled::Db>,
-    file: File,
+    tree: Tree,
     path: PathBuf,
 }
 
 impl Index {
     /// Opens or creates the index in `dir` and makes its files durable.
     pub(crate) fn open(dir: &Path) -> io::Result<Self> {
-        let config = sled::Config::default()
-            .path(dir)
-            .cache_capacity(CACHE_BYTES)
-            .mode(sled::Mode::HighThroughput)
-            .flush_every_ms(None);
-        let db = open_patiently(&config)?;
-        let path = dir.join("db");
-        let index = Self {
-            db: Some(db),
-            file: File::open(&path).map_err(told)?,
-            path,
-        };
-        index.make_durable()?;
-        durable::sync_file(&dir.join("conf")).map_err(told)?;
-        Ok(index)
+        Ok(Self {
+            tree: Tree::open(dir)?,
+            path: dir.join("db"),
+        })
     }
 
     /// Where the index lies, for errors.
     pub(crate) fn path(&self) -> &Path {
         &self.path
-    }
-
-    fn db(&self) -> io::Result<&sled::Db> {
-        self.db
-            .as_ref()
-            .ok_or_else(|| io::Error::other("the index is closed"))
     }
 
     /// The value of `key`.
@@ -80,7 +65,7 @@ impl Index {
     fn read(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
         // A value in pieces may be replaced between reading its head and its pieces: look again.
         for _ in 0..100 {
-            let Some(head) = self.db()?.get(key).map_err(own)? else {
+            let Some(head) = self.tree.get(key)? else {
                 return Ok(None);
             };
             if let Some(value) = self.whole(&head)? {
@@ -102,8 +87,8 @@ impl Index {
         }
         checked(|| {
             let mut found = Vec::new();
-            for entry in self.db()?.range(from..to).take(limit) {
-                let (key, head) = entry.map_err(own)?;
+            for entry in self.tree.range(from, to, limit)? {
+                let (key, head) = entry?;
                 if let Some(value) = self.complete(&key, &head)? {
                     found.push((key.to_vec(), value));
                 }
@@ -112,27 +97,32 @@ impl Index {
         })
     }
 
-    /// Reads every key and value, in order, and with them every page there is. For when nothing
-    /// writes.
-    pub(crate) fn each(
+    /// Reads up to `limit` entries from `from` (included) to `to` (excluded), in order, and with them
+    /// every page they lie on. Pieces are only read, and visited with what they belong to. Gives the
+    /// last key, `None` when there was none.
+    pub(crate) fn walk(
         &self,
+        from: &[u8],
+        to: &[u8],
+        limit: usize,
         mut visit: impl FnMut(&[u8], &[u8]) -> io::Result<()>,
-    ) -> io::Result<()> {
+    ) -> io::Result<Option<Vec<u8>>> {
         checked(|| {
-            let mut last: Option<sled::IVec> = None;
-            for entry in self.db()?.iter() {
-                let (key, head) = entry.map_err(own)?;
+            let mut last: Option<Bytes> = None;
+            for entry in self.tree.range(from, to, limit)? {
+                let (key, head) = entry?;
                 // A page that points back to an earlier one would never end.
                 if last.as_ref().is_some_and(|last| *last >= key) {
                     return Err(damaged(&key));
                 }
-                if key.first() != Some(&keys::PIECE) {
-                    let value = self.complete(&key, &head)?;
-                    visit(&key, &value.ok_or_else(|| damaged(&key))?)?;
+                if key.first() != Some(&keys::PIECE)
+                    && let Some(value) = self.complete(&key, &head)?
+                {
+                    visit(&key, &value)?;
                 }
                 last = Some(key);
             }
-            Ok(())
+            Ok(last.map(|key| key.to_vec()))
         })
     }
 
@@ -149,9 +139,9 @@ impl Index {
             return Ok(Vec::new());
         }
         checked(|| {
-            let entries = self.db()?.range(from..to).take(limit);
+            let entries = self.tree.range(from, to, limit)?;
             entries
-                .map(|entry| entry.map(|(key, _)| key.to_vec()).map_err(own))
+                .map(|entry| entry.map(|(key, _)| key.to_vec()))
                 .collect()
         })
     }
@@ -164,7 +154,7 @@ impl Index {
                 let (id, len) = pieces_head(rest).ok_or_else(|| damaged(head))?;
                 let mut value = Vec::new();
                 for n in 0..len.div_ceil(WHOLE) {
-                    match self.db()?.get(piece_key(id, n)).map_err(own)? {
+                    match self.tree.get(piece_key(id, n))? {
                         Some(piece) => value.extend_from_slice(&piece),
                         None => return Ok(None),
                     }
@@ -177,54 +167,59 @@ impl Index {
 
     /// Applies all changes as one: after a crash all of them are there or none. Not yet durable.
     pub(crate) fn write(&self, changes: &Overlay) -> io::Result<()> {
+        self.write_all(changes, |_, _| true)
+    }
+
+    /// As [`write`](Self::write), what the committer has gathered: `large` names the records among it
+    /// whose value may be a large one so far, so that the others need not be looked at. Local records
+    /// may be large too; entries of the log are never replaced, but removed.
+    pub(crate) fn write_group(
+        &self,
+        changes: &Overlay,
+        large: &BTreeSet<Vec<u8>>,
+    ) -> io::Result<()> {
         self.write_all(changes, |key, value| match key.first() {
-            Some(&(keys::RECORD | keys::LOCAL)) => true,
+            Some(&keys::RECORD) => large.contains(key),
+            Some(&keys::LOCAL) => true,
             Some(&keys::LOG) => value.is_none(),
             _ => false,
         })
     }
 
-    /// As [`write`](Self::write), where any of the keys may have a large value already.
-    pub(crate) fn replace(&self, changes: &Overlay) -> io::Result<()> {
-        self.write_all(changes, |_, _| true)
-    }
-
-    /// `had_pieces` says whether a key may have had a large value that goes now: records and local
-    /// records are ever both large and replaced, entries of the log large and removed.
+    /// `had_pieces` says whether a key may have had a large value that goes now.
     fn write_all(
         &self,
         changes: &Overlay,
-        had_pieces: impl Fn(&[u8], &Option<Vec<u8>>) -> bool,
+        had_pieces: impl Fn(&Vec<u8>, &Option<Vec<u8>>) -> bool,
     ) -> io::Result<()> {
-        let mut batch = sled::Batch::default();
+        let mut batch = Batch::with_capacity(changes.len());
         for (key, value) in changes {
             if had_pieces(key, value) {
                 self.drop_pieces(key, &mut batch)?;
             }
             match value {
-                None => batch.remove(key.as_slice()),
+                None => batch.push((key.as_slice().into(), None)),
                 Some(value) if value.len() <= WHOLE => {
                     let mut stored = Vec::with_capacity(1 + value.len());
                     stored.push(TAG_WHOLE);
                     stored.extend_from_slice(value);
-                    batch.insert(key.as_slice(), stored);
+                    batch.push((key.as_slice().into(), Some(stored.into())));
                 }
                 Some(value) => insert_pieces(key, value, &mut batch)?,
             }
         }
-        let db = self.db()?;
-        guarded(|| db.apply_batch(batch))
+        self.tree.apply(batch)
     }
 
     /// Removes the pieces of the value `key` has now.
-    fn drop_pieces(&self, key: &[u8], batch: &mut sled::Batch) -> io::Result<()> {
-        let Some(head) = self.db()?.get(key).map_err(own)? else {
+    fn drop_pieces(&self, key: &[u8], batch: &mut Batch) -> io::Result<()> {
+        let Some(head) = self.tree.get(key)? else {
             return Ok(());
         };
         if let Some((&TAG_PIECES, rest)) = head.split_first() {
             let (id, len) = pieces_head(rest).ok_or_else(|| damaged(key))?;
             for n in 0..len.div_ceil(WHOLE) {
-                batch.remove(piece_key(id, n));
+                batch.push((piece_key(id, n).into(), None));
             }
         }
         Ok(())
@@ -232,74 +227,12 @@ impl Index {
 
     /// Makes everything written so far survive a loss of power.
     pub(crate) fn make_durable(&self) -> io::Result<()> {
-        let db = self.db()?;
-        guarded(|| db.flush())?;
-        durable::sync_data(&self.file)
-    }
-}
-
-impl Drop for Index {
-    fn drop(&mut self) {
-        // sled panics when its last sync fails; the committer has told of that already.
-        let db = self.db.take();
-        let _ = catch_unwind(AssertUnwindSafe(move || drop(db)));
-    }
-}
-
-/// Opens sled; for two seconds a lock still held is waited for, because threads of an instance
-/// just closed in this process may hold on to it for a moment. (Another process is kept out by
-/// the data folder's own lock before.)
-fn open_patiently(config: &sled::Config) -> io::Result<sled::Db> {
-    let mut tries = 200;
-    loop {
-        match guarded(|| config.open()) {
-            Err(e) if tries > 0 && e.to_string().contains("could not acquire lock") => {
-                tries -= 1;
-                thread::sleep(Duration::from_millis(10));
-            }
-            other => return other,
-        }
-    }
-}
-
-/// Runs a call into sled; its errors and panics become I/O errors.
-fn guarded<T>(call: impl FnOnce() -> sled::Result<T>) -> io::Result<T> {
-    checked(|| call().map_err(own))
-}
-
-/// An error of sled's.
-fn own(error: sled::Error) -> io::Error {
-    told(io::Error::from(error))
-}
-
-/// What only a damaged index makes sled or the file system say is told as such: sled's words for
-/// "should not happen" and "not of this version", and files that are missing or are something else.
-fn told(error: io::Error) -> io::Error {
-    use io::ErrorKind as K;
-    match error.kind() {
-        K::InvalidInput | K::NotFound | K::UnexpectedEof | K::IsADirectory | K::NotADirectory => {
-            io::Error::new(K::InvalidData, error)
-        }
-        K::Other if error.to_string().contains("unexpected bug") => {
-            io::Error::new(K::InvalidData, error)
-        }
-        _ => error,
-    }
-}
-
-/// Runs calls into sled; a panic becomes an I/O error.
-fn checked<T>(calls: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    match catch_unwind(AssertUnwindSafe(calls)) {
-        Ok(result) => result,
-        Err(_) => Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "the index failed an internal check",
-        )),
+        self.tree.make_durable()
     }
 }
 
 /// Pieces are named after key and content, so that a new value never shares them with the old.
-fn insert_pieces(key: &[u8], value: &[u8], batch: &mut sled::Batch) -> io::Result<()> {
+fn insert_pieces(key: &[u8], value: &[u8], batch: &mut Batch) -> io::Result<()> {
     let length = u32::try_from(value.len())
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "a value of over 4 GiB"))?;
     let mut hash = Sha256::new();
@@ -309,12 +242,12 @@ fn insert_pieces(key: &[u8], value: &[u8], batch: &mut sled::Batch) -> io::Resul
     let hash = hash.finalize();
     let (id, _) = hash.split_at(16);
     for (n, piece) in value.chunks(WHOLE).enumerate() {
-        batch.insert(piece_key(id, n), piece);
+        batch.push((piece_key(id, n).into(), Some(piece.into())));
     }
     let mut head = vec![TAG_PIECES];
     head.extend_from_slice(id);
     head.extend_from_slice(&length.to_be_bytes());
-    batch.insert(key, head);
+    batch.push((key.into(), Some(head.into())));
     Ok(())
 }
 

@@ -189,7 +189,7 @@ impl Store {
     ) -> Result<HeldRecord, StoreError> {
         let reading = |e: String| StoreError::damaged(format!("reading the record {name}"), e);
         let audio = audio_refs(record).into_iter();
-        let (audio, missing) = audio.partition(|a| self.has_audio(a.blob));
+        let (audio, missing) = audio.partition(|a| self.has_sound_audio(a.blob));
         Ok(HeldRecord {
             entity: EntityKey::try_from(name.to_owned()).map_err(|e| reading(e.to_string()))?,
             record: serde_json::from_slice(value).map_err(|e| reading(e.to_string()))?,
@@ -229,7 +229,7 @@ impl Store {
             sound_vector(&step.beyond)?;
         }
         self.inner.disk.room_for(size, Purpose::Content)?;
-        self.run(true, |t| {
+        let joined = self.run(true, |t| {
             let mut changed = 0;
             for (entity, record) in &read {
                 not_of_our_own_future(t, record)?;
@@ -239,6 +239,24 @@ impl Store {
                 take_step(t, step)?;
             }
             Ok(Joined { changed })
+        })?;
+        let stamps = read.iter().flat_map(|(_, record)| record.stamps());
+        self.note_clock_ahead(stamps);
+        Ok(joined)
+    }
+
+    /// Of each origin the last operation this store knows to have been recorded, durably: those it
+    /// holds, those whose stamp some record here bears although the operation is not held (a step
+    /// of a seeding, a repair), and those a seeding under way leads to. A node that starts asks its
+    /// peer for it, because a number in it must not be used again.
+    pub fn seen(&self) -> Vector {
+        self.inner.committer.held(|memory| {
+            let mut seen = memory.vector.clone();
+            seen.merge(&memory.seen);
+            if let Some(seeding) = &memory.seeding {
+                seen.merge(&seeding.upto);
+            }
+            seen
         })
     }
 
@@ -299,7 +317,7 @@ fn read_record(name: &str, value: &[u8]) -> Result<Record, StoreError> {
 
 /// Reads a record of the peer and refuses what no node writes, before anything is touched. Gives
 /// its length with it.
-fn sound(given: &PeerRecord) -> Result<(Record, usize), StoreError> {
+pub(crate) fn sound(given: &PeerRecord) -> Result<(Record, usize), StoreError> {
     let wrong = |why: &str| StoreError::Invalid(format!("the record of {}: {why}", given.entity));
     let record: Record =
         serde_json::from_value(given.record.clone()).map_err(|e| wrong(&e.to_string()))?;
@@ -317,9 +335,11 @@ fn sound(given: &PeerRecord) -> Result<(Record, usize), StoreError> {
     }
     sound_vector(&record.replaced)?;
     let versions = record.versions.iter().flat_map(|v| v.fields.keys());
-    let mut names = record.fields.keys().chain(versions);
+    let newer = record.versions.iter().flat_map(|v| v.more.keys());
+    let newer = newer.chain(record.more.keys());
+    let mut names = record.fields.keys().chain(versions).chain(newer);
     if names.any(|name| name.len() > limits::FIELD) {
-        return Err(wrong("a field's name is too long"));
+        return Err(wrong("the name of a field or member is too long"));
     }
     let by_field = record.versions.is_empty() && record.replaced.is_empty();
     let fits = match merge::rule(&given.entity) {
@@ -340,10 +360,10 @@ pub(crate) fn sound_stamp(stamp: &Stamp) -> bool {
 
 fn sound_vector(vector: &Vector) -> Result<(), StoreError> {
     let origins = vector.iter().count();
-    if origins > limits::ORIGINS || vector.iter().any(|(_, seq)| seq == u64::MAX) {
+    if origins > limits::MAX_ORIGINS || vector.iter().any(|(_, seq)| seq == u64::MAX) {
         return Err(StoreError::Invalid(format!(
             "a vector of {origins} origins: at most {} are taken, with numbers below 2^64-1",
-            limits::ORIGINS
+            limits::MAX_ORIGINS
         )));
     }
     Ok(())

@@ -12,9 +12,10 @@
 //! | `c` extension | summary of a mailbox, JSON |
 //! | `i` extension NUL clock id | state of a message: the mailbox's messages in order of arrival |
 //! | `s` extension NUL SHA-256 id | empty: messages by their source id |
+//! | `e` extension NUL clock id | empty: messages that wait to be e-mailed, in order of arrival |
 //! | `x` blob | empty: audio file to be removed |
 //! | `n` space NUL key | node-local record |
-//! | `m` name | `origin`, `clock`, `totals`, `seeding` (the one under way), `commits`, JSON; `format` |
+//! | `m` name | `origin`, `clock`, `totals`, `seeding` (the one under way), `seen` (see `join`), `commits`, JSON; `format` |
 //! | `p` id piece | part of a value too large for one key (see `index`) |
 //!
 //! Numbers are big-endian, so that the order of keys is the order of numbers.
@@ -36,6 +37,7 @@ pub(crate) const DIGEST: u8 = b'd';
 pub(crate) const SUMMARY: u8 = b'c';
 pub(crate) const ARRIVAL: u8 = b'i';
 pub(crate) const SOURCE: u8 = b's';
+pub(crate) const UNMAILED: u8 = b'e';
 pub(crate) const DOOMED: u8 = b'x';
 pub(crate) const LOCAL: u8 = b'n';
 pub(crate) const PIECE: u8 = b'p';
@@ -44,6 +46,8 @@ pub(crate) const ORIGIN: &[u8] = b"morigin";
 pub(crate) const CLOCK: &[u8] = b"mclock";
 pub(crate) const TOTALS: &[u8] = b"mtotals";
 pub(crate) const SEEDING: &[u8] = b"mseeding";
+/// Numbers seen beyond the vector.
+pub(crate) const SEEN: &[u8] = b"mseen";
 pub(crate) const FORMAT: &[u8] = b"mformat";
 /// Number of the last group committed (see `watermark`).
 pub(crate) const COMMITS: &[u8] = b"mcommits";
@@ -115,6 +119,22 @@ pub(crate) fn arrivals(ext: &Extension) -> Vec<u8> {
 
 pub(crate) fn arrival(ext: &Extension, place: &[u8]) -> Vec<u8> {
     key(ARRIVAL, &[ext.as_str().as_bytes(), &[0], place])
+}
+
+/// Start of the keys of the messages of a mailbox that wait to be e-mailed, in order of arrival.
+pub(crate) fn unmailed_of(ext: &Extension) -> Vec<u8> {
+    key(UNMAILED, &[ext.as_str().as_bytes(), &[0]])
+}
+
+pub(crate) fn unmailed(ext: &Extension, place: &[u8]) -> Vec<u8> {
+    key(UNMAILED, &[ext.as_str().as_bytes(), &[0], place])
+}
+
+/// The mailbox of a key of kind `e`.
+pub(crate) fn unmailed_mailbox(key: &[u8]) -> Option<Extension> {
+    let end = key.len().checked_sub(PLACE + 1)?;
+    let ext = std::str::from_utf8(key.get(1..end)?).ok()?;
+    Extension::new(ext).ok()
 }
 
 /// Length of [`place`].

@@ -12,14 +12,18 @@
 //! | `keys`, `index`, `log`, `upgrade` | the sled index: keys, large values in pieces, flush and fsync; entries of the log; older versions |
 //! | `transaction`, `commit` | one writer's changes; the group committer |
 //! | `durable`, `disk`, `format`, `blobs` | files: fsync and rename, room, the data folder, audio files |
+//! | `chance`, `simulate` | where ids come from; a disk whose power is lost, for tests (feature `simulate`) |
 //! | `backup`, `restore` | everything held, in a folder of its own; a new store from it |
-//! | `verify`, `watermark`, `rebuild` | whether the index is sound when opened; a new one from the audio files |
-//! | `mailboxes`, `messages`, `greetings`, `flows`, `local`, `check` | the methods of [`Store`] |
+//! | `verify`, `watermark`, `rebuild` | whether the index is sound; a new one from the audio files |
+//! | `scrub` | whether the audio files are, while the node works |
+//! | `housekeeping` | how long messages are kept in each state |
+//! | `mailboxes`, `messages`, `email`, `greetings`, `flows`, `local`, `check` | the methods of [`Store`] |
 //! | `replication`, `backlog`, `compact`, `join`, `repair`, `quarantine` | those the pair needs: operations, how many, how long they are kept; state, where it differs, what stays behind |
 
 mod backlog;
 mod backup;
 mod blobs;
+mod chance;
 mod check;
 mod clock;
 mod commit;
@@ -27,10 +31,12 @@ mod compact;
 mod digest;
 mod disk;
 mod durable;
+mod email;
 mod error;
 mod flows;
 mod format;
 mod greetings;
+mod housekeeping;
 mod index;
 mod join;
 mod keys;
@@ -49,7 +55,11 @@ mod record;
 mod repair;
 mod replication;
 mod restore;
+mod reunion;
+mod scrub;
 mod seed;
+#[cfg(feature = "simulate")]
+pub mod simulate;
 mod store;
 mod transaction;
 mod upgrade;
@@ -66,13 +76,19 @@ pub use commit::Committed;
 pub use compact::CompactTo;
 pub use digest::Digest;
 pub use durable::{free_bytes, remove_file_durably, sync_file, write_file_durably};
+pub use email::Unmailed;
 pub use error::StoreError;
+pub use housekeeping::{Housekept, Keep};
 pub use join::{HeldRecord, Joined, PeerRecord, RecordsAsk, RecordsPage};
+pub use limits::MAX_ORIGINS;
 pub use merged::{Change, Conflict, MergeReport, Side};
 pub use operation::{AudioRef, Effect, EntityKey, GreetingKind, Hlc, Operation, Stamp};
 pub use quarantine::{MAX_QUARANTINED, Quarantined, Skip};
 pub use rebuild::{Rebuilt, rebuild};
 pub use repair::{BucketItems, Item};
 pub use restore::{RestoreFrom, Restored, restore};
+pub use reunion::Reunion;
+pub use scrub::{AudioFault, MAX_AUDIO_FAULTS, ScrubAsk, Scrubbed};
 pub use seed::{SeedStep, Seeding};
 pub use store::{Options, Store};
+pub use verify::Verified;

@@ -1,6 +1,6 @@
 //! The largest values the store takes, each checked where it enters.
 
-use vmsync_config::words::SystemName;
+use vmsync_config::words::{EmailMode, SystemName};
 
 use crate::{
     error::StoreError,
@@ -25,8 +25,9 @@ const SETTING: usize = 16 * 1024;
 pub(crate) const OPERATION: usize = 1024 * 1024;
 /// A record of the peer as JSON, in bytes: several operations of the largest size.
 pub(crate) const RECORD: usize = 16 * 1024 * 1024;
-/// Origins in a vector of the peer: each is an incarnation of one of two nodes.
-pub(crate) const ORIGINS: usize = 1_000;
+/// Origins in a vector of the peer: each is an incarnation of one of two nodes under which something
+/// was written. A peer that holds more can't be told what is lacking, nor seeded.
+pub const MAX_ORIGINS: usize = 1_000;
 /// Name of a field of an operation, in bytes.
 pub(crate) const FIELD: usize = 200;
 /// A node-local record, in bytes.
@@ -75,6 +76,41 @@ pub(crate) fn mailbox_patch(patch: &MailboxPatch) -> Result<(), StoreError> {
         }
     }
     Ok(())
+}
+
+/// Checks that mails can be addressed to a mailbox that is to get them. What is asked beyond
+/// [`mailbox_patch`] is what SMTP without its extension for other scripts (RFC 6531) can carry.
+pub(crate) fn mailable(mode: EmailMode, email: Option<&str>) -> Result<(), StoreError> {
+    let mode = mode.as_str();
+    let Some(email) = email else {
+        return Err(invalid(format!(
+            "e-mail mode {mode} needs an e-mail address: set email too, or set email_mode to off first"
+        )));
+    };
+    let label = |l: &str| {
+        (1..=63).contains(&l.len())
+            && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && !l.starts_with('-')
+            && !l.ends_with('-')
+    };
+    let word = |w: &str| {
+        !w.is_empty()
+            && w.bytes()
+                .all(|b| b.is_ascii_graphic() && !b"<>()[]\\,;:\"@".contains(&b))
+    };
+    // RFC 5321 section 4.5.3.1: 64 characters before the @, 254 in all.
+    let sound = email.rsplit_once('@').is_some_and(|(local, domain)| {
+        local.len() <= 64
+            && local.split('.').all(word)
+            && domain.len() <= 253
+            && domain.split('.').all(label)
+    });
+    if sound {
+        return Ok(());
+    }
+    Err(invalid(format!(
+        "{email:?} can't be mailed to (e-mail mode {mode}): plain user@domain is needed, letters of other scripts in the domain as xn--"
+    )))
 }
 
 pub(crate) fn facts(facts: &MessageFacts) -> Result<(), StoreError> {

@@ -33,10 +33,24 @@ impl Store {
         key: &str,
         value: Option<&[u8]>,
     ) -> Result<(), StoreError> {
-        limits::local(space, key, value)?;
-        let size = SMALL + value.map_or(0, <[u8]>::len) as u64;
+        self.put_locals(space, &[(key, value)])
+    }
+
+    /// As [`put_local`](Self::put_local), several records as one, made durable together.
+    pub fn put_locals(
+        &self,
+        space: &str,
+        records: &[(&str, Option<&[u8]>)],
+    ) -> Result<(), StoreError> {
+        let mut size = SMALL;
+        for (key, value) in records {
+            limits::local(space, key, *value)?;
+            size += (key.len() + value.map_or(0, <[u8]>::len)) as u64;
+        }
         self.write(size, Purpose::Upkeep, |t| {
-            t.put(keys::local(space, key), value.map(<[u8]>::to_vec));
+            for (key, value) in records {
+                t.put(keys::local(space, key), value.map(<[u8]>::to_vec));
+            }
             Ok(())
         })
     }

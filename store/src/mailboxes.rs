@@ -2,18 +2,19 @@
 
 use argon2::{Argon2, PasswordHash, PasswordHasher, PasswordVerifier, password_hash::SaltString};
 use serde_json::{Value, json};
-use vmsync_config::words::Extension;
+use vmsync_config::words::{EmailMode, Extension};
 
 use crate::{
     disk::Purpose,
     error::StoreError,
     keys, limits,
+    messages::to_json,
     model::{Mailbox, MailboxPatch, Page},
     operation::{EntityKey, GreetingKind},
     record::AUDIO,
     store::Store,
     transaction::Transaction,
-    view::{self, Summary},
+    view::{self, EMAIL_MODE, EmailSetting, Summary},
 };
 
 /// Room asked for a change of fields: its operation, its record, and sled's rewriting of pages.
@@ -36,6 +37,7 @@ impl Store {
             ("name", json!("")),
             ("enabled", json!(true)),
             ("email", Value::Null),
+            (EMAIL_MODE, Value::Null),
             ("home_system", Value::Null),
             ("max_messages", Value::Null),
             ("pin_hash", Value::Null),
@@ -52,6 +54,7 @@ impl Store {
                 )));
             }
             remove_greetings(t, ext)?;
+            let fields = with_email_mode(t, &entity, fields, patch.email_mode)?;
             t.set(&entity, fields).map(drop)
         })?;
         self.mailbox(ext)?
@@ -67,6 +70,7 @@ impl Store {
         let fields = fields_of(patch)?;
         self.write(SMALL, Purpose::Content, |t| {
             let entity = existing(t, ext)?;
+            let fields = with_email_mode(t, &entity, fields, patch.email_mode)?;
             if fields.is_empty() {
                 return Ok(());
             }
@@ -247,6 +251,44 @@ fn fields_of(patch: &MailboxPatch) -> Result<Vec<(&'static str, Value)>, StoreEr
         };
         fields.push(("pin_hash", hash));
     }
+    Ok(fields)
+}
+
+/// The fields with the e-mail mode, which is set together with the time from which it holds. A mode
+/// needs an address, and an address stays while there is a mode (R-MB-11).
+fn with_email_mode(
+    t: &mut Transaction<'_>,
+    entity: &EntityKey,
+    mut fields: Vec<(&'static str, Value)>,
+    wanted: Option<EmailMode>,
+) -> Result<Vec<(&'static str, Value)>, StoreError> {
+    // In `merge`'s terms what a deletion left behind is not this mailbox's.
+    let since = t.memory().clock;
+    let record = t.record(entity)?;
+    let held = view::email_setting(record);
+    let mode = wanted.unwrap_or(held.map_or(EmailMode::Off, |s| s.mode));
+    let given = fields.iter().rev().find(|(name, _)| *name == "email");
+    let email = match given {
+        Some((_, email)) => email.as_str(),
+        None if view::mailbox_exists(record) => record.get("email").and_then(Value::as_str),
+        None => None,
+    };
+    if mode != EmailMode::Off {
+        limits::mailable(mode, email)?;
+    }
+    if wanted.is_none() || mode == held.map_or(EmailMode::Off, |s| s.mode) {
+        return Ok(fields);
+    }
+    let setting = match mode {
+        EmailMode::Off => Value::Null,
+        // What waits under another mode goes by the new one.
+        mode => to_json(EmailSetting {
+            mode,
+            since: held.map_or(since, |s| s.since),
+        })?,
+    };
+    fields.retain(|(name, _)| *name != EMAIL_MODE);
+    fields.push((EMAIL_MODE, setting));
     Ok(fields)
 }
 

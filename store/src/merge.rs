@@ -38,6 +38,11 @@
 //! one with the larger canonical bytes stands on both nodes, and where it is a field or version
 //! against a deletion, the deletion: so that a join always ends, and ends alike.
 //!
+//! Members of a record or version that this program does not know (a newer one's) are joined by
+//! name, of two different values the one with the larger canonical bytes: never lost, and the same
+//! on both nodes. A deletion leaves a record's. What a newer program gives a rule of its own it has
+//! to shape so that this rule does no harm.
+//!
 //! # Why any order and any duplication give the same record
 //!
 //! For rules 1 and 2 a record is a maximum per field and a maximum over deletions. For rule 3 it
@@ -50,7 +55,7 @@
 //! origins; nothing needs to be cut, and cutting the eleventh would depend on the order of
 //! arrival. Views show the newest ten.
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, collections::BTreeMap};
 
 use serde_json::Value;
 use vmsync_config::words::Vector;
@@ -109,18 +114,34 @@ fn take(rule: Rule, record: &mut Record, other: Record) {
         }
     }
     record.replaced.merge(&other.replaced);
+    unite(&mut record.more, other.more);
     for version in other.versions {
         match record
             .versions
             .iter_mut()
             .find(|v| v.stamp == version.stamp)
         {
-            Some(held) if canonical_bytes(&version.fields) <= canonical_bytes(&held.fields) => {}
-            Some(held) => *held = version,
+            Some(held) => {
+                unite(&mut held.more, version.more);
+                if canonical_bytes(&version.fields) > canonical_bytes(&held.fields) {
+                    held.fields = version.fields;
+                }
+            }
             None => record.versions.push(version),
         }
     }
     settle(rule, record);
+}
+
+/// Members this program does not know: those of both; of two values of one name the one with the
+/// larger canonical bytes.
+fn unite(held: &mut BTreeMap<String, Value>, other: BTreeMap<String, Value>) {
+    for (name, value) in other {
+        match held.get(&name) {
+            Some(own) if canonical_bytes(&value) <= canonical_bytes(own) => {}
+            _ => drop(held.insert(name, value)),
+        }
+    }
 }
 
 /// Drops what a deletion or a replacement takes, and puts versions in order.
@@ -160,7 +181,12 @@ fn made_by(rule: Rule, operation: &Operation) -> Record {
             let own = stamp.seq.saturating_sub(1);
             record.replaced.raise(&stamp.origin, own);
             let stamp = stamp.clone();
-            record.versions.push(Version { stamp, fields });
+            let more = BTreeMap::new();
+            record.versions.push(Version {
+                fields,
+                stamp,
+                more,
+            });
             settle(rule, &mut record);
         }
         Effect::Set(fields) => {

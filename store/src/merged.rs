@@ -15,6 +15,7 @@ use crate::{
     merge::{self, BASED_ON, Rule},
     operation::{Effect, EntityKey, Operation, Stamp},
     record::Record,
+    reunion::Reunion,
     store::Store,
 };
 
@@ -100,12 +101,15 @@ struct Done {
 }
 
 impl Store {
-    /// The report of a reunion at which this node held `ours` and the peer `theirs`, once both
-    /// hold all of it. Reads the log: what was compacted meanwhile is missing, and told.
-    pub fn merge_report(&self, ours: &Vector, theirs: &Vector) -> Result<MergeReport, StoreError> {
+    /// The report of a reunion, once both hold all of it. Reads the log: what was compacted
+    /// meanwhile is missing, and told.
+    pub fn merge_report(&self, reunion: &Reunion) -> Result<MergeReport, StoreError> {
         let mut report = MergeReport::default();
-        let here = self.alone(ours, theirs, &mut report.here, &mut report.incomplete)?;
-        let there = self.alone(theirs, ours, &mut report.there, &mut report.incomplete)?;
+        let me = self.origin().node;
+        let (upto, behind) = reunion.here(&me);
+        let here = self.alone(&upto, behind, &mut report.here, &mut report.incomplete)?;
+        let (upto, behind) = reunion.there(&me);
+        let there = self.alone(&upto, behind, &mut report.there, &mut report.incomplete)?;
         for (entity, done_here) in &here {
             let Some(done_there) = there.get(entity) else {
                 continue;

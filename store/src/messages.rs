@@ -8,6 +8,7 @@ use vmsync_config::words::{Extension, UnixMillis};
 
 use crate::{
     blobs::{self, Blobs, NewAudio},
+    chance,
     disk::Purpose,
     error::StoreError,
     keys, limits,
@@ -275,7 +276,7 @@ pub(crate) fn check_audio(audio: &AudioRef, bytes: &[u8]) -> Result<(), StoreErr
 
 /// A version 7 UUID of this time (RFC 9562 section 5.7).
 fn new_id(now: UnixMillis) -> Uuid {
-    uuid::Builder::from_unix_timestamp_millis(now.0, &rand::random()).into_uuid()
+    uuid::Builder::from_unix_timestamp_millis(now.0, &chance::bytes()).into_uuid()
 }
 
 fn parse_cursor(text: &str) -> Result<Vec<u8>, StoreError> {

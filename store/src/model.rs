@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
-use vmsync_config::words::{Extension, NodeId, SystemName, UnixMillis};
+use vmsync_config::words::{EmailMode, Extension, NodeId, SystemName, UnixMillis};
 
 use crate::operation::{AudioRef, GreetingKind, Stamp};
 
@@ -19,6 +19,9 @@ pub struct Mailbox {
     pub home_system: Option<SystemName>,
     /// Address for e-mail delivery and for R-SY-3.
     pub email: Option<String>,
+    /// What happens to new messages by e-mail (R-MB-11).
+    #[serde(default, skip_serializing_if = "EmailMode::is_off")]
+    pub email_mode: EmailMode,
     /// Nothing new is accepted while false (R-MB-2).
     pub enabled: bool,
     /// Most messages kept; `None` = no limit.
@@ -66,6 +69,17 @@ pub enum MessageState {
     Deleted,
 }
 
+impl MessageState {
+    /// All states, in the order in which a message goes through them.
+    pub const ALL: [Self; 5] = [
+        Self::New,
+        Self::Unopened,
+        Self::Old,
+        Self::Saved,
+        Self::Deleted,
+    ];
+}
+
 /// A voice message (R-MB-5).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Message {
@@ -82,6 +96,24 @@ pub struct Message {
     pub audio: AudioRef,
     /// When and where the message entered the pair.
     pub stamp: Stamp,
+    /// When a mail server took it for the mailbox's e-mail address (R-MB-5); `None` = not yet, or
+    /// not to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub emailed: Option<UnixMillis>,
+    /// Why it will not be e-mailed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub email_failed: Option<EmailFailed>,
+}
+
+/// That a message could not be e-mailed, for good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EmailFailed {
+    /// When that was settled.
+    pub at: UnixMillis,
+    /// For which address.
+    pub to: String,
+    /// In the mail server's own words, where it said any.
+    pub why: String,
 }
 
 /// What is known of a message besides its audio; every field may be missing.
@@ -162,6 +194,10 @@ pub struct MailboxPatch {
     /// E-mail; empty text removes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub email: Option<String>,
+    /// What happens to new messages by e-mail. Those that are there already are not mailed, except
+    /// for those that wait to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub email_mode: Option<EmailMode>,
     /// Home system; empty text removes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub home_system: Option<String>,

@@ -15,9 +15,11 @@ use vmsync_config::words::{Origin, UnixMillis, Vector};
 use crate::{
     disk::Purpose,
     error::StoreError,
-    join::{first_missing, lost_memory, sound_stamp},
+    join::{PeerRecord, first_missing, lost_memory, sound, sound_stamp},
     mailboxes::SMALL,
+    merge,
     operation::{EntityKey, Operation},
+    record::Record,
     store::Store,
     transaction::Transaction,
 };
@@ -114,22 +116,60 @@ impl Store {
             return Ok(());
         }
         self.write(SMALL, Purpose::Upkeep, |t| {
-            for entity in entities {
-                let Some(note) = t.release(entity)? else {
-                    continue;
-                };
-                if let Some(blob) = first_missing(t.record(entity)?, |b| self.has_audio(b)) {
-                    return Err(StoreError::MissingAudio(blob));
+            entities.iter().try_for_each(|e| self.end(t, e))
+        })
+    }
+
+    /// As [`release`](Self::release), for a peer that is about to do the same and holds `records`
+    /// of these entities, which were joined here: only where that is all that is held here too.
+    /// Of an entity without a record among them it holds nothing. Else the peer, which perhaps only
+    /// has a stand-in for what was skipped, would end what this node's record alone can end, and
+    /// the states would differ for ever.
+    ///
+    /// # Errors
+    /// [`StoreError::HoldsMore`], and those of [`release`](Self::release).
+    pub fn release_with(
+        &self,
+        entities: &[EntityKey],
+        records: &[PeerRecord],
+    ) -> Result<(), StoreError> {
+        if entities.is_empty() {
+            return Ok(());
+        }
+        let mut asked = Vec::with_capacity(entities.len());
+        for entity in entities {
+            let mut theirs = Record::default();
+            for given in records.iter().filter(|r| r.entity == *entity) {
+                // Joined, so that it has the form in which records are held.
+                merge::join(merge::rule(entity), &mut theirs, &sound(given)?.0);
+            }
+            asked.push((entity, theirs));
+        }
+        self.write(SMALL, Purpose::Upkeep, |t| {
+            for (entity, theirs) in &asked {
+                if t.record(entity)? != theirs {
+                    return Err(StoreError::HoldsMore((*entity).clone()));
                 }
-                for (origin, seq) in note.stand_ins.iter() {
-                    if seq > t.memory().floor(origin) {
-                        let (sums, _) = t.entry_of_log(origin, seq)?;
-                        t.raise_floor(origin, seq, sums);
-                    }
-                }
+                self.end(t, entity)?;
             }
             Ok(())
         })
+    }
+
+    fn end(&self, t: &mut Transaction<'_>, entity: &EntityKey) -> Result<(), StoreError> {
+        let Some(note) = t.release(entity)? else {
+            return Ok(());
+        };
+        if let Some(blob) = first_missing(t.record(entity)?, |b| self.has_audio(b)) {
+            return Err(StoreError::MissingAudio(blob));
+        }
+        for (origin, seq) in note.stand_ins.iter() {
+            if seq > t.memory().floor(origin) {
+                let (sums, _) = t.entry_of_log(origin, seq)?;
+                t.raise_floor(origin, seq, sums);
+            }
+        }
+        Ok(())
     }
 }
 

@@ -40,7 +40,7 @@ use crate::{
     record::AUDIO,
     store::{Options, Store},
     transaction::Transaction,
-    view,
+    verify, view,
 };
 
 /// The new index while it is being built.
@@ -200,6 +200,7 @@ pub fn rebuild(
     }
     durable::rename(&dir.join(BUILDING), &index).map_err(failed)?;
     durable::sync_dir(dir).map_err(failed)?;
+    verify::trust(&disk)?;
     for gone in &report.removed {
         tracing::warn!(folder = %gone.display(), "what was set aside earlier is removed: only the newest {KEPT} are kept");
         remove_folder(gone).map_err(failed)?;

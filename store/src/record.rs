@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 use uuid::Uuid;
 use vmsync_config::words::Vector;
@@ -16,12 +16,13 @@ use crate::operation::{AudioRef, Stamp};
 /// Field of messages and greetings that names their audio file.
 pub(crate) const AUDIO: &str = "audio";
 
-/// All that is known of one entity.
+/// All that is known of one entity. In the order of the names they are stored under, which are those
+/// of canonical JSON.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub(crate) struct Record {
-    /// Last value of each field and who wrote it (entities merged by field).
-    #[serde(rename = "f", default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) fields: BTreeMap<String, Field>,
+    /// Up to which operation of each origin versions count as replaced.
+    #[serde(rename = "c", default, skip_serializing_if = "Vector::is_empty")]
+    pub(crate) replaced: Vector,
     /// The latest deletion.
     #[serde(
         rename = "d",
@@ -30,28 +31,36 @@ pub(crate) struct Record {
         with = "short_stamp::option"
     )]
     pub(crate) deleted: Option<Stamp>,
+    /// Last value of each field and who wrote it (entities merged by field).
+    #[serde(rename = "f", default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) fields: BTreeMap<String, Field>,
     /// Versions nobody has replaced, newest first (entities merged by version).
     #[serde(rename = "v", default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) versions: Vec<Version>,
-    /// Up to which operation of each origin versions count as replaced.
-    #[serde(rename = "c", default, skip_serializing_if = "Vector::is_empty")]
-    pub(crate) replaced: Vector,
+    /// Members of a newer version, kept and passed on. Where there are any they have to be sorted in
+    /// among the others: [`Record::to_bytes`].
+    #[serde(flatten)]
+    pub(crate) more: BTreeMap<String, Value>,
 }
 
 /// A field's value and the stamp of the operation that set it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Field(
-    pub(crate) Value,
+    #[serde(serialize_with = "canonical")] pub(crate) Value,
     #[serde(with = "short_stamp")] pub(crate) Stamp,
 );
 
 /// One whole value of a greeting or call flow.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Version {
+    #[serde(rename = "f", serialize_with = "canonical_map")]
+    pub(crate) fields: BTreeMap<String, Value>,
     #[serde(rename = "s", with = "short_stamp")]
     pub(crate) stamp: Stamp,
-    #[serde(rename = "f")]
-    pub(crate) fields: BTreeMap<String, Value>,
+    /// Members of a newer version, kept and passed on. Where there are any they have to be sorted in
+    /// among the others: [`Record::to_bytes`].
+    #[serde(flatten)]
+    pub(crate) more: BTreeMap<String, Value>,
 }
 
 impl Version {
@@ -126,7 +135,11 @@ impl Record {
 
     /// Canonical JSON.
     pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
-        to_canonical(self)
+        if self.more.is_empty() && self.versions.iter().all(|v| v.more.is_empty()) {
+            return serde_json::to_vec(self);
+        }
+        let value = serde_json::to_value(self)?;
+        serde_json::to_vec(&Part::Value(&value))
     }
 
     /// Reads what [`to_bytes`](Self::to_bytes) wrote.
@@ -145,57 +158,81 @@ pub(crate) fn audio_of(audio: &Value) -> Option<AudioRef> {
     AudioRef::deserialize(audio).ok()
 }
 
-fn to_canonical(value: impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
-    let mut out = Vec::with_capacity(512);
-    canonical(&serde_json::to_value(value)?, &mut out)?;
-    Ok(out)
-}
-
 /// Canonical JSON of a part of a record, to compare it by; JSON that was read is always writable.
-pub(crate) fn canonical_bytes(value: impl Serialize) -> Vec<u8> {
-    to_canonical(value).unwrap_or_default()
+pub(crate) fn canonical_bytes<'a>(value: impl Into<Part<'a>>) -> Vec<u8> {
+    serde_json::to_vec(&value.into()).unwrap_or_default()
 }
 
-/// JSON with sorted keys, whatever map type `serde_json` was built with.
-fn canonical(value: &Value, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
-    match value {
-        Value::Object(map) => {
-            let sorted: BTreeMap<&String, &Value> = map.iter().collect();
-            out.push(b'{');
-            for (i, (key, value)) in sorted.into_iter().enumerate() {
-                if i > 0 {
-                    out.push(b',');
-                }
-                serde_json::to_writer(&mut *out, key)?;
-                out.push(b':');
-                canonical(value, out)?;
-            }
-            out.push(b'}');
-        }
-        Value::Array(items) => {
-            out.push(b'[');
-            for (i, value) in items.iter().enumerate() {
-                if i > 0 {
-                    out.push(b',');
-                }
-                canonical(value, out)?;
-            }
-            out.push(b']');
-        }
-        plain => serde_json::to_writer(&mut *out, plain)?,
+/// What [`canonical_bytes`] is asked for: a value, or the fields of a version.
+pub(crate) enum Part<'a> {
+    Value(&'a Value),
+    Fields(&'a BTreeMap<String, Value>),
+}
+
+impl<'a> From<&'a Value> for Part<'a> {
+    fn from(value: &'a Value) -> Self {
+        Self::Value(value)
     }
-    Ok(())
+}
+
+impl<'a> From<&'a BTreeMap<String, Value>> for Part<'a> {
+    fn from(fields: &'a BTreeMap<String, Value>) -> Self {
+        Self::Fields(fields)
+    }
+}
+
+impl Serialize for Part<'_> {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Value(value) => canonical(value, s),
+            Self::Fields(fields) => canonical_map(fields, s),
+        }
+    }
+}
+
+/// A value with its keys sorted, whatever map type `serde_json` was built with.
+fn canonical<S: Serializer>(value: &Value, s: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Value::Object(map) if map.keys().is_sorted() => {
+            s.collect_map(map.iter().map(|(key, value)| (key, Part::Value(value))))
+        }
+        Value::Object(map) => {
+            let sorted: BTreeMap<_, _> = map.iter().collect();
+            let sorted = sorted.into_iter();
+            s.collect_map(sorted.map(|(key, value)| (key, Part::Value(value))))
+        }
+        Value::Array(items) => s.collect_seq(items.iter().map(Part::Value)),
+        plain => plain.serialize(s),
+    }
+}
+
+fn canonical_map<S: Serializer>(fields: &BTreeMap<String, Value>, s: S) -> Result<S::Ok, S::Error> {
+    s.collect_map(
+        fields
+            .iter()
+            .map(|(name, value)| (name, Part::Value(value))),
+    )
 }
 
 /// Stamps in records: `WALL_MS.COUNT@ORIGIN#SEQ`, a third of the length of their JSON.
 mod short_stamp {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use std::fmt;
+
+    use serde::{Deserializer, Serializer, de};
     use vmsync_config::words::UnixMillis;
 
     use crate::operation::{Hlc, Stamp};
 
-    fn format(s: &Stamp) -> String {
-        format!("{}.{}@{}#{}", s.at.wall.0, s.at.count, s.origin, s.seq)
+    struct Reader;
+
+    impl de::Visitor<'_> for Reader {
+        type Value = Stamp;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a stamp")
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Stamp, E> {
+            parse(text).ok_or_else(|| E::custom(format_args!("{text:?} is not a stamp")))
+        }
     }
 
     fn parse(text: &str) -> Option<Stamp> {
@@ -213,12 +250,12 @@ mod short_stamp {
     }
 
     pub(super) fn serialize<S: Serializer>(stamp: &Stamp, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(&format(stamp))
+        let Stamp { at, origin, seq } = stamp;
+        s.collect_str(&format_args!("{}.{}@{origin}#{seq}", at.wall.0, at.count))
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Stamp, D::Error> {
-        let text = String::deserialize(d)?;
-        parse(&text).ok_or_else(|| D::Error::custom(format!("{text:?} is not a stamp")))
+        d.deserialize_str(Reader)
     }
 
     pub(super) mod option {
@@ -277,5 +314,14 @@ mod tests {
         );
         assert_eq!(Record::from_bytes(&bytes).unwrap(), record);
         assert!(Record::from_bytes(br#"{"d":"yesterday"}"#).is_err());
+    }
+
+    #[test]
+    fn members_of_a_newer_version_are_kept_in_their_places() {
+        let text = br#"{"a":[1],"f":{"x":[1,"5.0@vmpro1.5f3a9c01#1"]},"v":[{"f":{"y":2},"s":"6.0@vmpro1.5f3a9c01#2","t":{"b":null}}],"z":"later"}"#;
+        let record = Record::from_bytes(text).unwrap();
+        assert_eq!(record.more["z"], "later");
+        assert_eq!(record.versions[0].more["t"], json!({"b": null}));
+        assert_eq!(record.to_bytes().unwrap(), text);
     }
 }

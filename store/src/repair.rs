@@ -24,7 +24,7 @@ pub struct Item {
     pub entity: EntityKey,
     /// First 16 hexadecimal digits of what it adds to the digest: SHA-256 of key, NUL, record.
     pub hash: String,
-    /// It refers to audio that is not here.
+    /// It refers to audio that is not here, or damaged.
     pub lacks_audio: bool,
 }
 
@@ -64,7 +64,10 @@ impl Store {
                 .map_err(|e| StoreError::damaged(format!("reading the record {name}"), e))?;
             let item = Item {
                 hash: digest::short_hash(&name, &value),
-                lacks_audio: record.audio().iter().any(|blob| !self.has_audio(*blob)),
+                lacks_audio: record
+                    .audio()
+                    .iter()
+                    .any(|blob| !self.has_sound_audio(*blob)),
                 entity,
             };
             found.entry(digest::bucket(&name)).or_default().push(item);

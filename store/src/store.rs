@@ -28,7 +28,9 @@ use crate::{
     model::Totals,
     operation::EntityKey,
     record::Record,
+    scrub::Faults,
     transaction::Transaction,
+    verify,
 };
 
 /// A file in `incoming` that nothing refers to is kept this long, in ms, for operations that
@@ -58,8 +60,11 @@ pub(crate) struct Inner {
     pub(crate) committer: Arc<Committer>,
     pub(crate) blobs: Blobs,
     pub(crate) disk: Disk,
+    pub(crate) faults: Faults,
     clock: fn() -> UnixMillis,
     pub(crate) clock_ahead_ms: AtomicU64,
+    /// How far the index has been verified.
+    pub(crate) verifying: Mutex<verify::Place>,
     /// Held while a backup is made.
     pub(crate) backing_up: Mutex<()>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -90,7 +95,8 @@ impl Drop for Inner {
 }
 
 impl Store {
-    /// Opens or creates the store in `dir`. All of the index is read.
+    /// Opens or creates the store in `dir`. Of a large index only a part is read: the caller sees to
+    /// the rest ([`verify_more`](Self::verify_more)).
     ///
     /// # Errors
     /// [`StoreError::InUse`] for a folder in use by another process; [`StoreError::Conflict`] for
@@ -117,6 +123,7 @@ impl Store {
         let blobs = Blobs::open(dir).map_err(|e| disk.error("creating the audio folders", e))?;
         let committer = Committer::open(disk.clone(), &blobs, &node)?;
         let store = Self::of(lock, disk, blobs, committer, clock)?;
+        store.verify_at_open(verify::AT_OPEN)?;
         store.sweep()?;
         Ok(store)
     }
@@ -130,22 +137,26 @@ impl Store {
         clock: fn() -> UnixMillis,
     ) -> Result<Self, StoreError> {
         let committer = Arc::new(committer);
-        let thread = thread::Builder::new()
-            .name("store-commit".into())
-            .spawn({
-                let committer = committer.clone();
-                move || committer.run()
-            })
+        let thread = (!committer.is_simulated()).then(|| {
+            let committer = committer.clone();
+            thread::Builder::new()
+                .name("store-commit".into())
+                .spawn(move || committer.run())
+        });
+        let thread = thread
+            .transpose()
             .map_err(|e| StoreError::io("starting the thread that writes the index", e))?;
         Ok(Self {
             inner: Arc::new(Inner {
                 committer,
                 blobs,
                 disk,
+                faults: Faults::default(),
                 clock,
                 clock_ahead_ms: AtomicU64::new(0),
+                verifying: Mutex::default(),
                 backing_up: Mutex::default(),
-                thread: Mutex::new(Some(thread)),
+                thread: Mutex::new(thread),
                 _lock: lock,
             }),
         })
@@ -179,8 +190,8 @@ impl Store {
         Ok(self.inner.committer.totals())
     }
 
-    /// How far, in ms, the clock of the peer was ahead of ours when its last operations came; 0
-    /// when it was not. Above [`MAX_CLOCK_AHEAD_MS`](crate::MAX_CLOCK_AHEAD_MS) it is not
+    /// How far, in ms, the clock of the peer was ahead of ours when its last operations or
+    /// records came; 0 when it was not. Above [`MAX_CLOCK_AHEAD_MS`](crate::MAX_CLOCK_AHEAD_MS) it is not
     /// followed, and one of the two clocks needs setting: an alarm.
     pub fn clock_ahead_ms(&self) -> u64 {
         self.inner.clock_ahead_ms.load(Ordering::Relaxed)

@@ -19,7 +19,7 @@ use std::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use uuid::Uuid;
-use vmsync_config::words::{Extension, Origin, UnixMillis};
+use vmsync_config::words::{Extension, Origin, UnixMillis, Vector};
 
 use crate::{
     clock,
@@ -43,6 +43,8 @@ pub(crate) struct Transaction<'a> {
     layers: [Option<&'a Overlay>; 2],
     disk: &'a Disk,
     writes: Overlay,
+    /// Keys of records whose value so far is a large one.
+    large: BTreeSet<Vec<u8>>,
     memory: Memory,
     before: Before,
     now: UnixMillis,
@@ -63,6 +65,7 @@ struct Before {
     clock: Hlc,
     totals: Totals,
     quarantine: Arc<Notes>,
+    seen: Arc<Vector>,
 }
 
 struct Entry {
@@ -74,6 +77,8 @@ struct Entry {
 /// What a transaction comes to.
 pub(crate) struct Finished {
     pub(crate) overlay: Overlay,
+    /// Keys of records that had a large value.
+    pub(crate) large: BTreeSet<Vec<u8>>,
     pub(crate) memory: Memory,
     pub(crate) operations: Vec<Operation>,
     pub(crate) joined: Vec<(EntityKey, bool)>,
@@ -95,12 +100,14 @@ impl<'a> Transaction<'a> {
             clock: memory.clock,
             totals: memory.totals,
             quarantine: memory.quarantine.clone(),
+            seen: memory.seen.clone(),
         };
         Self {
             index,
             layers,
             disk,
             writes: Overlay::new(),
+            large: BTreeSet::new(),
             memory,
             before,
             now,

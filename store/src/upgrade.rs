@@ -87,7 +87,7 @@ fn upgrade_batch(
             sums = log::split(&value)?.0;
         }
     }
-    index.replace(&changes)?;
+    index.write(&changes)?;
     Ok(Some(((next, sums), changes.len() as u64)))
 }
 

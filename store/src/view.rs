@@ -4,22 +4,27 @@
 //! that changes an entity can arrive before the one that created it. What cannot be read as
 //! expected is left out or takes its default; nothing here fails.
 
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use uuid::Uuid;
-use vmsync_config::words::{Extension, UnixMillis};
+use vmsync_config::words::{EmailMode, Extension, UnixMillis};
 
 use crate::{
     model::{Counts, Flow, Greeting, Mailbox, Message, MessageFacts, MessageState},
-    operation::{GreetingKind, Stamp},
+    operation::{GreetingKind, Hlc, Stamp},
     record::{AUDIO, Record, Version, audio_of},
 };
+
+/// Fields of mailboxes and messages about e-mail (R-MB-11, R-MB-5).
+pub(crate) const EMAIL_MODE: &str = "email_mode";
+pub(crate) const EMAILED: &str = "emailed";
+pub(crate) const EMAIL_FAILED: &str = "email_failed";
 
 /// Versions that lost a conflict are shown up to this many, newest first.
 const CONFLICTS_SHOWN: usize = 10;
 
 /// What is kept per mailbox beside its record, so that listing reads one key: key `c/<ext>`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct Summary {
     /// The mailbox exists (is not deleted).
     pub(crate) alive: bool,
@@ -27,6 +32,17 @@ pub(crate) struct Summary {
     pub(crate) counts: Counts,
     /// Greetings set.
     pub(crate) greetings: Vec<GreetingKind>,
+    /// Messages that entered the pair later than this are to be e-mailed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) email_since: Option<Hlc>,
+}
+
+/// Field `email_mode` of a mailbox: one value, so that mode and time can't come from two changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct EmailSetting {
+    pub(crate) mode: EmailMode,
+    /// Clock when the mode was `off` last: what entered the pair later is to be e-mailed.
+    pub(crate) since: Hlc,
 }
 
 impl Summary {
@@ -70,6 +86,21 @@ pub(crate) fn mailbox_exists(record: &Record) -> bool {
     record.get("created").is_some()
 }
 
+/// What of a mailbox is to be e-mailed; `None` = nothing, also where a newer version of the program
+/// has set a mode that is unknown here.
+pub(crate) fn email_setting(mailbox: &Record) -> Option<EmailSetting> {
+    let setting: EmailSetting = read(mailbox.get(EMAIL_MODE))?;
+    (mailbox_exists(mailbox) && setting.mode != EmailMode::Off).then_some(setting)
+}
+
+/// Whether the message waits to be e-mailed, for a mailbox whose summary says `since`.
+pub(crate) fn is_unmailed(m: &Message, since: Option<Hlc>) -> bool {
+    since.is_some_and(|since| m.stamp.at > since)
+        && m.emailed.is_none()
+        && m.email_failed.is_none()
+        && m.state != MessageState::Deleted
+}
+
 /// The mailbox of a record; the caller checks that it is shown.
 pub(crate) fn mailbox(extension: &Extension, record: &Record, summary: &Summary) -> Mailbox {
     let deleted = !mailbox_exists(record);
@@ -81,6 +112,7 @@ pub(crate) fn mailbox(extension: &Extension, record: &Record, summary: &Summary)
         name: read(record.get("name")).unwrap_or_default(),
         home_system: read(record.get("home_system")),
         email: read(record.get("email")),
+        email_mode: email_setting(record).map_or(EmailMode::Off, |s| s.mode),
         enabled: !deleted && read(record.get("enabled")).unwrap_or(true),
         max_messages: read(record.get("max_messages")),
         has_pin: pin_hash(record).is_some(),
@@ -105,11 +137,31 @@ pub(crate) fn message(id: Uuid, record: &Record) -> Option<Message> {
         id,
         mailbox: read(record.get("mailbox"))?,
         audio: audio_of(record.get(AUDIO)?)?,
-        // A state of a newer version: rather shown as new than lost from sight.
-        state: read(record.get("state")).unwrap_or(MessageState::New),
+        state: state(record),
         facts: read(record.get("facts")).unwrap_or_else(MessageFacts::default),
         stamp: record.stamp(AUDIO)?.clone(),
+        emailed: read(record.get(EMAILED)),
+        email_failed: read(record.get(EMAIL_FAILED)),
     })
+}
+
+/// The state of a message. One of a newer version is rather shown as new than lost from sight.
+pub(crate) fn state(message: &Record) -> MessageState {
+    read(message.get("state")).unwrap_or(MessageState::New)
+}
+
+/// Whether nothing but the state differs between two records of a message, and it is deleted in both
+/// or in neither: then it is listed where it was, under the same source id, and waits for e-mail as
+/// before.
+pub(crate) fn same_but_state(one: &Record, other: &Record) -> bool {
+    let deleted = |record| state(record) == MessageState::Deleted;
+    let rest = |(name, _): &(&String, _)| name.as_str() != "state";
+    deleted(one) == deleted(other)
+        && one
+            .fields
+            .iter()
+            .filter(rest)
+            .eq(other.fields.iter().filter(rest))
 }
 
 /// The greeting of a record; `None` when there is none.

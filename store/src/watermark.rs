@@ -10,11 +10,13 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Read},
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
 use sha2::{Digest as _, Sha256};
+
+use crate::durable;
 
 /// The file's name in the data folder.
 pub(crate) const NAME: &str = "COMMITTED";
@@ -49,7 +51,7 @@ impl Watermark {
 
     /// Commit `number` is durable. That it can't be told is no reason to fail the commit.
     pub(crate) fn raise(&self, number: u64) {
-        if let Err(error) = self.file.write_all_at(line(number).as_bytes(), 0) {
+        if let Err(error) = durable::overwrite(&self.file, &self.path, line(number).as_bytes()) {
             tracing::debug!(file = %self.path.display(), %error, "the number of the last commit could not be kept");
         }
     }

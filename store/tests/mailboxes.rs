@@ -302,6 +302,13 @@ fn local_records_stay_here() {
     let all = store.locals("ownership").unwrap();
     assert_eq!(all.len(), 2);
     assert_eq!(all[0], ("primary".into(), b"epoch 1".to_vec()));
+    let lights: [(&str, Option<&[u8]>); 2] = [("2001", Some(b"on")), ("2002", Some(b"on"))];
+    store.put_locals("mwi", &lights).unwrap();
+    store
+        .put_locals("mwi", &[("2001", None), ("2003", Some(b"on"))])
+        .unwrap();
+    let on = store.locals("mwi").unwrap().into_iter().map(|(ext, _)| ext);
+    assert_eq!(on.collect::<Vec<_>>(), ["2002", "2003"]);
     store.put_local("ownership", "primary", None).unwrap();
     assert_eq!(store.local("ownership", "primary").unwrap(), None);
     assert_eq!(store.digest(), before);

@@ -11,7 +11,7 @@ use common::{
     mailbox, named, node,
 };
 use vmsync_config::words::Vector;
-use vmsync_store::{CompactTo, GreetingKind, MergeReport, Store, model::MessageState};
+use vmsync_store::{CompactTo, GreetingKind, MergeReport, Reunion, Store, model::MessageState};
 
 /// Two stores that hold the same: a mailbox and two messages.
 struct Apart {
@@ -43,8 +43,9 @@ impl Apart {
         let (a, b): (Vector, Vector) = (self.a.have(), self.b.have());
         synchronise(&self.a, &self.b);
         assert_same(&self.a, &self.b);
-        let ours = self.a.merge_report(&a, &b).unwrap();
-        let theirs = self.b.merge_report(&b, &a).unwrap();
+        let ours = self.a.merge_report(&Reunion::new(a.clone(), b.clone()));
+        let theirs = self.b.merge_report(&Reunion::new(b, a));
+        let (ours, theirs) = (ours.unwrap(), theirs.unwrap());
         assert_eq!(ours.conflicts, theirs.conflicts, "both tell the same");
         assert_eq!((ours.here, ours.there), (theirs.there, theirs.here));
         assert_eq!(ours.incomplete, None);
@@ -175,11 +176,44 @@ fn a_log_that_was_cut_makes_the_report_incomplete_not_wrong() {
     };
     pair.a.compact(&to).unwrap();
     deliver(&pair.a, &pair.b);
-    let report = pair.a.merge_report(&a, &b).unwrap();
+    let report = pair.a.merge_report(&Reunion::new(a, b)).unwrap();
     assert!(
         report
             .incomplete
             .unwrap()
             .contains("not in the log any more")
     );
+}
+
+#[test]
+fn an_exchange_cut_off_in_the_middle_is_told_whole() {
+    let pair = apart();
+    let rename = |store: &Store, name: &str| {
+        store.change_mailbox(&ext("2001"), &named(name)).unwrap();
+    };
+    for n in 0..6 {
+        rename(&pair.a, &format!("A {n}"));
+    }
+    let (held, origin) = (pair.b.have(), pair.a.origin());
+    let mut here = Reunion::new(pair.a.have(), held.clone());
+    let mut there = Reunion::new(held.clone(), pair.a.have());
+    // Half of it arrives; both go on alone, and meet again.
+    let half = pair.a.operations(&origin, held.get(&origin), 3).unwrap();
+    pair.b.apply(&half).unwrap();
+    rename(&pair.a, "A, later");
+    rename(&pair.b, "B");
+    here.again(&pair.a.have(), &pair.b.have());
+    there.again(&pair.b.have(), &pair.a.have());
+    synchronise(&pair.a, &pair.b);
+
+    let ours = pair.a.merge_report(&here).unwrap();
+    let theirs = pair.b.merge_report(&there).unwrap();
+    assert_eq!((ours.here.operations, ours.there.operations), (7, 1));
+    assert_eq!((ours.here, ours.there), (theirs.there, theirs.here));
+    assert_eq!(ours.conflicts, theirs.conflicts);
+    assert_eq!(
+        ours.conflicts[0].dropped[0].value.as_deref(),
+        Some("A, later")
+    );
+    assert_eq!(here.both(), held, "the log is kept from there");
 }

@@ -333,3 +333,35 @@ proptest! {
         assert_same(&a, &b);
     }
 }
+
+#[test]
+fn records_show_a_peer_clock_far_ahead_as_operations_do_and_our_own_stamps_do_not() {
+    let (_a, a) = node("vmpro1");
+    let record = |origin: &str, wall: u64| vmsync_store::PeerRecord {
+        entity: EntityKey::Setting("x.y".into()),
+        record: json!({"f": {"value": [1, format!("{wall}.0@{origin}#1")]}}),
+    };
+    a.join(&[record("vmpro1.0000000b", 4_000_000_000_000)], None)
+        .unwrap();
+    assert_eq!(a.clock_ahead_ms(), 0, "an earlier life of this very node");
+    a.join(&[record("vmpro2.0000000a", 4_000_000_000_000)], None)
+        .unwrap();
+    assert!(a.clock_ahead_ms() > vmsync_store::MAX_CLOCK_AHEAD_MS);
+    a.join(&[record("vmpro2.0000000a", 1_000)], None).unwrap();
+    assert_eq!(a.clock_ahead_ms(), 0);
+}
+
+#[test]
+fn an_incarnation_nothing_was_written_under_leaves_no_trace() {
+    let (_a, a) = node("vmpro1");
+    mailbox(&a, "2001");
+    let (have, seen) = (a.have(), a.seen());
+    for _ in 0..5 {
+        a.new_incarnation().unwrap();
+    }
+    assert_eq!(
+        (a.have(), a.seen()),
+        (have, seen),
+        "starts alone add no origins"
+    );
+}

@@ -155,6 +155,100 @@ fn it_ends_when_the_record_was_joined_with_its_audio() {
     assert_same(a, b);
 }
 
+/// The peer asks to end the quarantine of `entity` with what it holds.
+fn asks(from: &Store, to: &Store, entity: &EntityKey) -> Result<(), StoreError> {
+    let entity = std::slice::from_ref(entity);
+    let records = carry(from, to, from.records_of(entity).unwrap());
+    to.join(&records, None).unwrap();
+    to.release_with(entity, &records)
+}
+
+#[test]
+fn only_who_holds_all_of_it_can_end_a_quarantine() {
+    let pair = damaged();
+    let (a, b) = (&pair.a, &pair.b);
+    both_skip(&pair);
+    let entity = &pair.skip.entity;
+    // The second has nothing but a stand-in for it.
+    let more = asks(b, a, entity);
+    assert!(matches!(more, Err(StoreError::HoldsMore(e)) if e == *entity));
+    assert!(a.is_quarantined(entity) && b.is_quarantined(entity));
+    assert_eq!(a.digest(), b.digest());
+    // Also where the first has ended it already.
+    let path = audio_file(a, &pair.message);
+    let mut bytes = fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&path, bytes).unwrap();
+    a.release(std::slice::from_ref(entity)).unwrap();
+    assert!(asks(b, a, entity).is_err());
+    // The first has all of it.
+    asks(a, b, entity).unwrap();
+    assert!(!b.is_quarantined(entity));
+    assert_same(a, b);
+    // A repetition changes nothing.
+    asks(a, b, entity).unwrap();
+}
+
+#[test]
+fn where_each_lacks_something_of_the_other_both_have_to_send_theirs() {
+    let (_a, a) = node("vmpro1");
+    let (_b, b) = node("vmpro2");
+    let entity = EntityKey::Flow("welcome".into());
+    a.set_flow("welcome", "one").unwrap();
+    b.set_flow("welcome", "two").unwrap();
+    let skip = |from: &Store| Skip {
+        origin: from.origin(),
+        seq: 1,
+        entity: entity.clone(),
+        why: "refused".into(),
+    };
+    for store in [&a, &b] {
+        store.skip(&[skip(&a), skip(&b)]).unwrap();
+    }
+    assert_eq!(a.digest(), b.digest());
+    assert!(asks(&a, &b, &entity).is_err());
+    // Now the second holds both versions.
+    asks(&b, &a, &entity).unwrap();
+    b.release(std::slice::from_ref(&entity)).unwrap();
+    assert_same(&a, &b);
+}
+
+#[test]
+fn what_nobody_holds_any_more_does_not_stay_quarantined() {
+    let pair = damaged();
+    let b = &pair.b;
+    both_skip(&pair);
+    // The first lost its disk; the second passes on the stand-in.
+    let (_c, c) = node("vmpro1");
+    send(b, &c, &pair.a.origin(), 100);
+    assert!(c.is_quarantined(&pair.skip.entity) && b.is_quarantined(&pair.skip.entity));
+    asks(b, &c, &pair.skip.entity).unwrap();
+    b.release(std::slice::from_ref(&pair.skip.entity)).unwrap();
+    assert_eq!(b.digest(), c.digest());
+    assert!(b.quarantined().is_empty() && c.quarantined().is_empty());
+}
+
+#[test]
+fn a_message_that_stayed_behind_counts_as_the_only_copy() {
+    let pair = damaged();
+    let (a, b) = (&pair.a, &pair.b);
+    both_skip(&pair);
+    synchronise(a, b);
+    let after = deposit(a, "2001", b"the next caller");
+    assert_eq!(a.backlog(&b.have()).unwrap().messages, 2);
+    synchronise(a, b);
+    assert_eq!(a.backlog(&b.have()).unwrap().messages, 1);
+    // Not counted twice before the peer was told of the skip, and not where it is not.
+    let mut before = b.have();
+    before = before.meet(&[(a.origin(), pair.skip.seq - 1)].into_iter().collect());
+    assert_eq!(a.backlog(&before).unwrap().messages, 2);
+    assert_eq!(b.backlog(&a.have()).unwrap().messages, 0);
+    a.purge_message(pair.message.id).unwrap();
+    a.purge_message(after.id).unwrap();
+    synchronise(a, b);
+    assert_eq!(a.backlog(&b.have()).unwrap().messages, 0);
+}
+
 #[test]
 fn the_peers_good_copy_replaces_a_damaged_file_under_quarantine() {
     let (_a, a) = node("vmpro1");

@@ -304,6 +304,33 @@ fn a_restored_store_takes_a_new_incarnation_before_it_is_seeded() {
     assert_eq!(a.message(message.id).unwrap().unwrap(), message);
 }
 
+/// The seeding was cut off, then its sender was replaced by an old copy: the numbers it has forgotten
+/// are known here, from what the steps brought, and it must not use them again.
+#[test]
+fn numbers_that_came_with_a_cut_off_seeding_are_told() {
+    let (_a, a) = node("vmpro1");
+    mailbox(&a, "2001");
+    for n in 0..12u8 {
+        deposit(&a, "2001", &[n; 100]);
+    }
+    forget(&a);
+    let (_c, c) = node("vmpro2");
+    assert!(c.seen().is_empty());
+    // The mailbox and some messages; and the end of a repair, to which no vector belongs.
+    step(&a, &c).unwrap();
+    let own = a.origin();
+    assert_eq!((c.have().get(&own), c.seen().get(&own)), (0, 13));
+    let (_d, d) = node("vmpro2");
+    let last = a.messages(&ext("2001"), &[], None, 100).unwrap().items;
+    let last = EntityKey::Message(last.last().unwrap().id);
+    let records = carry(&a, &d, a.records_of(&[last]).unwrap());
+    d.join(&records, None).unwrap();
+    assert_eq!((d.have().get(&own), d.seen().get(&own)), (0, 13));
+    for store in [c, d] {
+        assert_eq!(reopened(store, "vmpro2").seen().get(&own), 13);
+    }
+}
+
 fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();

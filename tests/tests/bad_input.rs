@@ -311,6 +311,7 @@ fn forged(node: &Node, key: &str) -> Vec<u8> {
             left: None,
             probe: None,
             echo: None,
+            asks: false,
             extra: std::collections::BTreeMap::default(),
         })
     };

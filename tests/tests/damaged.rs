@@ -10,7 +10,9 @@
 use std::{fs, path::Path};
 
 use serde_json::{Value, json};
-use vmsync_tests::pair::{GREETING, Node, ONE, Pair, TWO};
+use vmsync_config::words::{Origin, UnixMillis};
+use vmsync_store::{Effect, EntityKey, Hlc, Operation, Options, Stamp, Store, StoreError};
+use vmsync_tests::pair::{GREETING, Node, ONE, Pair, TWO, soon};
 
 /// How far the file was written to; the rest is room made in advance.
 fn written(file: &[u8]) -> usize {
@@ -174,4 +176,190 @@ async fn while_the_peer_is_away_messages_are_heard_and_then_the_peer_knows_bette
     // Nothing is missing any more, so nothing is left to be told.
     let up = node.get("/api/v1/alarms?active=true").await;
     assert_eq!(up["items"], json!([]));
+}
+
+/// Where a message's audio lies.
+async fn audio_file(node: &Node, mailbox: &str, id: &str) -> std::path::PathBuf {
+    let message = node
+        .get(&format!("/api/v1/mailboxes/{mailbox}/messages/{id}"))
+        .await;
+    let sha256 = message["sha256"].as_str().unwrap();
+    let files = walk(&node.data_dir.join("audio")).into_iter();
+    let its = |f: &std::path::PathBuf| {
+        let bytes = fs::read(f).unwrap();
+        let head = String::from_utf8_lossy(&bytes[..bytes.len().min(600)]).into_owned();
+        head.contains(sha256) && head.contains(id)
+    };
+    files.into_iter().find(its).unwrap()
+}
+
+fn walk(dir: &Path) -> Vec<std::path::PathBuf> {
+    let entries = fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
+    entries
+        .flat_map(|p| if p.is_dir() { walk(&p) } else { vec![p] })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn audio_the_disk_has_lost_or_spoilt_comes_back_from_the_peer_while_both_run() {
+    let pair = Pair::start().await;
+    let story = tell(&pair).await;
+    let (node, peer) = (&pair.primary, &pair.secondary);
+    let before = node.get("/api/v1/sync/certificate").await;
+    assert_eq!(before["equal_now"], true);
+    // One file is gone; one has a flipped bit that only its SHA-256 shows.
+    let lost = audio_file(node, "2001", &story.old).await;
+    let spoilt = audio_file(node, "2001", &story.saved).await;
+    fs::remove_file(&lost).unwrap();
+    let mut bytes = fs::read(&spoilt).unwrap();
+    *bytes.last_mut().unwrap() ^= 0x10;
+    fs::write(&spoilt, &bytes).unwrap();
+
+    // Who wants to hear the lost one is told, and hears it a moment later.
+    let path = format!("/api/v1/mailboxes/2001/messages/{}/audio", story.old);
+    let answer = node.request(reqwest::Method::GET, &path).send().await;
+    answer.problem(503, "audio_damaged", &["the peer is asked for its copy"]);
+    node.hears("2001", &story.old, ONE).await;
+    // The spoilt one is found by reading all of them.
+    let check = node.post("/api/v1/sync/audio-check", &json!({})).await;
+    let earlier = check.must_be(202).json()["check"]["begun"].clone();
+    soon("every audio file to be sound again", async || {
+        let sync = node.try_get("/api/v1/sync").await?;
+        let check = &sync["audio"]["check"];
+        let read = check["begun"] != earlier && check["ended"].is_string();
+        match (read, &sync["audio"]["faults"]) {
+            (true, faults) if *faults == json!([]) => Ok(()),
+            _ => Err(sync["audio"].to_string()),
+        }
+    })
+    .await;
+    node.hears("2001", &story.saved, TWO).await;
+    assert!(lost.is_file());
+    let alarms = node.get("/api/v1/alarms").await;
+    let alarm = alarms["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|a| a["code"] == "audio_damaged")
+        .unwrap();
+    assert!(alarm["cleared"].is_string(), "{alarm}");
+    // A start looks whether each file is there.
+    node.kill().await;
+    fs::remove_file(&spoilt).unwrap();
+    node.start().await;
+    node.hears("2001", &story.saved, TWO).await;
+    // None of it was a change: both hold what they held.
+    for at in [node, peer] {
+        assert_eq!(
+            at.get("/api/v1/sync/certificate").await["digest"],
+            before["digest"]
+        );
+    }
+}
+
+/// More records than a start looks at.
+const MANY: u64 = 22_000;
+/// One that it does not look at.
+const DAMAGED: u64 = 20_400;
+
+/// The same made-up entities in both stores, while neither node runs, so that each has a large index.
+fn fill(pair: &Pair) {
+    let origin: Origin = "vmpro1.0000feed".parse().unwrap();
+    let operation = |seq: u64| Operation {
+        stamp: Stamp {
+            at: Hlc {
+                wall: UnixMillis(1_790_000_000_000 + seq),
+                count: 0,
+            },
+            origin: origin.clone(),
+            seq,
+        },
+        entity: EntityKey::Other(note(seq)),
+        effect: Effect::Set([("text".to_owned(), json!(marker(seq)))].into()),
+        extra: std::collections::BTreeMap::new(),
+    };
+    let operations: Vec<_> = (1..=MANY).map(operation).collect();
+    std::thread::scope(|scope| {
+        for node in pair.nodes() {
+            let operations = &operations;
+            scope.spawn(move || {
+                open(node).unwrap().apply(operations).unwrap();
+            });
+        }
+    });
+}
+
+fn open(node: &Node) -> Result<Store, StoreError> {
+    let options = Options {
+        node: node.id.parse().unwrap(),
+        min_free_bytes: 0,
+        clock: || UnixMillis(1_790_000_100_000),
+    };
+    Store::open(&node.data_dir, options)
+}
+
+fn note(n: u64) -> String {
+    format!("note/{n:05}")
+}
+
+fn marker(n: u64) -> String {
+    format!("the text of note {n:05}")
+}
+
+/// Flips a bit of `text` where it lies in the index; in one of the places (sled keeps old ones, and
+/// reads the end of its file when it opens it) where opening does not see it, and reading all does.
+fn rot(node: &Node, text: &str) {
+    let file = node.data_dir.join("db/db");
+    let whole = fs::read(&file).unwrap();
+    let text = text.as_bytes();
+    let places = (0..whole.len() - text.len()).filter(|at| whole[*at..].starts_with(text));
+    for at in places {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x20;
+        fs::write(&file, bytes).unwrap();
+        if open(node).is_ok_and(|store| store.verify().is_err()) {
+            return;
+        }
+    }
+    panic!("no place was found");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_found_while_running_is_told_and_the_next_start_mends_it() {
+    let pair = Pair::laid_out().await;
+    fill(&pair);
+    pair.start_both().await;
+    let story = tell(&pair).await;
+    let (node, peer) = (&pair.secondary, &pair.primary);
+    node.kill().await;
+    // Opened once more, sled notes where everything lies, and does not read what was written before.
+    drop(open(node).unwrap());
+    rot(node, &marker(DAMAGED));
+
+    node.start().await;
+    let alarm = node.alarm("index_damaged").await;
+    let text = alarm["text"].as_str().unwrap();
+    assert!(text.contains("start the node again"), "{text}");
+    // Meanwhile it goes on.
+    assert_eq!(set_aside(node), 0);
+    node.hears("2001", &story.saved, TWO).await;
+    let later = peer.leave("2002", "7", ONE).await;
+    pair.in_step().await;
+    node.hears("2002", &later, ONE).await;
+
+    node.stop().await;
+    node.start().await;
+    pair.in_step().await;
+    assert_eq!(set_aside(node), 1);
+    assert_eq!(seen(node).await, seen(peer).await);
+    node.shows("2001", &story.old, "state", "old").await;
+    node.hears("2002", &later, ONE).await;
+    let up = node.get("/api/v1/alarms?active=true").await;
+    assert_eq!(up["items"], json!([]));
+
+    // And it is trusted again: a start does not set anything aside any more.
+    node.stop().await;
+    node.start().await;
+    pair.in_step().await;
+    assert_eq!(set_aside(node), 1);
 }

@@ -71,7 +71,10 @@ impl Page {
                     assert!(!line.contains(" /etc") && !line.contains(" /var"), "{line}");
                     let mut words = line.split_whitespace();
                     assert_eq!(words.next(), Some("vmsync"), "{line}");
-                    let args: Vec<_> = words.collect();
+                    let mut args: Vec<_> = words.collect();
+                    if args.first() == Some(&"sync") {
+                        args.extend(["--url", &node.http, "--token", &node.admin_token]);
+                    }
                     run(vmsync(), &args, Duration::from_mins(1)).await.well();
                 }
             }

@@ -32,10 +32,11 @@ const SUBJECT: usize = 200;
 /// Changes waiting to be written.
 const WAITING: usize = 4 * KEPT;
 /// Alarms about events rather than conditions: nothing tells when they are over but their absence.
-const PASSING: [&str; 7] = [
+const PASSING: [&str; 8] = [
     "bad_signature",
     "foreign_domain",
     "operation_refused",
+    "quarantine_full",
     "tls_required",
     "wire_version",
     "wrong_certificate",

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use utoipa::ToSchema;
+use uuid::Uuid;
 use vmsync_config::{
     Ack, Config,
     words::{Extension, GroupName, NodeId, UnixMillis, Vector},
@@ -13,11 +14,12 @@ use vmsync_core::{
     resilience::{Ownership, Request, Serving},
     wire::Keys,
 };
-use vmsync_store::{Stamp, Store, StoreError};
+use vmsync_store::{EntityKey, Stamp, Store, StoreError, model::Message};
 
 use crate::{
     alarms::{Alarms, INDEX_DAMAGED},
     calls::Calls,
+    delivery::Board,
     events::EventHub,
     keys::Tokens,
     node::Command,
@@ -46,6 +48,8 @@ pub struct App {
     pub alarms: Alarms,
     /// Recordings; on the secondary, where a remote is configured.
     pub vrl: Option<VrlHandle>,
+    /// How delivery to users' e-mail addresses stands.
+    pub delivery: Board,
     /// What the SMTP receiver has refused.
     pub smtp_refusals: Arc<Refusals>,
 }
@@ -66,20 +70,39 @@ impl App {
                 })
             });
         if let Err(error @ StoreError::Damaged { .. }) = &result {
-            // The node goes on with what can still be read.
-            let me = self.config.node.id.as_str();
-            self.alarms.raise(INDEX_DAMAGED, me, &error.to_string());
+            self.damaged(error.to_string()).await;
         }
         result
     }
 
+    /// The node goes on with what can still be read. Its next start looks at all of the index first.
+    async fn damaged(&self, error: String) {
+        let (store, why) = (self.store.clone(), error.clone());
+        let noted = tokio::task::spawn_blocking(move || store.suspect(&why)).await;
+        if let Ok(Err(error)) = noted {
+            tracing::error!(%error, "that the index is damaged could not be noted");
+        }
+        let me = self.config.node.id.as_str();
+        self.alarms.raise(INDEX_DAMAGED, me, &error);
+    }
+
     /// Before a message that is durable here is acknowledged: with `ack = "both"` waits until the
     /// peer holds it too, or for `ack_limit`. How many nodes hold it then.
-    pub async fn acknowledged(&self, stamp: &Stamp) -> u8 {
-        match self.config.pair.ack {
-            Ack::One => self.node.copies(stamp),
-            Ack::Both => self.node.both(stamp, self.config.pair.ack_limit).await,
+    pub async fn acknowledged(&self, message: &Message) -> u8 {
+        if let Ack::Both = self.config.pair.ack {
+            let limit = self.config.pair.ack_limit;
+            self.node.covered(&message.stamp, limit).await;
         }
+        self.copies(message.id, &message.stamp)
+    }
+
+    /// How many nodes hold the message that began with `stamp` durably, as far as is known: 1 or 2.
+    /// One that was skipped counts as passed in the peer's vector, but the peer does not have it:
+    /// it is under quarantine, here before the peer was told.
+    pub fn copies(&self, id: Uuid, stamp: &Stamp) -> u8 {
+        let covered = self.node.covers(stamp);
+        let withheld = || self.store.is_quarantined(&EntityKey::Message(id));
+        if covered && !withheld() { 2 } else { 1 }
     }
 
     /// The group that a mailbox of `home_system` belongs to: its system's destination in
@@ -194,10 +217,10 @@ pub struct SeenPhone {
     pub evidence: String,
 }
 
-/// A recorded certificate of equality (architecture decision 5).
+/// The last certificate of equality, kept over restarts (architecture decision 5).
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct CertificateAnswer {
-    /// When both were last seen equal, RFC 3339; none = not yet.
+    /// When both were last seen equal, RFC 3339; none = never yet.
     pub at: Option<String>,
     /// The digest both had.
     pub digest: Option<String>,
@@ -205,6 +228,19 @@ pub struct CertificateAnswer {
     pub vector: serde_json::Value,
     /// Whether they are equal now.
     pub equal_now: bool,
+    /// What the certificate says nothing of: what was under quarantine then.
+    pub left_out: LeftOut,
+    /// Audio files this node knew to be missing or damaged on its disk then.
+    pub audio_faults: u64,
+}
+
+/// Entities under quarantine: left out of the digest of both nodes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LeftOut {
+    /// How many.
+    pub count: u64,
+    /// The first 50 of them, `message/UUID` or the like.
+    pub entities: Vec<String>,
 }
 
 impl NodeHandle {
@@ -228,20 +264,17 @@ impl NodeHandle {
         }
     }
 
-    /// How many nodes hold the operation of `stamp` durably, as far as is known: 1 or 2.
-    pub fn copies(&self, stamp: &Stamp) -> u8 {
-        let held = self.peer_have.borrow().get(&stamp.origin);
-        if held >= stamp.seq { 2 } else { 1 }
+    /// Whether what the peer is known to hold covers the operation of `stamp`. It may have been
+    /// skipped: see [`App::copies`].
+    fn covers(&self, stamp: &Stamp) -> bool {
+        self.peer_have.borrow().get(&stamp.origin) >= stamp.seq
     }
 
-    /// Waits until both nodes hold it, at most for `limit`; then how many do.
-    pub async fn both(&self, stamp: &Stamp, limit: Duration) -> u8 {
+    /// Waits until it does, at most for `limit`.
+    async fn covered(&self, stamp: &Stamp, limit: Duration) {
         let mut peer_have = self.peer_have.clone();
-        let held = peer_have.wait_for(|have| have.get(&stamp.origin) >= stamp.seq);
-        match tokio::time::timeout(limit, held).await {
-            Ok(Ok(_)) => 2,
-            _ => self.copies(stamp),
-        }
+        let covered = peer_have.wait_for(|have| have.get(&stamp.origin) >= stamp.seq);
+        let _ = tokio::time::timeout(limit, covered).await;
     }
 
     /// The latest status.
@@ -309,6 +342,15 @@ impl NodeHandle {
     /// Starts the exchange of what both hold anew.
     pub async fn resync(&self) {
         let _ = self.ask(|answer| Command::Resync { answer }).await;
+    }
+    /// What housekeeping waits for; with `run` it is done as soon as that is over.
+    pub async fn housekeeping(&self, run: bool) -> Option<Vec<String>> {
+        self.ask(|answer| Command::Housekeeping { run, answer })
+            .await
+    }
+    /// Has all audio files read now, little by little.
+    pub async fn check_audio(&self) {
+        let _ = self.ask(|answer| Command::CheckAudio { answer }).await;
     }
     /// The last certificate.
     pub async fn certificate(&self) -> Option<CertificateAnswer> {

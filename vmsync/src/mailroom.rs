@@ -5,35 +5,18 @@ use std::{net::IpAddr, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use vmsync_config::{Ack, Limits, show_duration, words::Extension};
 use vmsync_core::{
     intake,
     smtp::{Accepted, Envelope, Recipient, Refusal, SmtpEvent, Verdict},
-    wire::{self, Mail, WireError},
+    wire::{self, WireError},
 };
 use vmsync_store::{
-    AudioRef, EntityKey, NewAudio, Operation, PeerRecord, SeedStep, Store, StoreError,
+    AudioRef, StoreError,
     model::{Message, MessageFacts},
 };
 
-use crate::{app::App, clock, node::Command, smtp::MailHandler};
-
-/// How an audio file is described in a mail between the nodes.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct AboutAudio {
-    /// What it belongs to.
-    pub(crate) entity: EntityKey,
-    /// Whose, for a message. Not sent by version 1.0 of the wire format.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) mailbox: Option<Extension>,
-    /// The audio's facts.
-    #[serde(flatten)]
-    pub(crate) audio: AudioRef,
-    /// What else the file needs to describe itself (`NewAudio::facts`).
-    #[serde(default)]
-    pub(crate) facts: serde_json::Value,
-}
+use crate::{app::App, clock, exchange, node::Command, smtp::MailHandler};
 
 /// Takes in what the receiver hands over.
 pub struct Mailroom {
@@ -67,7 +50,7 @@ impl Mailroom {
         let head = mail.head.clone();
         let applied = self
             .app
-            .store(move |store| apply(store, &mail))
+            .store(move |store| exchange::apply(store, &mail))
             .await
             .map_err(|e| self.not_applied(&e))?;
         tracing::debug!(mail = %head.id, operations = count, new = applied.new, "mail of the peer applied");
@@ -116,7 +99,7 @@ impl Mailroom {
                 continue;
             };
             let message = self.deposit(extension, Arc::clone(&incoming)).await?;
-            let copies = self.app.acknowledged(&message.stamp).await;
+            let copies = self.app.acknowledged(&message).await;
             taken.push(match (self.app.config.pair.ack, copies) {
                 (Ack::One, _) => message.id.to_string(),
                 (Ack::Both, 2) => format!("{}, both nodes hold it", message.id),
@@ -173,20 +156,24 @@ impl Mailroom {
     }
 
     fn not_applied(&self, error: &StoreError) -> Refusal {
+        // Of a full disk the node loop tells, which watches it.
+        let of = self.app.config.pair.peer_id.as_str();
         match error {
-            // The node loop watches the disk and raises the alarm.
-            StoreError::Full { .. } => Refusal::no_space(),
-            StoreError::Invalid(_) => {
-                // Refused for good, but never lost: the peer keeps it, and says so, and so do we.
-                self.app.alarms.raise(
-                    "operation_refused",
-                    self.app.config.pair.peer_id.as_str(),
-                    &error.to_string(),
+            StoreError::QuarantineFull { .. } => {
+                let text = format!(
+                    "{error}; nothing more of what can't be taken is passed over, so synchronisation stands still: see `quarantine` in GET /api/v1/sync for what is wrong with all of them"
                 );
-                Refusal::bad_content(error.to_string())
+                self.app.alarms.raise("quarantine_full", of, &text);
             }
-            _ => Refusal::try_later(error.to_string()),
+            // Refused for good, but never lost: the peer keeps it, and says so, and so do we.
+            StoreError::Invalid(_) | StoreError::MissingAudio(_) => {
+                self.app
+                    .alarms
+                    .raise("operation_refused", of, &error.to_string());
+            }
+            _ => {}
         }
+        exchange::refusal(error)
     }
 }
 
@@ -258,121 +245,6 @@ fn fits(incoming: &intake::Incoming, limits: &Limits) -> Result<(), Refusal> {
         ));
     }
     Ok(())
-}
-
-/// What came of a mail of the peer.
-#[derive(Debug, Default)]
-struct Applied {
-    /// Operations and records that were new.
-    new: u64,
-    /// Entities whose records the peer should get.
-    wanted: Vec<String>,
-}
-
-/// Audio first, then what names it: a crash in between leaves files that nothing names, which the
-/// next try finds in place. All of it can be repeated.
-fn apply(store: &Store, mail: &Mail) -> Result<Applied, StoreError> {
-    let mut operations = Vec::with_capacity(mail.operations.len());
-    for value in &mail.operations {
-        operations.push(Operation::deserialize(value).map_err(malformed)?);
-    }
-    let have = store.have();
-    let known = |o: &Operation| o.stamp.seq <= have.get(&o.stamp.origin);
-    let repeated =
-        !operations.is_empty() && operations.iter().all(known) && mail.records.is_empty();
-    let mut applied = Applied::default();
-    if !repeated {
-        put_audio(store, mail)?;
-        // Quarantined first, so that what lacks its audio can be taken all the same.
-        store.skip(&skips(&mail.skips)?)?;
-        applied.new = join(store, mail)?;
-        applied.new += store.apply(&operations)? as u64;
-    }
-    store.release(&entities(&mail.release)?)?;
-    if !mail.items.is_empty() {
-        let wanted = store.compare_items(&items(&mail.items)?)?;
-        applied.wanted = wanted.iter().map(ToString::to_string).collect();
-    }
-    Ok(applied)
-}
-
-fn put_audio(store: &Store, mail: &Mail) -> Result<(), StoreError> {
-    let mut about = Vec::with_capacity(mail.audio.len());
-    for carried in &mail.audio {
-        about.push(AboutAudio::deserialize(carried.about()).map_err(malformed)?);
-    }
-    let new = about.iter().map(|about| NewAudio {
-        entity: about.entity.clone(),
-        mailbox: about.mailbox.clone(),
-        audio: &about.audio,
-        facts: about.facts.clone(),
-    });
-    let bytes = mail.audio.iter().map(|carried| &carried.bytes()[..]);
-    let audios: Vec<_> = new.zip(bytes).collect();
-    store.put_audios(&audios)
-}
-
-fn join(store: &Store, mail: &Mail) -> Result<u64, StoreError> {
-    let mut records = Vec::with_capacity(mail.records.len());
-    for record in &mail.records {
-        records.push(PeerRecord {
-            entity: entity(&record.entity)?,
-            record: record.record.clone(),
-        });
-    }
-    let seed = mail.seed.as_ref().map(|s| SeedStep {
-        upto: s.upto.clone(),
-        beyond: s.beyond.clone(),
-        after: s.after.clone(),
-        through: s.through.clone(),
-    });
-    Ok(store.join(&records, seed.as_ref())?.changed)
-}
-
-fn malformed(error: impl std::fmt::Display) -> StoreError {
-    StoreError::Invalid(format!("malformed mail of the peer: {error}"))
-}
-
-fn entity(name: &str) -> Result<EntityKey, StoreError> {
-    EntityKey::try_from(name.to_owned()).map_err(malformed)
-}
-
-fn entities(names: &[String]) -> Result<Vec<EntityKey>, StoreError> {
-    names.iter().map(|name| entity(name)).collect()
-}
-
-fn items(buckets: &[wire::BucketItems]) -> Result<Vec<vmsync_store::BucketItems>, StoreError> {
-    let item = |i: &wire::Item| {
-        Ok(vmsync_store::Item {
-            entity: entity(&i.entity)?,
-            hash: i.hash.clone(),
-            lacks_audio: i.lacks_audio,
-        })
-    };
-    let bucket = |b: &wire::BucketItems| {
-        Ok(vmsync_store::BucketItems {
-            bucket: b.bucket,
-            items: b
-                .items
-                .iter()
-                .map(item)
-                .collect::<Result<_, StoreError>>()?,
-        })
-    };
-    buckets.iter().map(bucket).collect()
-}
-
-/// Skips as the store takes them.
-pub(crate) fn skips(skips: &[wire::Skip]) -> Result<Vec<vmsync_store::Skip>, StoreError> {
-    let skip = |s: &wire::Skip| {
-        Ok(vmsync_store::Skip {
-            origin: s.origin.clone(),
-            seq: s.seq,
-            entity: entity(&s.entity)?,
-            why: s.why.clone(),
-        })
-    };
-    skips.iter().map(skip).collect()
 }
 
 /// The store's description of audio that was just measured.

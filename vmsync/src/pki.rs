@@ -225,7 +225,7 @@ pub fn client_config(files: &TlsFiles) -> Result<Arc<ClientConfig>, FileError> {
 }
 
 /// Given explicitly everywhere, so that no other crate's choice of a default matters.
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
@@ -240,7 +240,7 @@ fn roots(ca: &Path) -> Result<Arc<RootCertStore>, FileError> {
 }
 
 /// All certificates of a PEM file, at least one.
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, FileError> {
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, FileError> {
     let text = read_text(path)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
     match found {

@@ -17,13 +17,14 @@ use crate::{
     app::App,
     calls::Calls,
     clock,
+    delivery::{self, Board},
     events::EventHub,
     http,
     keys::{self, Tokens},
     mailroom::Mailroom,
     node,
     pair::{self, PeerClient},
-    pki, smtp, vrl,
+    pki, smtp, verify, vrl,
 };
 
 /// How long a stop may take before it is cut short.
@@ -85,7 +86,9 @@ fn read_files(config: &Config) -> Result<Files, String> {
         config.vrl.remote.as_ref().map(|r| &r.password_file),
         config.vrl.server.as_ref().map(|s| &s.password_file),
     ];
-    for file in passwords.into_iter().flatten() {
+    let senders = config.senders.iter().filter_map(|s| s.auth.as_ref());
+    let senders = senders.map(|auth| &auth.password_file);
+    for file in passwords.into_iter().flatten().chain(senders) {
         noted(
             &mut errors,
             keys::read_secret_line(file).map_err(|e| e.to_string()),
@@ -226,12 +229,15 @@ async fn start(
         alarms,
         events,
         vrl,
+        delivery: Board::new(&config),
         smtp_refusals: Arc::default(),
         store,
         config,
     });
     let node = node::Node::load(Arc::clone(&app), seat, peer, client).await?;
     core.spawn(node.run(stop_core.clone()));
+    core.spawn(verify::run(Arc::clone(&app), stop_core.clone()));
+    delivery::start(&app, core, stop_core)?;
 
     let config = &app.config;
     if let Some(listener) = sockets.smtp {
@@ -372,7 +378,7 @@ fn open_or_rebuild(dir: &Path, options: &Options) -> Result<Store, StoreError> {
 /// An index made anew is told of until the peer has filled it in or an operator has taken note,
 /// also where the process ended in between.
 fn tell_of_rebuild(store: &Store, alarms: &Alarms, config: &Config) -> Result<(), String> {
-    // All of the index was read when it was opened.
+    // What was noticed then was looked at when the index was opened.
     alarms.clear_all(INDEX_DAMAGED);
     if let Some(report) = store.rebuilt().map_err(|e| e.to_string())? {
         let text = report.words();

@@ -25,6 +25,9 @@ pub struct Status {
     pub totals: TotalsStatus,
     /// Recordings.
     pub vrl: VrlSummary,
+    /// Messages to users' e-mail addresses.
+    #[serde(default)]
+    pub email: EmailSummary,
     /// Alarms that are not cleared.
     pub alarms: u32,
 }
@@ -131,12 +134,15 @@ pub struct SyncStatus {
     pub peer_digest: Option<String>,
     /// Vectors equal, digests not: an alarm; it is being repaired.
     pub diverged: bool,
-    /// Messages that only this node holds, as far as it knows.
+    /// Messages that only this node holds, as far as it knows: with the peer away, beyond what it held last.
     #[serde(default)]
     pub single_copies: u64,
     /// Entities about which an operation could not be sent or taken.
     #[serde(default)]
     pub quarantined: u64,
+    /// Audio files missing or damaged on this node's disk, as far as found.
+    #[serde(default)]
+    pub audio_faults: u64,
     /// Probes mailed to the peer and back.
     #[serde(default)]
     pub probe: ProbeStatus,
@@ -198,6 +204,15 @@ pub struct TotalsStatus {
     pub messages: u64,
     /// Audio bytes.
     pub bytes: u64,
+}
+
+/// Delivery to users' e-mail addresses in short; `GET /email` tells it by entry.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct EmailSummary {
+    /// Messages that wait to be mailed.
+    pub pending: u64,
+    /// Messages that will not be, since this node was started.
+    pub failed: u64,
 }
 
 /// Recordings in short.

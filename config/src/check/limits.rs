@@ -22,6 +22,7 @@ pub(super) fn limits(raw: &shape::Limits, report: &mut Report) -> Option<Limits>
     let recording_max = raw.recording_max.within(&defaults::RECORDING_MAX, report);
     let call_idle = raw.call_idle.within(&defaults::CALL_IDLE, report);
     let log_operations = raw.log_operations.within(&defaults::LOG_OPERATIONS, report);
+    let audio_check = raw.audio_check.within(&defaults::AUDIO_CHECK, report);
     if let (Some(min), Some(max)) = (min, max)
         && min > max
     {
@@ -44,5 +45,6 @@ pub(super) fn limits(raw: &shape::Limits, report: &mut Report) -> Option<Limits>
         recording_max: recording_max?,
         call_idle: call_idle?,
         log_operations: log_operations?,
+        audio_check: audio_check?,
     })
 }

@@ -6,7 +6,7 @@ use super::{
     not_blank, real_port,
 };
 use crate::{
-    checked::{Receiver, Sender, SenderAuth},
+    checked::{Receiver, Sender, SenderAuth, SenderTls},
     defaults,
     errors::{Report, printable},
     field::List,
@@ -75,6 +75,7 @@ fn to_peer(ctx: &Context) -> Option<Sender> {
         port: defaults::SMTP_PORT,
         sender: None,
         auth: None,
+        tls: SenderTls::Required,
     })
 }
 
@@ -106,6 +107,10 @@ fn first_sender(raw: &shape::Sender, ctx: &Context, report: &mut Report) -> Opti
              remove it (R-SY-2)",
         );
     }
+    if !raw.tls.is_absent() {
+        let message = "is for further entries: this one, to the peer, follows tls.require";
+        raw.tls.error(report, message);
+    }
     let port = port(raw, report);
     let sender = sender(raw, report);
     let domain = domain.or_else(|| ctx.fqdn.as_ref().map(ToString::to_string));
@@ -116,23 +121,52 @@ fn first_sender(raw: &shape::Sender, ctx: &Context, report: &mut Report) -> Opti
         port: port?,
         sender: sender?,
         auth: None,
+        tls: SenderTls::Required,
     })
 }
 
 fn further_sender(raw: &shape::Sender, ctx: &Context, report: &mut Report) -> Option<Sender> {
-    let domain = raw.domain.clone().check(report, mail_domain);
+    let domain = raw.domain.clone().check(report, |domain| {
+        let own = [&ctx.fqdn, &ctx.peer].into_iter().flatten();
+        let mut own = own.filter(|fqdn| fqdn.as_str().eq_ignore_ascii_case(domain));
+        match own.next() {
+            Some(own) => Err(format!(
+                "{own} is a node of this pair: messages mailed there would come back as new ones; name the users' mail domain"
+            )),
+            None if domain == Sender::ANY => Ok(()),
+            None => mail_domain(domain),
+        }
+    });
     let domain = domain.require(report);
     let server = raw.server.clone().check(report, server_host);
     let server = server.require(report);
     let port = port(raw, report);
     let sender = sender(raw, report);
     let auth = auth(&raw.auth, ctx, report);
+    let tls = tls(raw, ctx, report);
     Some(Sender {
         domain: domain?,
         server: server?,
         port: port?,
         sender: sender?,
         auth: auth?,
+        tls: tls?,
+    })
+}
+
+/// A password goes only where TLS has shown who the server is.
+fn tls(raw: &shape::Sender, ctx: &Context, report: &mut Report) -> Option<SenderTls> {
+    let auth = raw.auth.head.given;
+    let tls = raw.tls.clone().check(report, |tls| match tls {
+        SenderTls::Opportunistic if auth && !ctx.demo => Err(
+            "opportunistic would show the password to anybody in between: set required or implicit, or remove auth".to_owned(),
+        ),
+        _ => Ok(()),
+    });
+    tls.or(if auth {
+        SenderTls::Required
+    } else {
+        SenderTls::Opportunistic
     })
 }
 
@@ -204,7 +238,7 @@ fn mail_domain(domain: &String) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "\"{}\" is no mail domain: write one such as example.com",
+        "\"{}\" is no mail domain: write one such as example.com, or * in a further entry for all other domains",
         printable(domain)
     ))
 }

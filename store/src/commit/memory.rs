@@ -6,7 +6,8 @@ use vmsync_config::words::{NodeId, Origin, Vector};
 
 use super::Committed;
 use crate::{
-    digest::Buckets,
+    chance,
+    digest::{Buckets, Change},
     index::{Index, Overlay},
     keys,
     log::{self, Ends, Mark},
@@ -15,6 +16,7 @@ use crate::{
     quarantine::Notes,
     seed::Seeding,
     upgrade,
+    verify::Counted,
 };
 
 /// What is held in memory of the index: small, and needed by every write.
@@ -28,10 +30,14 @@ pub(crate) struct Memory {
     /// Of each origin in the vector, where its log begins and what it comes to.
     pub(crate) logs: BTreeMap<Origin, Ends>,
     pub(crate) seeding: Option<Arc<Seeding>>,
+    /// Of each origin the last operation some record bears the stamp of, where that is not held.
+    pub(crate) seen: Arc<Vector>,
     /// Nearly always empty; shared, because memory is copied for every writer.
     pub(crate) quarantine: Arc<Notes>,
     /// Number of the last group committed (see `watermark`).
     pub(crate) commits: u64,
+    /// The records a verification under way has counted.
+    pub(crate) verifying: Option<Arc<Counted>>,
 }
 
 impl Memory {
@@ -44,9 +50,17 @@ impl Memory {
             totals: Totals::default(),
             logs: BTreeMap::new(),
             seeding: None,
+            seen: Arc::default(),
             quarantine: Arc::default(),
             commits: 0,
+            verifying: None,
         }
+    }
+
+    /// The one place where the digest changes.
+    pub(crate) fn recount(&mut self, name: &str, change: &Change) {
+        self.buckets.apply(change);
+        Counted::change(&mut self.verifying, name, change);
     }
 
     /// The last operation of `origin` that its log no longer has.
@@ -64,6 +78,7 @@ pub(super) fn load(index: &Index) -> io::Result<Option<Memory>> {
         clock: json(index, keys::CLOCK)?.unwrap_or_default(),
         totals: json(index, keys::TOTALS)?.unwrap_or_default(),
         seeding: json(index, keys::SEEDING)?.map(Arc::new),
+        seen: json(index, keys::SEEN)?.map(Arc::new).unwrap_or_default(),
         quarantine: Arc::new(quarantine(index)?),
         commits: json(index, keys::COMMITS)?.unwrap_or_default(),
         ..Memory::new(origin)
@@ -89,7 +104,7 @@ pub(super) fn load(index: &Index) -> io::Result<Option<Memory>> {
 pub(super) fn create(index: &Index, node: &NodeId, commits: u64) -> io::Result<Memory> {
     let origin = Origin {
         node: node.clone(),
-        incarnation: rand::random(),
+        incarnation: chance::incarnation(),
     };
     let memory = Memory {
         commits,

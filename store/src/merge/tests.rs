@@ -175,7 +175,50 @@ fn three_nodes(
     })
 }
 
+/// What two nodes of a newer version make of it: each record and version may bear members unknown
+/// here, whose values need not agree.
+fn of_a_newer_version(mut part: BTreeMap<String, Record>, say: &[u8]) -> BTreeMap<String, Record> {
+    let mut say = say.iter().cycle();
+    let mut member = |more: &mut BTreeMap<String, serde_json::Value>| {
+        let n = say.next().copied().unwrap_or_default();
+        if n % 4 > 0 {
+            more.insert(format!("x{}", n % 4), json!([n % 3, {"y": n % 5}]));
+        }
+    };
+    for record in part.values_mut() {
+        member(&mut record.more);
+        record.versions.iter_mut().for_each(|v| member(&mut v.more));
+    }
+    part
+}
+
+fn three_newer_nodes() -> impl Strategy<Value = Parts> {
+    let say = proptest::collection::vec(any::<u8>(), 1..12);
+    (
+        three_nodes(faulty_history()),
+        [say.clone(), say.clone(), say],
+    )
+        .prop_map(|((_, [a, b, c]), [x, y, z])| {
+            [(a, x), (b, y), (c, z)].map(|(part, say)| of_a_newer_version(part, &say))
+        })
+}
+
 proptest! {
+    #[test]
+    fn members_of_a_newer_version_join_by_the_same_laws_and_none_is_lost([a, b, c] in three_newer_nodes()) {
+        let both = |a: &_, b: &_| joined(&[BTreeMap::clone(a), BTreeMap::clone(b)]);
+        let ab = both(&a, &b);
+        prop_assert_eq!(&ab, &both(&b, &a));
+        prop_assert_eq!(both(&ab, &c), both(&a, &both(&b, &c)));
+        prop_assert_eq!(&both(&a, &a), &a);
+        prop_assert_eq!(&both(&ab, &b), &ab);
+        for (key, record) in a.iter().chain(&b) {
+            for name in record.more.keys() {
+                prop_assert!(ab[key].more.contains_key(name), "{} of {}", name, key);
+            }
+        }
+    }
+
     #[test]
     fn joining_is_commutative_associative_and_idempotent((_, [a, b, c]) in three_nodes(faulty_history())) {
         let both = |a: &_, b: &_| joined(&[BTreeMap::clone(a), BTreeMap::clone(b)]);

@@ -8,9 +8,10 @@ use super::{Entry, Finished, Transaction};
 use crate::{
     blobs::Blobs,
     commit::Aftermath,
+    digest::Change,
     error::StoreError,
-    keys,
-    model::Message,
+    index, keys,
+    model::{Message, MessageState},
     operation::{EntityKey, GreetingKind},
     record::Record,
     view,
@@ -68,6 +69,7 @@ impl Transaction<'_> {
         self.store_memory(&buckets)?;
         Ok(Finished {
             overlay: self.writes,
+            large: self.large,
             memory: self.memory,
             operations: self.operations,
             joined,
@@ -84,21 +86,24 @@ impl Transaction<'_> {
         buckets: &mut BTreeSet<u8>,
     ) -> Result<(), StoreError> {
         let name = entity.to_string();
-        // What is under quarantine does not count in the digest.
-        let counted = !self.before.quarantine.contains_key(entity);
-        let counts = !self.memory.quarantine.contains_key(entity);
-        if let Some(stored) = entry.stored.as_ref().filter(|_| counted) {
-            buckets.insert(self.memory.buckets.subtract(&name, stored));
-        }
         let bytes = if entry.now.is_empty() {
             None
         } else {
-            let bytes = entry.now.to_bytes().map_err(|e| self.failed(e.into()))?;
-            if counts {
-                buckets.insert(self.memory.buckets.add(&name, &bytes));
-            }
-            Some(bytes)
+            Some(entry.now.to_bytes().map_err(|e| self.failed(e.into()))?)
         };
+        // What is under quarantine does not count in the digest.
+        let counted = !self.before.quarantine.contains_key(entity);
+        let counts = !self.memory.quarantine.contains_key(entity);
+        let change = Change::of(
+            &name,
+            entry.stored.as_deref().filter(|_| counted),
+            bytes.as_deref().filter(|_| counts),
+        );
+        self.memory.recount(&name, &change);
+        if entry.stored.as_ref().is_some_and(|s| index::is_large(s)) {
+            self.large.insert(keys::record(entity));
+        }
+        buckets.insert(change.bucket);
         self.put(keys::record(entity), bytes);
         Ok(())
     }
@@ -111,13 +116,15 @@ impl Transaction<'_> {
     ) -> Result<(), StoreError> {
         match entity {
             EntityKey::Message(id) => {
-                if let Some(message) = view::message(*id, before) {
-                    self.unlist(&message)?;
+                let is = view::message(*id, after);
+                // Most changes are of the state alone.
+                if view::same_but_state(before, after) {
+                    return is.map_or(Ok(()), |is| self.relist(view::state(before), &is));
                 }
-                if let Some(message) = view::message(*id, after) {
-                    self.list(&message)?;
+                if let Some(was) = view::message(*id, before) {
+                    self.unlist(&was)?;
                 }
-                Ok(())
+                is.map_or(Ok(()), |is| self.list(&is))
             }
             EntityKey::Mailbox(ext) => self.derive_mailbox(ext, before, after),
             EntityKey::Greeting(ext, kind) => {
@@ -128,6 +135,21 @@ impl Transaction<'_> {
         }
     }
 
+    /// A message of which nothing but the state has changed.
+    fn relist(&mut self, was: MessageState, is: &Message) -> Result<(), StoreError> {
+        if was == is.state {
+            return Ok(());
+        }
+        let state = serde_json::to_vec(&is.state).map_err(|e| self.failed(e.into()))?;
+        let place = keys::place(is.stamp.at, is.id);
+        self.put(keys::arrival(&is.mailbox, &place), Some(state));
+        let counts = &mut self.summary(&is.mailbox)?.counts;
+        let before = counts.of(was);
+        *before = before.saturating_sub(1);
+        *counts.of(is.state) += 1;
+        Ok(())
+    }
+
     fn list(&mut self, m: &Message) -> Result<(), StoreError> {
         let state = serde_json::to_vec(&m.state).map_err(|e| self.failed(e.into()))?;
         let place = keys::place(m.stamp.at, m.id);
@@ -135,12 +157,17 @@ impl Transaction<'_> {
         if let Some(source) = &m.facts.source_id {
             self.put(keys::source(&m.mailbox, source, m.id), Some(Vec::new()));
         }
-        let counts = &mut self.summary(&m.mailbox)?.counts;
+        let summary = self.summary(&m.mailbox)?;
+        let unmailed = view::is_unmailed(m, summary.email_since);
+        let counts = &mut summary.counts;
         *counts.of(m.state) += 1;
         counts.bytes = counts.bytes.saturating_add(m.audio.bytes);
         let totals = &mut self.memory.totals;
         totals.messages += 1;
         totals.bytes = totals.bytes.saturating_add(m.audio.bytes);
+        if unmailed {
+            self.put(keys::unmailed(&m.mailbox, &place), Some(Vec::new()));
+        }
         Ok(())
     }
 
@@ -150,13 +177,18 @@ impl Transaction<'_> {
         if let Some(source) = &m.facts.source_id {
             self.put(keys::source(&m.mailbox, source, m.id), None);
         }
-        let counts = &mut self.summary(&m.mailbox)?.counts;
+        let summary = self.summary(&m.mailbox)?;
+        let unmailed = view::is_unmailed(m, summary.email_since);
+        let counts = &mut summary.counts;
         let of_state = counts.of(m.state);
         *of_state = of_state.saturating_sub(1);
         counts.bytes = counts.bytes.saturating_sub(m.audio.bytes);
         let totals = &mut self.memory.totals;
         totals.messages = totals.messages.saturating_sub(1);
         totals.bytes = totals.bytes.saturating_sub(m.audio.bytes);
+        if unmailed {
+            self.put(keys::unmailed(&m.mailbox, &place), None);
+        }
         Ok(())
     }
 
@@ -167,12 +199,41 @@ impl Transaction<'_> {
         after: &Record,
     ) -> Result<(), StoreError> {
         let (was, is) = (view::mailbox_exists(before), view::mailbox_exists(after));
-        self.summary(ext)?.alive = is;
+        let email_since = view::email_setting(after).map(|s| s.since);
+        let summary = self.summary(ext)?;
+        summary.alive = is;
+        if summary.email_since != email_since {
+            summary.email_since = email_since;
+            self.derive_unmailed(ext)?;
+        }
         let mailboxes = &mut self.memory.totals.mailboxes;
         match (was, is) {
             (false, true) => *mailboxes += 1,
             (true, false) => *mailboxes = mailboxes.saturating_sub(1),
             _ => {}
+        }
+        Ok(())
+    }
+
+    /// Which messages of `ext` wait to be e-mailed, from their records: those of this transaction
+    /// as they were before it, since what becomes of them follows (mailboxes come before messages).
+    pub(crate) fn derive_unmailed(&mut self, ext: &Extension) -> Result<(), StoreError> {
+        for key in self.keys(&keys::unmailed_of(ext))? {
+            self.put(key, None);
+        }
+        let Some(since) = self.summary(ext)?.email_since else {
+            return Ok(());
+        };
+        let earliest = keys::arrival(ext, &keys::place(since, uuid::Uuid::nil()));
+        for key in self.keys(&keys::arrivals(ext))?.range(earliest..) {
+            let Some(id) = keys::id_at_end(key) else {
+                continue;
+            };
+            let message = view::message(id, self.record(&EntityKey::Message(id))?);
+            if let Some(m) = message.filter(|m| view::is_unmailed(m, Some(since))) {
+                let place = keys::place(m.stamp.at, m.id);
+                self.put(keys::unmailed(ext, &place), Some(Vec::new()));
+            }
         }
         Ok(())
     }
@@ -223,6 +284,10 @@ impl Transaction<'_> {
         }
         if totals != self.before.totals {
             self.put_json(keys::TOTALS.to_vec(), &totals)?;
+        }
+        if !Arc::ptr_eq(&self.before.seen, &self.memory.seen) {
+            let seen = self.memory.seen.clone();
+            self.put_json(keys::SEEN.to_vec(), &*seen)?;
         }
         Ok(())
     }

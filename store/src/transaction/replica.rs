@@ -23,6 +23,10 @@ impl Transaction<'_> {
     pub(crate) fn join(&mut self, entity: &EntityKey, other: &Record) -> Result<bool, StoreError> {
         for stamp in other.stamps() {
             self.memory.clock = clock::observe(self.memory.clock, self.now, stamp.at);
+            self.see(&stamp.origin, stamp.seq);
+        }
+        for (origin, seq) in other.replaced.iter() {
+            self.see(origin, seq);
         }
         self.named.extend(other.audio());
         let held = &mut self.entry(entity)?.now;
@@ -33,6 +37,13 @@ impl Transaction<'_> {
             self.joined.insert(entity.clone());
         }
         Ok(changed)
+    }
+
+    /// Notes that operation `seq` of `origin` was recorded, here or elsewhere, though it may not be held.
+    pub(crate) fn see(&mut self, origin: &Origin, seq: u64) {
+        if seq > self.held(origin).max(self.memory.seen.get(origin)) {
+            Arc::make_mut(&mut self.memory.seen).raise(origin, seq);
+        }
     }
 
     /// Everything up to `upto` is held, as state: raises the vector, and with it the floor of the

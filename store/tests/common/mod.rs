@@ -16,9 +16,9 @@ use std::{
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
-use vmsync_config::words::{Extension, UnixMillis};
+use vmsync_config::words::{EmailMode, Extension, UnixMillis};
 use vmsync_store::{
-    AudioRef, GreetingKind, Options, Store,
+    AudioRef, GreetingKind, Options, Store, StoreError,
     model::{Mailbox, MailboxPatch, Message, MessageFacts, MessageState},
 };
 
@@ -115,6 +115,24 @@ pub(crate) fn assert_sound(store: &Store) {
     assert_eq!(store.check().unwrap(), Vec::<String>::new());
 }
 
+/// Messages go out by e-mail, or are to.
+fn mail(store: &Store, e: &Extension, id: Option<Uuid>, which: u8) -> Result<(), StoreError> {
+    match (which / 2 % 4, id) {
+        (0, Some(id)) => store.mark_emailed(id, which < 80).map(drop),
+        (1, Some(id)) => store
+            .mark_email_failed(id, "ann@example.com", "no")
+            .map(drop),
+        (wanted, _) => {
+            let patch = MailboxPatch {
+                email: Some("ann@example.com".into()),
+                email_mode: Some([EmailMode::Off, EmailMode::Copy][usize::from(wanted % 2)]),
+                ..MailboxPatch::default()
+            };
+            store.change_mailbox(e, &patch).map(drop)
+        }
+    }
+}
+
 /// What users do, at random, to one of two nodes.
 pub(crate) fn act(store: &Store, what: u8, which: u8, n: usize) {
     let e = ext(["2001", "2002"][usize::from(which % 2)]);
@@ -150,6 +168,7 @@ pub(crate) fn act(store: &Store, what: u8, which: u8, n: usize) {
         10 => store.remove_greeting(&e, GreetingKind::Busy),
         11 => store.set_flow("main", &format!("n = {n}")).map(drop),
         12 => store.set_setting("x", json!(0.1 + f64::from(which))),
+        14 if which < 160 => mail(store, &e, some_message, which),
         _ => {
             let patch = MailboxPatch {
                 enabled: Some(!which.is_multiple_of(3)),

@@ -6,9 +6,13 @@ use std::{
     thread,
 };
 
-use mailin_embedded::{Handler, Response, Server, SslConfig, response};
+use mailin_embedded::{AuthMechanism, Handler, Response, Server, SslConfig, response};
 
-use super::{Item, Mails, Raw, forward};
+use super::{
+    Guard, Item, Mails, Raw,
+    behaviour::{Answer, Switch},
+    forward,
+};
 
 /// Largest mail that is captured, bytes.
 const LARGEST: usize = 64 * 1024 * 1024;
@@ -18,10 +22,14 @@ pub(super) fn start(
     listener: TcpListener,
     mails: Mails,
     forward_to: Option<SocketAddr>,
+    guard: &Guard,
+    switch: &Switch,
 ) -> io::Result<()> {
     let handler = Capture {
         mails,
         forward_to,
+        login: guard.login.clone(),
+        switch: switch.clone(),
         helo: String::new(),
         from: String::new(),
         to: Vec::new(),
@@ -31,9 +39,14 @@ pub(super) fn start(
     server
         .with_name("mailhog.example")
         .with_num_threads(8)
-        .with_ssl(SslConfig::None)
+        .with_ssl(certificate(guard))
         .map_err(|e| io::Error::other(e.to_string()))?
         .with_tcp_listener(listener);
+    if guard.login.is_some() {
+        server
+            .with_auth(AuthMechanism::Plain)
+            .with_auth(AuthMechanism::Login);
+    }
     thread::Builder::new()
         .name("mailhog-smtp".to_owned())
         .spawn(move || {
@@ -47,15 +60,43 @@ pub(super) fn start(
     Ok(())
 }
 
+fn certificate(guard: &Guard) -> SslConfig {
+    match &guard.certificate {
+        None => SslConfig::None,
+        Some((cert, key)) => SslConfig::SelfSigned {
+            cert_path: cert.to_string_lossy().into_owned(),
+            key_path: key.to_string_lossy().into_owned(),
+        },
+    }
+}
+
+fn answered(answer: Option<Answer>) -> Response {
+    answer.map_or(response::OK, |(code, text)| Response::custom(code, text))
+}
+
 /// One connection's mail in the making; cloned fresh for each connection.
 #[derive(Clone)]
 struct Capture {
     mails: Mails,
     forward_to: Option<SocketAddr>,
+    login: Option<(String, String)>,
+    switch: Switch,
     helo: String,
     from: String,
     to: Vec<String>,
     data: Vec<u8>,
+}
+
+impl Capture {
+    fn log_in(&self, user: &str, password: &str) -> Response {
+        self.switch.login_tried();
+        let login = self.login.as_ref();
+        if login.is_some_and(|(u, p)| u == user && p == password) {
+            response::AUTH_OK
+        } else {
+            response::INVALID_CREDENTIALS
+        }
+    }
 }
 
 impl Handler for Capture {
@@ -66,11 +107,14 @@ impl Handler for Capture {
     fn mail(&mut self, _ip: IpAddr, _domain: &str, from: &str) -> Response {
         from.clone_into(&mut self.from);
         self.to.clear();
-        response::OK
+        answered(self.switch.get().mail)
     }
     fn rcpt(&mut self, to: &str) -> Response {
-        self.to.push(to.to_owned());
-        response::OK
+        let answer = self.switch.get().rcpt;
+        if answer.is_none() {
+            self.to.push(to.to_owned());
+        }
+        answered(answer)
     }
     fn data_start(
         &mut self,
@@ -80,7 +124,7 @@ impl Handler for Capture {
         _to: &[String],
     ) -> Response {
         self.data.clear();
-        response::OK
+        answered(self.switch.get().data)
     }
     fn data(&mut self, buf: &[u8]) -> io::Result<()> {
         if self.data.len() + buf.len() > LARGEST {
@@ -100,6 +144,10 @@ impl Handler for Capture {
                 return Response::custom(554, refused);
             }
         }
+        let behaviour = self.switch.get();
+        if behaviour.end.is_some() {
+            return answered(behaviour.end);
+        }
         let raw = Raw {
             from: self.from.clone(),
             to: self.to.clone(),
@@ -108,7 +156,15 @@ impl Handler for Capture {
         };
         let id = format!("{}@mailhog.example", uuid::Uuid::now_v7().simple());
         self.mails.push(Item::new(id, raw, now()));
+        // It has the mail now, and the client does not know.
+        thread::sleep(behaviour.slow);
         response::OK
+    }
+    fn auth_plain(&mut self, _authorization: &str, user: &str, password: &str) -> Response {
+        self.log_in(user, password)
+    }
+    fn auth_login(&mut self, user: &str, password: &str) -> Response {
+        self.log_in(user, password)
     }
 }
 

@@ -6,6 +6,7 @@
 //! nothing is acknowledged that was not taken.
 
 mod api;
+mod behaviour;
 mod capture;
 mod forward;
 mod message;
@@ -15,6 +16,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+pub use behaviour::{Answer, Behaviour, Guard};
 pub use message::{Content, Item, Mime, Path, Raw};
 
 /// Mails kept; the oldest go first.
@@ -38,6 +40,7 @@ pub struct MailHog {
     /// HTTP address.
     pub http: SocketAddr,
     mails: Mails,
+    switch: behaviour::Switch,
 }
 
 /// The mails taken, oldest first.
@@ -67,19 +70,60 @@ impl Mails {
 impl MailHog {
     /// Starts it on the running tokio runtime.
     pub async fn start(options: Options) -> std::io::Result<Self> {
+        Self::guarded(options, Guard::default()).await
+    }
+
+    /// Starts one that offers STARTTLS or wants a login, as `guard` says.
+    pub async fn guarded(options: Options, guard: Guard) -> std::io::Result<Self> {
         let smtp = TcpListener::bind(options.smtp)?;
         let smtp_address = smtp.local_addr()?;
         let http = tokio::net::TcpListener::bind(options.http).await?;
         let http_address = http.local_addr()?;
         let mails = Mails::default();
-        capture::start(smtp, mails.clone(), options.forward_to)?;
+        let switch = behaviour::Switch::default();
+        capture::start(smtp, mails.clone(), options.forward_to, &guard, &switch)?;
         let router = api::router(mails.clone());
         tokio::spawn(async move { axum::serve(http, router).await });
         Ok(Self {
             smtp: smtp_address,
             http: http_address,
             mails,
+            switch,
         })
+    }
+
+    /// A server of user mailboxes on loopback that takes everything, until told otherwise.
+    ///
+    /// # Panics
+    /// Where it can't be started.
+    pub async fn for_users(guard: Guard) -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let options = Options {
+            smtp: any,
+            http: any,
+            forward_to: None,
+        };
+        let started = Self::guarded(options, guard).await;
+        #[allow(clippy::panic, reason = "a test says what failed by panicking")]
+        started.unwrap_or_else(|e| panic!("the capture fixture: {e}"))
+    }
+
+    /// From now on it answers so.
+    pub fn behave(&self, behaviour: Behaviour) {
+        self.switch.set(behaviour);
+    }
+
+    /// How often somebody has tried to log in.
+    pub fn logins(&self) -> usize {
+        self.switch.logins()
+    }
+
+    /// Mails taken for `to`, oldest first.
+    pub fn mails_for(&self, to: &str) -> Vec<Arc<Item>> {
+        let mut mails = self.mails();
+        mails.retain(|m| m.raw.to.iter().any(|t| t == to));
+        mails.reverse();
+        mails
     }
 
     /// Every mail taken, newest first.

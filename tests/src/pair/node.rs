@@ -154,6 +154,24 @@ impl Node {
         write(&self.config, &format!("{}\n{lines}\n", read(&self.config)));
     }
 
+    /// The file of a message's audio in its data folder; `message` as the API tells it.
+    pub fn audio_file(&self, message: &Value) -> PathBuf {
+        fn walk(dir: &Path) -> Vec<PathBuf> {
+            let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+            entries
+                .map(|entry| entry.path())
+                .flat_map(|p| if p.is_dir() { walk(&p) } else { vec![p] })
+                .collect()
+        }
+        let sha256 = message["sha256"].as_str().unwrap_or("no sha256");
+        let says = |path: &PathBuf| {
+            let bytes = std::fs::read(path).unwrap_or_default();
+            String::from_utf8_lossy(&bytes).contains(sha256)
+        };
+        let found = walk(&self.data_dir.join("audio")).into_iter().find(says);
+        found.unwrap_or_else(|| panic!("{} has no audio file of {message}", self.id))
+    }
+
     /// The last lines of its log.
     pub fn last_words(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();

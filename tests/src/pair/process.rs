@@ -132,6 +132,16 @@ impl Process {
         Self::spawn(command)
     }
 
+    /// Another program, which ends when its standard input does; its errors go to `log`.
+    pub fn program(program: &str, args: &[&str], log: &Path) -> Self {
+        let log = OpenOptions::new().create(true).append(true).open(log);
+        let log = log.unwrap_or_else(|e| panic!("the log of {program}: {e}"));
+        let mut command = Command::new(program);
+        command.args(args).stdin(Stdio::piped());
+        command.stdout(Stdio::piped()).stderr(log);
+        Self::spawn(command)
+    }
+
     fn spawn(mut command: Command) -> Self {
         let mut child = command
             .kill_on_drop(true)

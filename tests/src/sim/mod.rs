@@ -1,27 +1,44 @@
-//! The pair in virtual time: two cores, two stores that crash at their durability point, a bad
-//! mail link, cuts, wrong clocks, restored data folders; everything from one seed.
+//! The pair in virtual time: two nodes, each with the real store on a disk that loses power at any
+//! step, the real session and real mails over a bad link; cuts, wrong clocks, data folders replaced
+//! by old copies or by nothing; everything from one seed.
 //!
 //! A run is a time of troubles, a healing, and a rest. During the troubles the [`oracle`] checks
 //! what must never happen; after the rest it checks what must have happened: nothing acknowledged
 //! is lost, both nodes hold the same (and know it), deletions stayed deleted, no sequence number
-//! was used twice, exactly one node serves, epochs only grew, and the pair went quiet.
+//! was used twice, exactly one node serves, epochs only grew, memory and logs are bounded, and the
+//! pair went quiet.
 //!
-//! A failing seed replays: `SEED=n cargo test -p vmsync-tests --test simulation -- --nocapture`.
+//! | module | is |
+//! |---|---|
+//! | `world` | the event loop, heartbeats, decisions |
+//! | `node` | a node as the shell runs it |
+//! | `mailing` | mails and the connections they go over |
+//! | `link` | what becomes of one mail |
+//! | `trouble` | what befalls the pair |
+//! | `oracle` | what must hold |
+//!
+//! A failing seed says how to replay it: `cargo run -p vmsync-tests --bin simulate -- --seed N`.
 
 pub mod link;
+mod mailing;
 pub mod node;
 pub mod oracle;
 pub mod rng;
-pub mod store;
 mod trouble;
 mod world;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+    time::Duration,
+};
 
 pub use world::World;
 
 /// What happened in a run, so that a test can tell whether the runs were worth anything.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Report {
     /// Events by name: mails, crashes, cuts, restores, failovers by row…
     pub counts: BTreeMap<&'static str, u64>,
@@ -37,7 +54,7 @@ impl Report {
 }
 
 /// A run that broke a promise.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     /// The seed.
     pub seed: u64,
@@ -47,23 +64,78 @@ pub struct Failure {
     pub trace: Vec<String>,
 }
 
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seed, why, trace } = self;
+        writeln!(f, "seed {seed}: {why}")?;
+        for line in trace {
+            writeln!(f, "  {line}")?;
+        }
+        write!(
+            f,
+            "replay: cargo run --locked -p vmsync-tests --bin simulate -- --seed {seed}"
+        )
+    }
+}
+
+/// A guarantee broken on purpose, to show that the oracle would notice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sabotage {
+    /// The store answers before what it answers for is durable.
+    AnswerBeforeDurable,
+    /// The sender takes the end of a connection for the 250 that did not come.
+    BelieveLostAnswers,
+    /// The sender takes a refusal for a 250.
+    BelieveRefusals,
+    /// A receiver forgets that something was deleted.
+    ForgetDeletions,
+    /// A node restored from an old copy asks nobody what it has forgotten.
+    ReuseNumbers,
+    /// The receiver answers 250 and does not keep what came.
+    TakeNothing,
+}
+
+impl Sabotage {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::AnswerBeforeDurable,
+        Self::BelieveLostAnswers,
+        Self::BelieveRefusals,
+        Self::ForgetDeletions,
+        Self::ReuseNumbers,
+        Self::TakeNothing,
+    ];
+}
+
 /// Time of troubles.
-const TROUBLES: Duration = Duration::from_mins(6);
+const TROUBLES: Duration = Duration::from_secs(150);
 /// Time to come to rest after healing. Longer than any retry pause and failback timer in use.
-const REST: Duration = Duration::from_mins(3);
+const REST: Duration = Duration::from_mins(2);
 /// Time in which nothing may be mailed.
-const QUIET: Duration = Duration::from_mins(2);
+const QUIET: Duration = Duration::from_secs(40);
 
 /// Runs one seed.
-pub fn run(seed: u64) -> Result<Report, Failure> {
-    let mut world = World::new(seed);
+pub fn run(seed: u64, sabotage: Option<Sabotage>) -> Result<Report, Failure> {
+    let failure = |why: String, trace| Failure { seed, why, trace };
+    let mut world = World::new(seed, sabotage).map_err(|why| failure(why, Vec::new()))?;
     match story(&mut world) {
         Ok(()) => Ok(world.report()),
-        Err(why) => Err(Failure {
-            seed,
-            why,
-            trace: world.trace(),
-        }),
+        Err(why) => Err(failure(why, world.trace())),
+    }
+}
+
+/// The whole trace of one seed, and why it failed, if it did.
+pub fn told(seed: u64) -> (Vec<String>, Option<String>) {
+    match World::new(seed, None) {
+        Ok(mut world) => {
+            world.trace_all();
+            let why = story(&mut world).err();
+            if why.is_some() {
+                world.note_sessions();
+            }
+            (world.trace(), why)
+        }
+        Err(why) => (Vec::new(), Some(why)),
     }
 }
 
@@ -72,7 +144,7 @@ fn story(world: &mut World) -> Result<(), String> {
     world.heal();
     world.run(REST)?;
     world.bring_home()?;
-    world.run(Duration::from_mins(1))?;
+    world.run(Duration::from_secs(30))?;
     world.check_rest()?;
     let mails = world.mails();
     world.run(QUIET)?;
@@ -81,4 +153,41 @@ fn story(world: &mut World) -> Result<(), String> {
     } else {
         Err("the pair does not go quiet".to_owned())
     }
+}
+
+/// Runs seeds on all cores; gives what happened in all of them, and those that failed.
+pub fn run_all(seeds: std::ops::Range<u64>, sabotage: Option<Sabotage>) -> (Report, Vec<Failure>) {
+    let next = AtomicU64::new(seeds.start);
+    let lanes = thread::available_parallelism().map_or(1, usize::from);
+    let lane = || {
+        let (mut total, mut failures) = (Report::default(), Vec::new());
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
+                return (total, failures);
+            }
+            match run(seed, sabotage) {
+                Ok(report) => total.add(&report),
+                Err(failure) => failures.push(failure),
+            }
+        }
+    };
+    let (mut total, mut failures) = (Report::default(), Vec::new());
+    thread::scope(|scope| {
+        let lanes: Vec<_> = (0..lanes).map(|_| scope.spawn(lane)).collect();
+        for lane in lanes {
+            if let Ok((report, failed)) = lane.join() {
+                total.add(&report);
+                failures.extend(failed);
+            } else {
+                failures.push(Failure {
+                    seed: seeds.start,
+                    why: "a run panicked".to_owned(),
+                    trace: Vec::new(),
+                });
+            }
+        }
+    });
+    failures.sort_by_key(|f| f.seed);
+    (total, failures)
 }

@@ -1,137 +1,220 @@
-//! A node as the shell runs it: session, resilience machine, store, and nothing else.
+//! A node as the shell runs it: the real store, the session, the resilience machine.
 
-use std::time::Duration;
+use std::{
+    cell::Cell,
+    collections::VecDeque,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
+use vmsync::exchange;
 use vmsync_config::{
     Group,
-    words::{NodeId, Now, Vector},
+    words::{NodeId, Now, UnixMillis, Vector},
 };
 use vmsync_core::{
     resilience::{
         Ask, Decision, Machine, Ownership, PhoneEvidence, PhoneKind, Registration, Rules, Serving,
         Startup, View, adopt, serves,
     },
-    sync::{Event, Local, Session},
+    sync::{Event, Session, Ticket},
     wire::Head,
 };
-use vmsync_store::Operation;
+use vmsync_store::{
+    Committed, CompactTo, EntityKey, Operation, Options, Reunion, Store, StoreError, simulate::Disk,
+};
 
-use super::store::{Memory, Replica};
-
-/// Without a heartbeat for this long the peer is invisible.
+/// Without an answer to a heartbeat for this long the peer is invisible.
 const INVISIBLE_AFTER: Duration = Duration::from_secs(5);
 /// How long a starting node waits for its peer.
 const GRACE: Duration = Duration::from_secs(10);
+/// Time between two looks at the length of the log.
+const COMPACT_EVERY: Duration = Duration::from_secs(10);
+/// Time between two attempts to release what is quarantined.
+const RELEASE_EVERY: Duration = Duration::from_mins(1);
+const OWNERSHIP: &str = "ownership";
+
+thread_local! {
+    static WALL: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The wall clock of the node whose turn it is on this thread.
+fn wall() -> UnixMillis {
+    UnixMillis(WALL.get())
+}
+
+/// Sets it.
+pub fn set_wall(now: UnixMillis) {
+    WALL.set(now.0);
+}
 
 /// What survives a crash, and what runs.
 pub struct Node {
     /// Its id.
     pub id: NodeId,
-    /// Durable, but for what is unflushed.
-    pub store: Memory,
-    /// Durable.
-    pub ownership: Ownership,
+    /// Its data folder.
+    pub dir: PathBuf,
+    /// The disk that is on.
+    pub disk: Disk,
+    /// What is surely on it, as the store told last.
+    pub have: Vector,
     /// `None` while the process is down.
     pub live: Option<Live>,
     /// Starts so far; an outcome meant for an earlier life is dropped.
     pub boot: u64,
-    /// The data folder was restored from an old copy and nobody has noticed yet.
-    pub restored_unnoticed: bool,
+}
+
+/// What a node tells in a heartbeat.
+#[derive(Debug, Clone)]
+pub struct Report {
+    boot: u64,
+    seen: Vector,
+    ownership: Ownership,
+    ready: bool,
+}
+
+/// A mail under way.
+pub struct Slip {
+    /// As planned.
+    pub ticket: Ticket,
+    /// Entities whose quarantine ends with its 250.
+    pub released: Vec<String>,
+}
+
+/// The connection over which mails go out.
+#[derive(Default)]
+pub struct Way {
+    /// Which one.
+    pub connection: u64,
+    /// It is broken, but the sender does not know yet.
+    pub broken: bool,
+    /// When the last mail arrives: they arrive in order.
+    pub arrives: Duration,
+    /// In order.
+    pub outstanding: VecDeque<Slip>,
 }
 
 /// What a crash takes.
 pub struct Live {
+    /// The store, open.
+    pub store: Store,
     /// The sync session.
     pub session: Session,
+    /// As durable.
+    pub ownership: Ownership,
     /// Active calls of the group on this node.
     pub calls: u32,
+    /// Outgoing mails.
+    pub way: Way,
+    /// The last decision's deadline.
+    pub deadline: Option<Duration>,
+    /// Committed since they were last looked at; whether the peer's.
+    pub committed: Arc<Mutex<Vec<(Operation, bool)>>>,
+    /// Sabotage: it does not ask what it has forgotten.
+    pub trusts: bool,
+    /// Sabotage: it takes the end of a connection for a 250.
+    pub credulous: bool,
     startup: Startup,
     sight: Result<Duration, Duration>,
     last_heard: Duration,
+    report: Option<Report>,
+    remembers: bool,
     phones: PhoneEvidence,
     machine: Machine,
-    /// The last decision's deadline.
-    pub deadline: Option<Duration>,
+    reunion: Option<Reunion>,
+    compact_at: Duration,
+    release_at: Duration,
+}
+
+/// How long logs are, by seed.
+#[derive(Debug, Clone, Copy)]
+pub struct Lengths {
+    /// Entries that stay although both hold them.
+    pub keep: u64,
+    /// Entries at most.
+    pub most: u64,
 }
 
 impl Node {
     /// A node that was never started.
-    pub fn new(id: NodeId, group: &Group, now: Now) -> Self {
+    pub fn new(id: NodeId, dir: PathBuf, seed: u64) -> Self {
+        let disk = Disk::new(&dir, seed);
         Self {
-            store: Memory::new(id.clone(), 1),
-            ownership: Ownership::initial(group, now.wall),
             id,
+            dir,
+            disk,
+            have: Vector::default(),
             live: None,
             boot: 0,
-            restored_unnoticed: false,
         }
     }
 
     /// Starts the process.
-    pub fn start(&mut self, group: &Group, nonce: u64, now: Now) {
+    pub fn start(&mut self, group: &Group, nonce: u64, now: Now) -> Result<(), StoreError> {
         self.boot += 1;
-        let mut session = Session::new(self.store.origin().clone(), nonce, nonce);
-        let (have, digest) = self.store.held();
-        session.local(local(have, digest), now);
+        let options = Options {
+            node: self.id.clone(),
+            min_free_bytes: 0,
+            clock: wall,
+        };
+        let store = Store::open(&self.dir, options)?;
+        let kept = store.local(OWNERSHIP, group.name.as_str())?;
+        let kept = kept.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let committed: Arc<Mutex<Vec<_>>> = Arc::default();
+        let told = Arc::clone(&committed);
+        store.on_commit(Box::new(move |c: &Committed| {
+            let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+            told.extend(c.operations.iter().map(|o| (o.clone(), c.remote)));
+        }));
+        let mut session = Session::new(store.origin(), nonce, nonce);
+        session.local(exchange::local(&store), now);
         self.live = Some(Live {
+            store,
             session,
+            ownership: kept.unwrap_or_else(|| Ownership::initial(group, now.wall)),
             calls: 0,
+            way: Way::default(),
+            deadline: None,
+            committed,
+            trusts: false,
+            credulous: false,
             startup: Startup::new(now.mono, GRACE),
             sight: Err(now.mono),
             last_heard: Duration::ZERO,
+            report: None,
+            remembers: false,
             phones: PhoneEvidence::new(group, &[]),
             machine: Machine::new(group.clone()),
-            deadline: None,
+            reunion: None,
+            compact_at: now.mono,
+            release_at: now.mono,
         });
+        Ok(())
     }
 
-    /// Ends it, as `kill -9` does.
+    /// Ends it, as `kill -9` or a loss of power does.
     pub fn crash(&mut self) {
+        self.disk.lose_power();
         self.live = None;
-        self.store.crash();
-    }
-
-    /// Tells the session what is durable now.
-    pub fn tell(&mut self, now: Now) {
-        if let Some(live) = &mut self.live {
-            let (have, digest) = self.store.held();
-            live.session.local(local(have, digest), now);
-        }
-    }
-
-    /// A heartbeat of the peer.
-    pub fn beat(&mut self, group: &Group, theirs: &Ownership, nonce: u64, now: Now) {
-        let Some(live) = &mut self.live else { return };
-        if let Some(next) = adopt(group, &self.ownership, theirs) {
-            self.ownership = next;
-        }
-        live.startup.heard();
-        live.last_heard = now.mono;
-        if live.sight.is_err() {
-            live.sight = Ok(now.mono);
-            live.phones.sight(live.sight);
-            live.session.visible(true, nonce, now);
-        }
-    }
-
-    /// Whether the peer has been silent for too long.
-    pub fn watch(&mut self, nonce: u64, now: Now) {
-        let Some(live) = &mut self.live else { return };
-        if live.sight.is_ok() && now.mono >= live.last_heard + INVISIBLE_AFTER {
-            live.sight = Err(now.mono);
-            live.phones.sight(live.sight);
-            live.session.visible(false, nonce, now);
-        }
     }
 
     /// Whether it answers requests of the group now.
     pub fn serving(&self, now: Now) -> Option<Serving> {
         let live = self.live.as_ref()?;
-        if self.restored_unnoticed {
-            return Some(Serving::Starting);
-        }
-        let (visible, started) = (live.sight.is_ok(), live.startup.done(now.mono));
-        Some(serves(&self.id, &self.ownership, visible, started))
+        let (visible, started) = (live.sight.is_ok(), live.started(now));
+        Some(serves(&self.id, &live.ownership, visible, started))
+    }
+
+    /// What it tells in a heartbeat.
+    pub fn report(&self, now: Now) -> Option<Report> {
+        let live = self.live.as_ref()?;
+        Some(Report {
+            boot: self.boot,
+            seen: live.store.seen(),
+            ownership: live.ownership.clone(),
+            ready: live.started(now),
+        })
     }
 
     /// A phone of the home registers at this node's system.
@@ -153,81 +236,224 @@ impl Node {
         live.phones.registered(&phone, live.sight, after, now.mono);
     }
 
-    /// Asks the machine; a transition is not applied yet. `None` while down or still starting.
-    pub fn decide(
-        &mut self,
-        rules: &Rules,
-        ask: Option<&Ask>,
-        now: Now,
-    ) -> Option<(View, Decision)> {
-        let live = self.live.as_mut()?;
-        if !live.startup.done(now.mono) {
-            return None;
-        }
-        let view = View {
-            me: self.id.clone(),
-            peer: live.sight,
-            desk_phones: live.phones.desk_phones(),
-            sync_started: live.session.started(),
-            sync_finished: live.session.finished(),
-            pending_operations: live.session.pending_out() + live.session.pending_in(),
-            calls: live.calls,
-        };
-        let decision = live.machine.decide(&self.ownership, &view, rules, ask, now);
-        live.deadline = decision.deadline;
-        Some((view, decision))
+    /// When this node must be looked at again by time alone.
+    pub fn deadline(&self, now: Duration) -> Option<Duration> {
+        let live = self.live.as_ref()?;
+        let sync = live.session.next_deadline();
+        let startup = live.startup.deadline(now);
+        sync.into_iter().chain(live.deadline).chain(startup).min()
+    }
+}
+
+impl Live {
+    fn started(&self, now: Now) -> bool {
+        self.remembers && self.startup.done(now.mono)
     }
 
-    /// A mail of the peer: applied durably, then heard; `Err` is the 4xx.
-    pub fn receive(&mut self, operations: &[Operation], now: Now) -> Result<(), String> {
-        self.store.apply(operations, now.wall)?;
+    /// Tells the session what is durable now.
+    pub fn tell(&mut self, now: Now) {
+        self.session.local(exchange::local(&self.store), now);
+    }
+
+    /// The peer's question came: who owns what, as it knows it.
+    pub fn asked(&mut self, group: &Group, report: &Report) -> Result<(), StoreError> {
+        match adopt(group, &self.ownership, &report.ownership) {
+            Some(next) => self.own(next),
+            None => Ok(()),
+        }
+    }
+
+    /// The peer's answer to a heartbeat came.
+    pub fn answered(
+        &mut self,
+        group: &Group,
+        report: &Report,
+        nonces: [u64; 2],
+        now: Now,
+    ) -> Result<(), StoreError> {
+        if self.sight.is_ok() && self.report.as_ref().is_some_and(|r| r.boot != report.boot) {
+            self.lose_sight(nonces[0], now);
+        }
+        self.last_heard = now.mono;
+        if self.sight.is_err() {
+            self.sight = Ok(now.mono);
+            self.phones.sight(self.sight);
+            self.session.visible(true, nonces[1], now);
+        }
+        self.report = Some(report.clone());
+        self.asked(group, report)?;
+        if self.remember(now)? {
+            self.startup.heard();
+        }
+        Ok(())
+    }
+
+    /// Whether the peer has been silent for too long.
+    pub fn watch(&mut self, nonce: u64, now: Now) {
+        if self.sight.is_ok() && now.mono >= self.last_heard + INVISIBLE_AFTER {
+            self.lose_sight(nonce, now);
+        }
+    }
+
+    /// Mails under way are given up with the peer.
+    fn lose_sight(&mut self, nonce: u64, now: Now) {
+        self.sight = Err(now.mono);
+        self.phones.sight(self.sight);
+        self.session.visible(false, nonce, now);
+        self.disconnect(now, "the peer went out of sight");
+    }
+
+    /// The connection is gone, and with it the answers that were awaited.
+    pub fn disconnect(&mut self, now: Now, why: &str) {
+        let passing = vmsync_core::sync::Blame::Passing;
+        for slip in std::mem::take(&mut self.way.outstanding) {
+            if self.credulous {
+                self.session.sent(slip.ticket, now);
+            } else {
+                self.session.failed(slip.ticket, now, passing, why);
+            }
+        }
+        self.way.connection += 1;
+        self.way.broken = false;
+    }
+
+    /// Settles, before anything is written, that no sequence number can be used twice.
+    fn remember(&mut self, now: Now) -> Result<bool, StoreError> {
+        if !self.remembers {
+            let origin = self.store.origin();
+            let held = self.store.have().get(&origin);
+            let known = self.report.as_ref().map(|r| r.seen.get(&origin));
+            if !self.trusts && exchange::must_begin_anew(held, known) {
+                self.new_incarnation(now)?;
+            }
+            self.remembers = true;
+        }
+        Ok(true)
+    }
+
+    fn new_incarnation(&mut self, now: Now) -> Result<(), StoreError> {
+        let origin = self.store.new_incarnation()?;
+        self.session.rename(origin);
         self.tell(now);
         Ok(())
     }
 
-    /// The mail's head, once its operations are durable.
-    pub fn hear(&mut self, head: &Head, now: Now) {
-        if let Some(live) = &mut self.live {
-            live.session.heard(head, now);
+    /// Takes on an ownership once it is durable.
+    pub fn own(&mut self, next: Ownership) -> Result<(), StoreError> {
+        let bytes = serde_json::to_vec(&next).unwrap_or_default();
+        self.store
+            .put_local(OWNERSHIP, next.group.as_str(), Some(&bytes))?;
+        self.ownership = next;
+        Ok(())
+    }
+
+    /// Asks the machine; a transition is not applied yet. `None` while still starting.
+    pub fn decide(
+        &mut self,
+        me: &NodeId,
+        rules: &Rules,
+        ask: Option<&Ask>,
+        now: Now,
+    ) -> Result<Option<(View, Decision)>, StoreError> {
+        if !self.startup.done(now.mono) || !self.remember(now)? {
+            return Ok(None);
+        }
+        let ready = self.report.as_ref().is_some_and(|r| r.ready);
+        let view = View {
+            me: me.clone(),
+            peer: self.sight,
+            desk_phones: self.phones.desk_phones(),
+            sync_started: self.session.started().filter(|_| ready),
+            sync_finished: self.session.finished(),
+            pending_operations: self.session.pending_out() + self.session.pending_in(),
+            calls: self.calls,
+        };
+        let decision = self.machine.decide(&self.ownership, &view, rules, ask, now);
+        self.deadline = decision.deadline;
+        Ok(Some((view, decision)))
+    }
+
+    /// The mail's head, once what it brought is durable.
+    pub fn hear(&mut self, head: &Head, wanted: Vec<String>, now: Now) {
+        self.tell(now);
+        self.session.heard(head, now);
+        self.session.want(wanted);
+        if head.buckets.is_some() && self.session.diverged() {
+            self.session.differs(exchange::differing(&self.store, head));
         }
     }
 
-    /// Acts on what the session found. `incarnation` is used if the store must take a new one.
-    pub fn act(&mut self, incarnation: u32) {
-        let Some(live) = &mut self.live else { return };
-        let mut started = false;
-        while let Some(event) = live.session.next_event() {
+    /// Acts on what the session found.
+    pub fn act(&mut self, now: Now) -> Result<Vec<&'static str>, StoreError> {
+        let mut happened = Vec::new();
+        while let Some(event) = self.session.next_event() {
             match event {
-                Event::PeerKnowsMore { origin, .. } if origin == *self.store.origin() => {
-                    self.store.new_incarnation(incarnation);
-                    live.session.rename(self.store.origin().clone());
+                Event::PeerKnowsMore { .. } if self.trusts => {}
+                Event::PeerKnowsMore { origin, .. } if origin == self.store.origin() => {
+                    self.new_incarnation(now)?;
+                    happened.push("forgotten operations found");
                 }
-                Event::Started { .. } => started = true,
-                _ => {}
+                Event::Started { ours, theirs } => {
+                    self.release_at = now.mono;
+                    if let Some(reunion) = &mut self.reunion {
+                        reunion.again(&ours, &theirs);
+                    } else if !(ours.covers(&theirs) && theirs.covers(&ours)) {
+                        self.reunion = Some(Reunion::new(ours, theirs));
+                    }
+                }
+                Event::Finished => {
+                    if let Some(reunion) = self.reunion.take() {
+                        self.store.merge_report(&reunion)?;
+                        happened.push("merge reports");
+                    }
+                }
+                Event::Seeding { .. } => happened.push("seedings"),
+                Event::Skipping { .. } => happened.push("operations skipped"),
+                Event::Diverged => happened.push("states that differed"),
+                Event::PeerKnowsMore { .. } => {}
             }
         }
-        // What the peer holds was heard, and a lost sequence number would have shown.
-        self.restored_unnoticed &= !started;
+        Ok(happened)
     }
 
-    /// When this node must be looked at again by time alone.
-    pub fn deadline(&self) -> Option<Duration> {
-        let live = self.live.as_ref()?;
-        let sync = live.session.next_deadline();
-        sync.into_iter().chain(live.deadline).min()
+    /// Keeps the log short, and tries what is quarantined again.
+    pub fn upkeep(&mut self, lengths: Lengths, now: Now) -> Result<u64, StoreError> {
+        let mut gone = 0;
+        if now.mono >= self.compact_at {
+            self.compact_at = now.mono + COMPACT_EVERY;
+            let heard = self.session.started().and(self.session.peer_have());
+            gone = self.store.compact(&CompactTo {
+                both: heard.cloned().unwrap_or_default(),
+                keep: lengths.keep,
+                most: lengths.most,
+                never_past: self.reunion.as_ref().map(Reunion::both),
+            })?;
+            self.tell(now);
+        }
+        if self.session.started().is_some() && now.mono >= self.release_at {
+            self.release_at = now.mono + RELEASE_EVERY;
+            let quarantined = self.store.quarantined().into_iter();
+            let entities = quarantined.map(|q| q.entity.to_string()).collect();
+            self.session.release(entities);
+        }
+        Ok(gone)
     }
 
-    /// The vector of what is held durably.
-    pub fn have(&self) -> Vector {
-        self.store.held().0
+    /// The peer holds the records of these entities.
+    pub fn released(&mut self, entities: &[String], now: Now) -> Result<(), StoreError> {
+        let keys = entities.iter().cloned().map(EntityKey::try_from);
+        let keys: Vec<_> = keys.filter_map(Result::ok).collect();
+        self.store.release(&keys)?;
+        self.tell(now);
+        Ok(())
     }
-}
 
-/// What the session is told of a store that keeps its whole log.
-fn local(have: Vector, digest: String) -> Local {
-    Local {
-        have,
-        digest,
-        ..Local::default()
+    /// What was committed since this was last asked; whether the peer's.
+    pub fn committed(&self) -> Vec<(Operation, bool)> {
+        let mut committed = self
+            .committed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut committed)
     }
 }

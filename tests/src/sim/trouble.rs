@@ -1,15 +1,34 @@
-//! What befalls the pair: clients, phones, operators, crashes, cuts, clocks and restored folders.
+//! What befalls the pair: clients, phones, operators, losses of power, cuts, clocks, and data folders
+//! replaced by old copies or by nothing.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
-use uuid::Uuid;
-use vmsync_core::resilience::{Ownership, PhoneKind, Request, Serving};
-use vmsync_store::{Effect, EntityKey};
+use sha2::{Digest as _, Sha256};
+use vmsync_config::words::{Extension, Vector};
+use vmsync_core::resilience::{PhoneKind, Request, Serving};
+use vmsync_store::{
+    AudioRef, GreetingKind, Operation, Store, StoreError,
+    model::{MailboxPatch, MessageFacts, MessageState},
+    simulate::{Image, Lie, When},
+};
 
 use super::{
-    store::Replica,
-    world::{BACKUP, Event, World},
+    Sabotage,
+    oracle::Numbers,
+    rng::Rng,
+    world::{BACKUP, Event, World, id},
 };
+
+const MAILBOXES: [&str; 3] = ["2001", "2002", "2003"];
+
+/// An old copy of a data folder, and what is known of it.
+#[derive(Debug, Clone)]
+pub(super) struct Copy {
+    image: Image,
+    have: Vector,
+    numbers: Numbers,
+    epoch: u64,
+}
 
 impl World {
     /// Something happens, and something else a little later.
@@ -17,53 +36,80 @@ impl World {
         if !self.troubled {
             return Ok(());
         }
-        let pause = self.rng.millis(10, 4_000);
+        let pause = self.rng.millis(10, 2_000);
         self.schedule(pause, Event::Trouble);
         let n = self.rng.node();
-        match self.rng.below(100) {
-            0..58 => self.client(n),
-            58..71 => self.phone(),
-            71..75 => self.calls(),
-            75..81 => return self.operator(),
-            81..86 => self.cut(n),
-            86..91 => self.crash(n),
-            91..95 => self.wrong_clock(n),
-            95..98 => self.copy(n),
-            _ => self.restore(n),
+        match self.rng.below(1000) {
+            0..600 => self.client(n)?,
+            600..720 => self.phone(),
+            720..750 => self.calls(),
+            750..800 => self.operator()?,
+            800..850 => self.cut(n),
+            850..880 => {
+                self.count("crashes");
+                self.crash(n);
+            }
+            880..930 => self.power_fails_soon(n),
+            930..955 => self.wrong_clock(n),
+            955..980 => self.copy(n)?,
+            980..992 => self.restore(n),
+            992..994 => {
+                self.count("both restored");
+                self.restore(n);
+                self.restore(1 - n);
+            }
+            994..998 => self.replace(n),
+            _ => self.count("nothing"),
         }
         self.settle(n)
     }
 
     /// A client asks one node, and goes where it is sent.
-    fn client(&mut self, n: usize) {
+    fn client(&mut self, n: usize) -> Result<(), String> {
         let at = match self.nodes[n].serving(self.clock(n)) {
             Some(Serving::Yes | Serving::YesPartition) => n,
             Some(Serving::No { .. }) => 1 - n,
-            Some(Serving::Starting) | None => return,
+            Some(Serving::Starting) | None => return Ok(()),
         };
-        let serves = self.nodes[at].serving(self.clock(at));
-        if matches!(serves, Some(Serving::Yes | Serving::YesPartition)) {
-            for _ in 0..=self.rng.below(5) {
-                self.write(at);
+        for _ in 0..=self.rng.below(5) {
+            let serves = self.nodes[at].serving(self.clock(at));
+            if !matches!(serves, Some(Serving::Yes | Serving::YesPartition)) {
+                return Ok(());
             }
-            let (boot, delay) = (self.nodes[at].boot, self.rng.millis(0, 30));
-            self.schedule(delay, Event::Flush(at, boot));
+            self.write(at)?;
         }
+        self.settle(at)
     }
 
-    fn write(&mut self, n: usize) {
-        let now = self.clock(n).wall;
-        let known: Vec<_> = self.nodes[n].store.messages(false).into_iter().collect();
-        let (entity, effect) = match (self.rng.pick(&known), self.rng.below(10)) {
-            (Some(message), 0..4) => (message.clone(), set("state", self.rng.number())),
-            (Some(message), 4) => (message.clone(), Effect::Delete),
-            _ => {
-                let id = u128::from(self.rng.number()) << 64 | u128::from(self.rng.number());
-                let message = EntityKey::Message(Uuid::from_u128(id));
-                (message, set("caller", self.rng.number()))
-            }
+    /// One write of a client: acknowledged when the store answers and its node still lives.
+    fn write(&mut self, n: usize) -> Result<(), String> {
+        let mut rng = self.rng.clone();
+        self.rng.number();
+        let act = rng.below(100);
+        let lies = self.sabotage == Some(Sabotage::AnswerBeforeDurable);
+        self.nodes[n].disk.lie(lies.then_some(Lie::Index));
+        let now = self.clock(n);
+        let Some(live) = &mut self.nodes[n].live else {
+            return Ok(());
         };
-        self.nodes[n].store.write(entity, effect, now);
+        let written = client_acts(&live.store, act, &mut rng);
+        live.tell(now);
+        let committed = live.committed();
+        self.oracle.durable(&committed)?;
+        let survives = !self.nodes[n].disk.is_down();
+        match written {
+            Ok(()) if survives => {
+                self.oracle.acknowledge(&committed);
+                if let Some((operation, _)) = committed.last() {
+                    let Operation { stamp, entity, .. } = operation;
+                    let (seq, origin) = (stamp.seq, &stamp.origin);
+                    self.note(&format!("{origin} acknowledges {seq}, {entity}"));
+                }
+            }
+            // Refused by the rules of mailboxes; or the power is gone.
+            _ => {}
+        }
+        self.looked_at(n)
     }
 
     fn phone(&mut self) {
@@ -96,88 +142,229 @@ impl World {
     }
 
     fn cut(&mut self, n: usize) {
-        self.count("cuts");
         let both = self.rng.chance(70);
+        self.count(if both { "cuts" } else { "cuts one way" });
         self.note(&format!("the way from node {n} is cut, both ways: {both}"));
         for side in [n, 1 - n].into_iter().take(if both { 2 } else { 1 }) {
             self.cut[side] = true;
-            let span = self.rng.millis(100, 90_000);
+            let span = self.rng.millis(100, 60_000);
             self.schedule(span, Event::Join(side));
         }
     }
 
+    /// A process ends, by `kill -9` or with the power of its machine.
     pub(super) fn crash(&mut self, n: usize) {
         if self.nodes[n].live.is_none() {
             return;
         }
-        self.count("crashes");
-        self.note(&format!("node {n} crashes"));
+        let killed = !self.nodes[n].disk.is_down() && self.rng.chance(50);
+        self.note(&format!("node {n} ends, killed: {killed}"));
         self.nodes[n].crash();
-        let span = self.rng.millis(500, 90_000);
+        if killed {
+            self.nodes[n].disk.restart();
+        }
+        self.reset_connections_to(n);
+        let span = self.rng.millis(200, 45_000);
         self.schedule(span, Event::Restart(n));
     }
 
-    /// Now and then a node crashes exactly here.
-    pub(super) fn crashes(&mut self, n: usize) -> bool {
-        let crashes = self.troubled && self.rng.below(1000) < 15;
-        if crashes {
-            self.crash(n);
-        }
-        crashes
+    /// The power of a node fails before or after one of the next steps by which anything becomes durable.
+    fn power_fails_soon(&mut self, n: usize) {
+        let when = if self.rng.chance(50) {
+            When::Before
+        } else {
+            When::After
+        };
+        let step = 1 + self.rng.below(15);
+        self.nodes[n].disk.fail(step, when);
     }
 
     pub(super) fn restart(&mut self, n: usize) -> Result<(), String> {
-        if self.nodes[n].live.is_none() {
-            let (nonce, now) = (self.rng.number(), self.clock(n));
-            self.nodes[n].start(&self.group, nonce, now);
-            self.note(&format!("node {n} starts"));
+        if self.nodes[n].live.is_some() {
+            return Ok(());
         }
-        self.settle(n)
+        let (nonce, now) = (self.rng.number(), self.clock(n));
+        let disk = &self.nodes[n].disk;
+        let back = if disk.is_down() {
+            disk.restore_power()
+        } else {
+            Ok(())
+        };
+        back.map_err(|e| format!("the disk of node {n}: {e}"))?;
+        if self.troubled && self.rng.chance(10) {
+            self.power_fails_soon(n);
+        }
+        let started = self.nodes[n].start(&self.group, nonce, now);
+        if let Err(error) = started {
+            self.nodes[n].live = None;
+            if !self.nodes[n].disk.is_down() {
+                return Err(format!("node {n} does not start: {error}"));
+            }
+            self.count("power losses while starting");
+            let span = self.rng.millis(200, 5_000);
+            self.schedule(span, Event::Restart(n));
+            return Ok(());
+        }
+        if let Some(live) = &mut self.nodes[n].live {
+            live.trusts = self.sabotage == Some(Sabotage::ReuseNumbers);
+            live.credulous = self.sabotage == Some(Sabotage::BelieveLostAnswers);
+        }
+        self.note(&format!("node {n} starts"));
+        self.found(n)?;
+        self.looked_at(n)
     }
 
-    /// A wall clock jumps; the hybrid clock must bear it.
+    /// What a loss of power has left of writes that nobody was told of is as good as any.
+    fn found(&mut self, n: usize) -> Result<(), String> {
+        let Some(live) = &self.nodes[n].live else {
+            return Ok(());
+        };
+        for (origin, upto) in live.store.have().iter() {
+            let before = self.nodes[n].have.get(origin);
+            if upto > before
+                && let Ok(found) = live.store.operations(origin, before, usize::MAX)
+            {
+                let found: Vec<_> = found.into_iter().map(|o| (o, true)).collect();
+                self.oracle.durable(&found)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A wall clock jumps, by up to a day either way; the hybrid clock must bear it.
     fn wrong_clock(&mut self, n: usize) {
         self.count("clock jumps");
-        self.skew[n] = self.rng.below(2_400_000);
-    }
-
-    /// A data folder is copied while its node runs: what is durable now is in the copy.
-    fn copy(&mut self, n: usize) {
-        let mut store = self.nodes[n].store.clone();
-        store.crash();
-        self.copies[n] = Some((store, self.nodes[n].ownership.clone()));
-    }
-
-    /// The node's disk dies and the old copy takes its place. Half of the time the operator says
-    /// so and the store takes a new incarnation at once; otherwise the peer must find it out.
-    fn restore(&mut self, n: usize) {
-        let Some((mut store, ownership)) = self.copies[n].take() else {
-            return;
+        let day = 86_400_000;
+        self.skew[n] = match self.rng.below(3) {
+            0 => self.rng.below(2 * day),
+            _ => day + self.rng.below(2_400_000),
         };
-        self.count("restores");
+        self.note(&format!("the clock of node {n} jumps"));
+    }
+
+    /// A data folder is copied.
+    fn copy(&mut self, n: usize) -> Result<(), String> {
+        let node = &self.nodes[n];
+        let Some(live) = &node.live else {
+            return Ok(());
+        };
+        let image = node.disk.image().map_err(|e| e.to_string())?;
+        self.copies[n] = Some(Copy {
+            image,
+            have: live.store.have(),
+            numbers: self.oracle.numbers(),
+            epoch: live.ownership.epoch,
+        });
+        self.count("copies");
+        let held = self.copies[n].as_ref().map(|c| shown(&c.have));
+        self.note(&format!("node {n} is copied, {}", held.unwrap_or_default()));
+        Ok(())
+    }
+
+    /// The node's disk dies and the old copy takes its place. Nobody tells the node.
+    fn restore(&mut self, n: usize) {
+        if let Some(copy) = self.copies[n].clone() {
+            self.count("restores");
+            self.note(&format!(
+                "node {n} is restored from a copy, {}",
+                shown(&copy.have)
+            ));
+            self.put_in_place(n, &copy);
+        }
+    }
+
+    /// The node's disk dies and an empty one takes its place.
+    fn replace(&mut self, n: usize) {
+        self.count("replacements");
+        self.note(&format!("node {n} is replaced by an empty one"));
+        let copy = Copy {
+            image: Image::default(),
+            have: Vector::default(),
+            numbers: Numbers::default(),
+            epoch: 0,
+        };
+        self.put_in_place(n, &copy);
+    }
+
+    fn put_in_place(&mut self, n: usize, copy: &Copy) {
         self.crash(n);
         self.forget_mails_of(n);
-        let noticed = self.rng.chance(50);
-        self.note(&format!(
-            "node {n} is restored from a copy, noticed: {noticed}"
-        ));
-        let peer = &self.nodes[1 - n].store;
-        let Ownership { epoch, .. } = ownership;
-        self.oracle.restored(n, &store, peer, epoch);
-        if noticed {
-            let incarnation = u32::try_from(self.rng.below(1 << 31)).unwrap_or(3);
-            store.new_incarnation(incarnation);
+        let peer = &self.nodes[1 - n].have;
+        self.oracle
+            .replaced(n, (&copy.have, &copy.numbers), peer, copy.epoch);
+        let put = self.nodes[n].disk.install(&copy.image);
+        self.nodes[n].have = copy.have.clone();
+        self.replaced[n] = self.now;
+        if let Err(error) = put {
+            self.note(&format!("the copy could not be put in place: {error}"));
         }
-        let node = &mut self.nodes[n];
-        node.store = store;
-        node.ownership = ownership;
-        node.restored_unnoticed = !noticed;
-        let span = self.rng.millis(1_000, 60_000);
+        let span = self.rng.millis(1_000, 40_000);
         self.schedule(span, Event::Restart(n));
         self.schedule(span + Duration::from_millis(1), Event::Wake(n));
     }
 }
 
-fn set(field: &str, value: u64) -> Effect {
-    Effect::Set(BTreeMap::from([(field.to_owned(), value.into())]))
+/// Something users and administrators do; much of it is refused, as in life.
+fn client_acts(store: &Store, act: u64, rng: &mut Rng) -> Result<(), StoreError> {
+    let digits = rng.pick(&MAILBOXES).copied().unwrap_or("2001");
+    let ext = Extension::new(digits).map_err(|e| StoreError::Invalid(e.to_string()))?;
+    if store.mailbox(&ext)?.is_none_or(|m| m.deleted) {
+        return store.create_mailbox(&ext, &named(rng)).map(drop);
+    }
+    let messages = store.messages(&ext, &[], None, 100)?.items;
+    let bytes = format!("audio {}", rng.number()).into_bytes();
+    match (act, rng.pick(&messages)) {
+        (0..30, Some(message)) => {
+            let states = [MessageState::Old, MessageState::Saved, MessageState::New];
+            let state = rng.pick(&states).copied().unwrap_or(MessageState::Old);
+            store.set_message_state(message.id, state).map(drop)
+        }
+        (30..42, Some(message)) => store.purge_message(message.id),
+        (42..50, _) => {
+            let audio = described(&bytes, rng);
+            store
+                .set_greeting(&ext, GreetingKind::Busy, audio, &bytes, None)
+                .map(drop)
+        }
+        (50..52, _) => store.remove_greeting(&ext, GreetingKind::Busy),
+        (52..58, _) => {
+            let flow = format!("n = {}", rng.number());
+            store.set_flow("main", &flow).map(drop)
+        }
+        (58..62, _) => store.set_setting("x", rng.number().into()),
+        (62..68, _) => store.change_mailbox(&ext, &named(rng)).map(drop),
+        (68, _) => store.clear_mailbox(&ext),
+        (69, _) => store.delete_mailbox(&ext),
+        _ => {
+            let facts = MessageFacts {
+                caller_number: Some(rng.below(10_000).to_string()),
+                ..MessageFacts::default()
+            };
+            let audio = described(&bytes, rng);
+            store.deposit(&ext, facts, audio, &bytes).map(drop)
+        }
+    }
+}
+
+fn shown(vector: &Vector) -> String {
+    let entries = vector.iter().map(|(origin, seq)| format!("{origin}:{seq}"));
+    entries.collect::<Vec<_>>().join(" ")
+}
+
+fn named(rng: &mut Rng) -> MailboxPatch {
+    MailboxPatch {
+        name: Some(format!("Ann {}", rng.below(1_000))),
+        ..MailboxPatch::default()
+    }
+}
+
+fn described(bytes: &[u8], rng: &mut Rng) -> AudioRef {
+    AudioRef {
+        blob: id(rng),
+        sha256: hex::encode(Sha256::digest(bytes)),
+        bytes: bytes.len() as u64,
+        content_type: "audio/wav".into(),
+        codec: "ulaw".into(),
+        duration_ms: 1_000,
+    }
 }

@@ -1,59 +1,54 @@
-//! The event loop: one queue, one clock, and the ways between the nodes.
+//! The event loop: one queue, one clock, two nodes.
 
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
-use uuid::Uuid;
 use vmsync_config::{
     FailbackPolicy, Group, Trigger,
-    words::{GroupName, NodeId, Now, Origin, UnixMillis},
+    words::{GroupName, NodeId, Now, UnixMillis},
 };
 use vmsync_core::{
-    resilience::{Ask, Ownership, Request, Rules},
-    sync::{Blame, Kind, Load, Plan, Ticket},
-    wire::Head,
+    resilience::{Ask, Request, Rules},
+    wire::Keys,
 };
-use vmsync_store::Operation;
+use vmsync_store::{StoreError, simulate};
 
 use super::{
-    Report,
-    link::{Fate, Link},
-    node::Node,
+    Report as Counts, Sabotage,
+    link::Link,
+    mailing::{Mail, Reply},
+    node::{Lengths, Live, Node, Report, set_wall},
     oracle::Oracle,
     rng::Rng,
-    store::{Memory, Replica},
+    trouble::Copy,
 };
 
 /// The home is node 0, its backup node 1.
 pub(super) const BACKUP: usize = 1;
 const BEAT: Duration = Duration::from_secs(1);
-const GIVES_UP: Duration = Duration::from_secs(3);
-const START: u64 = 1_795_000_000_000;
-const TRACE: usize = 80;
-
-/// A mail under way.
-#[derive(Debug, Clone)]
-pub(super) struct Mail {
-    head: Head,
-    operations: Vec<Operation>,
-}
-
-/// Who waits for a mail's answer: node, its boot, the ticket.
-type Waiting = (usize, u64, Ticket);
+/// Both wall clocks are somewhere within a day of it. Long past: what the file system says of a
+/// file's age is of today and must not matter.
+const EPOCH: u64 = 1_600_000_000_000;
+const TRACE: usize = 200;
 
 #[derive(Debug)]
 pub(super) enum Event {
-    /// Every second a node tells its peer its ownership.
+    /// Every second a node asks its peer how it is.
     Beat(usize),
-    BeatArrives(usize, Ownership),
+    /// The question has come to this node.
+    Asked(usize, Box<Report>),
+    /// The answer has come back to this node, in that life of it.
+    Told(usize, u64, Box<Report>),
     /// A deadline.
     Wake(usize),
-    Mail(usize, Box<Mail>, Option<Waiting>),
-    Answer(Waiting, Result<(), String>),
-    Flush(usize, u64),
+    Mail(usize, Box<Mail>),
+    Reply(Reply),
+    /// The sender finds that its connection is broken: node, its life, the connection.
+    Broken(usize, u64, u64),
     Trouble,
     Restart(usize),
     Join(usize),
@@ -69,33 +64,60 @@ pub struct World {
     pub(super) nodes: [Node; 2],
     pub(super) group: Group,
     pub(super) rules: Rules,
+    pub(super) lengths: Lengths,
+    /// Records in one step of a seeding.
+    pub(super) step: u64,
+    pub(super) keys: Keys,
     pub(super) oracle: Oracle,
+    /// What each wall clock is off, in ms, beyond a day behind.
     pub(super) skew: [u64; 2],
     /// The way from this node to the other is cut.
     pub(super) cut: [bool; 2],
     pub(super) link: Link,
     pub(super) troubled: bool,
-    /// An old copy of a node's data folder.
-    pub(super) copies: [Option<(Memory, Ownership)>; 2],
+    /// Old copies of the data folders.
+    pub(super) copies: [Option<Copy>; 2],
+    pub(super) sabotage: Option<Sabotage>,
+    /// When the data folder of each node was last replaced.
+    pub(super) replaced: [Duration; 2],
+    wakes: [Option<Duration>; 2],
+    /// When the last answer to this node's mails comes.
+    pub(super) answered: [Duration; 2],
     counts: BTreeMap<&'static str, u64>,
     trace: VecDeque<String>,
+    traced: usize,
+    _dir: tempfile::TempDir,
 }
 
 impl World {
-    /// A pair that has never spoken, with rules and a link of this seed.
-    pub fn new(seed: u64) -> Self {
+    /// A pair that has never spoken, with rules, lengths and a link of this seed.
+    pub fn new(seed: u64, sabotage: Option<Sabotage>) -> Result<Self, String> {
         let mut rng = Rng::new(seed);
-        let group = group();
-        let skew = [rng.below(1_200_000), rng.below(1_200_000)];
+        simulate::seed_chance(rng.number());
+        // The disks are simulated: the files may lie in memory.
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+        let dir = dir.map_err(|e| format!("no folder for the data: {e}"))?;
+        let group = group()?;
+        let day = 86_400_000;
+        let skew = [0, 1].map(|_| match rng.below(4) {
+            0 => rng.below(2 * day),
+            _ => day + rng.below(1_200_000),
+        });
         let rules = rules(&mut rng);
-        let link = Link::new(&mut rng);
-        let start = Now {
-            mono: Duration::ZERO,
-            wall: UnixMillis(START),
+        let lengths = Lengths {
+            keep: rng.below(12),
+            most: 12 + rng.below(60),
         };
-        let node = |id: &NodeId| Node::new(id.clone(), &group, start);
+        let step = 1 + rng.below(6);
+        let link = Link::new(&mut rng);
+        let mut node = |id: &NodeId| {
+            let folder = dir.path().join(id.as_str());
+            Node::new(id.clone(), folder, rng.number())
+        };
+        let nodes = [node(&group.home), node(&group.backup)];
+        let keys = Keys::parse(&"5ac3".repeat(16))?;
         let mut world = Self {
-            nodes: [node(&group.home), node(&group.backup)],
+            nodes,
             rng,
             now: Duration::ZERO,
             queue: BinaryHeap::new(),
@@ -103,21 +125,30 @@ impl World {
             numbered: 0,
             group,
             rules,
+            lengths,
+            step,
+            keys,
             oracle: Oracle::default(),
             skew,
             cut: [false; 2],
             link,
             troubled: true,
             copies: [None, None],
+            sabotage,
+            replaced: [Duration::ZERO; 2],
+            wakes: [None; 2],
+            answered: [Duration::ZERO; 2],
             counts: BTreeMap::new(),
             trace: VecDeque::new(),
+            traced: TRACE,
+            _dir: dir,
         };
         for n in 0..2 {
             world.schedule(BEAT, Event::Beat(n));
             world.schedule(Duration::ZERO, Event::Restart(n));
         }
         world.schedule(BEAT, Event::Trouble);
-        world
+        Ok(world)
     }
 
     /// Lets `span` pass.
@@ -144,6 +175,7 @@ impl World {
         self.cut = [false; 2];
         self.link = Link::healed();
         for n in 0..2 {
+            self.nodes[n].disk.hold();
             if self.nodes[n].live.is_none() {
                 self.schedule(Duration::ZERO, Event::Restart(n));
             }
@@ -155,15 +187,23 @@ impl World {
 
     /// An administrator brings the group home, where no policy has.
     pub fn bring_home(&mut self) -> Result<(), String> {
-        let away = self.nodes[BACKUP].ownership.owner == self.group.backup;
-        let held = self.nodes[BACKUP].ownership.held;
-        if away && !held && self.rules.policy != FailbackPolicy::Manual {
+        let owned = |world: &Self| {
+            world.nodes[BACKUP]
+                .live
+                .as_ref()
+                .map(|l| l.ownership.clone())
+        };
+        let Some(ownership) = owned(self) else {
+            return Err("the backup is down".to_owned());
+        };
+        let away = ownership.owner == self.group.backup;
+        if away && !ownership.held && self.rules.policy != FailbackPolicy::Manual {
             return Err("no policy has brought the group home".to_owned());
         }
         if away {
             self.ask(Request::Failback { force: false })?;
         }
-        if self.nodes[BACKUP].ownership.owner == self.group.home {
+        if owned(self).is_some_and(|o| o.owner == self.group.home) {
             Ok(())
         } else {
             Err("an administrator could not bring the group home".to_owned())
@@ -171,9 +211,9 @@ impl World {
     }
 
     /// The promises that hold at rest.
-    pub fn check_rest(&self) -> Result<(), String> {
+    pub fn check_rest(&mut self) -> Result<(), String> {
         let serving = [0, 1].map(|n| self.nodes[n].serving(self.clock(n)));
-        self.oracle.at_rest(&self.nodes, &serving)
+        self.oracle.at_rest(&self.nodes, &serving, self.lengths)
     }
 
     /// Mails sent so far.
@@ -182,12 +222,25 @@ impl World {
     }
 
     /// What happened.
-    pub fn report(&self) -> Report {
+    pub fn report(&self) -> Counts {
         let mut counts = self.counts.clone();
-        counts.extend(self.oracle.rows.iter());
-        let acknowledged = u64::try_from(self.oracle.acknowledged()).unwrap_or(u64::MAX);
-        counts.insert("acknowledged", acknowledged);
-        Report { counts }
+        counts.extend(self.oracle.counts());
+        Counts { counts }
+    }
+
+    /// Keeps the whole trace.
+    pub fn trace_all(&mut self) {
+        self.traced = usize::MAX;
+    }
+
+    /// Tells in the trace what both sessions believe.
+    pub fn note_sessions(&mut self) {
+        for n in 0..2 {
+            let live = self.nodes[n].live.as_ref();
+            let session = live.map(|l| (l.way.outstanding.len(), l.way.broken, &l.session));
+            let told = format!("node {n}: under way, broken, session: {session:?}");
+            self.note(&told);
+        }
     }
 
     /// The last things that happened.
@@ -196,11 +249,15 @@ impl World {
     }
 
     pub(super) fn count(&mut self, what: &'static str) {
-        *self.counts.entry(what).or_default() += 1;
+        self.counts_up(what, 1);
+    }
+
+    pub(super) fn counts_up(&mut self, what: &'static str, by: u64) {
+        *self.counts.entry(what).or_default() += by;
     }
 
     pub(super) fn note(&mut self, what: &str) {
-        if self.trace.len() >= TRACE {
+        if self.trace.len() >= self.traced {
             self.trace.pop_front();
         }
         self.trace
@@ -213,76 +270,170 @@ impl World {
         self.queue.push(Reverse((self.now + after, self.numbered)));
     }
 
-    /// Both clocks of a node; the wall clocks are wrong, each in its own way.
+    /// Both clocks of a node; the wall clocks are wrong, each in its own way. From here on its store
+    /// reads that one.
     pub(super) fn clock(&self, n: usize) -> Now {
         let millis = u64::try_from(self.now.as_millis()).unwrap_or(u64::MAX);
+        let wall = UnixMillis(EPOCH - 86_400_000 + self.skew[n] + millis);
+        set_wall(wall);
         Now {
             mono: self.now,
-            wall: UnixMillis(START + self.skew[n] + millis),
+            wall,
         }
     }
 
     /// Mails under way from `n` are gone, as after the hours a restore takes.
     pub(super) fn forget_mails_of(&mut self, n: usize) {
-        let id = &self.nodes[n].id;
         self.events
-            .retain(|_, e| !matches!(e, Event::Mail(_, mail, _) if mail.head.from.node == *id));
+            .retain(|_, e| !matches!(e, Event::Mail(to, _) if *to == 1 - n));
     }
 
     fn handle(&mut self, event: Event) -> Result<(), String> {
-        match event {
-            Event::Beat(n) => self.beat(n),
-            Event::BeatArrives(n, theirs) => {
-                let (nonce, now) = (self.rng.number(), self.clock(n));
-                self.nodes[n].beat(&self.group, &theirs, nonce, now);
-                self.settle(n)
+        let n = match event {
+            Event::Beat(n) => {
+                self.beat(n);
+                n
             }
-            Event::Wake(n) => self.settle(n),
-            Event::Mail(n, mail, waiting) => self.receive(n, &mail, waiting),
-            Event::Answer(waiting, outcome) => self.answer(waiting, outcome),
-            Event::Flush(n, boot) => self.flush(n, boot),
-            Event::Trouble => self.trouble(),
-            Event::Restart(n) => self.restart(n),
+            Event::Asked(n, report) => {
+                self.asked(n, &report)?;
+                n
+            }
+            Event::Told(n, boot, report) => {
+                self.told(n, boot, &report)?;
+                n
+            }
+            Event::Wake(n) => {
+                if self.wakes[n].is_some_and(|at| at <= self.now) {
+                    self.wakes[n] = None;
+                }
+                n
+            }
+            Event::Mail(n, mail) => {
+                self.receive(n, &mail)?;
+                n
+            }
+            Event::Reply(reply) => {
+                let n = reply.to();
+                self.reply(reply)?;
+                n
+            }
+            Event::Broken(n, boot, connection) => {
+                self.broken(n, boot, connection);
+                n
+            }
+            Event::Trouble => return self.trouble(),
+            Event::Restart(n) => {
+                self.restart(n)?;
+                n
+            }
             Event::Join(n) => {
                 self.cut[n] = false;
-                Ok(())
+                return Ok(());
             }
-        }
-    }
-
-    fn beat(&mut self, n: usize) -> Result<(), String> {
-        self.schedule(BEAT, Event::Beat(n));
-        if self.nodes[n].live.is_none() {
-            return Ok(());
-        }
-        let (nonce, now) = (self.rng.number(), self.clock(n));
-        self.nodes[n].watch(nonce, now);
-        if !self.cut[n] {
-            let ownership = self.nodes[n].ownership.clone();
-            let delay = self.rng.millis(1, 50);
-            self.schedule(delay, Event::BeatArrives(1 - n, ownership));
-        }
+        };
         self.settle(n)
     }
 
-    /// After anything happened to a node: decide, act on events, send what is due.
-    pub(super) fn settle(&mut self, n: usize) -> Result<(), String> {
-        let incarnation = u32::try_from(self.rng.below(1 << 31)).unwrap_or(7);
-        self.nodes[n].act(incarnation);
-        self.decide(n, None)?;
-        while let Some(plan) = self.due(n) {
-            self.post(n, &plan);
+    fn beat(&mut self, n: usize) {
+        self.schedule(BEAT, Event::Beat(n));
+        let (nonce, now) = (self.rng.number(), self.clock(n));
+        if let Some(live) = &mut self.nodes[n].live {
+            live.watch(nonce, now);
         }
-        if let Some(at) = self.nodes[n].deadline() {
-            let after = at.saturating_sub(self.now);
-            if !after.is_zero() && after < BEAT {
-                self.schedule(after, Event::Wake(n));
-            }
+        if let Some(report) = self.nodes[n].report(now).filter(|_| !self.cut[n]) {
+            let delay = self.rng.millis(1, 50);
+            self.schedule(delay, Event::Asked(1 - n, Box::new(report)));
+        }
+    }
+
+    fn asked(&mut self, n: usize, report: &Report) -> Result<(), String> {
+        let group = self.group.clone();
+        self.at(n, |live, _| live.asked(&group, report))?;
+        let now = self.clock(n);
+        if let Some(report) = self.nodes[n].report(now).filter(|_| !self.cut[n]) {
+            let (delay, boot) = (self.rng.millis(1, 50), self.nodes[1 - n].boot);
+            self.schedule(delay, Event::Told(1 - n, boot, Box::new(report)));
         }
         Ok(())
     }
 
-    fn due(&mut self, n: usize) -> Option<Plan> {
+    fn told(&mut self, n: usize, boot: u64, report: &Report) -> Result<(), String> {
+        if self.nodes[n].boot != boot {
+            return Ok(());
+        }
+        let nonces = [self.rng.number(), self.rng.number()];
+        let group = self.group.clone();
+        self.at(n, |live, now| live.answered(&group, report, nonces, now))?;
+        Ok(())
+    }
+
+    /// Does something at a node that is up. An error of its store is its end if the disk is down,
+    /// and none that may happen otherwise.
+    pub(super) fn at<T>(
+        &mut self,
+        n: usize,
+        run: impl FnOnce(&mut Live, Now) -> Result<T, StoreError>,
+    ) -> Result<Option<T>, String> {
+        let now = self.clock(n);
+        let Some(live) = &mut self.nodes[n].live else {
+            return Ok(None);
+        };
+        let result = run(live, now);
+        self.looked_at(n)?;
+        match result {
+            Ok(value) => Ok(self.nodes[n].live.is_some().then_some(value)),
+            Err(_) if self.nodes[n].live.is_none() => Ok(None),
+            Err(error) => Err(format!("the store of node {n}: {error}")),
+        }
+    }
+
+    /// After anything that touched a node's store: what it committed is known, and if its power was
+    /// lost on the way, it is down.
+    pub(super) fn looked_at(&mut self, n: usize) -> Result<(), String> {
+        if let Some(live) = &self.nodes[n].live {
+            self.nodes[n].have = live.store.have();
+            self.oracle.durable(&live.committed())?;
+        }
+        if self.nodes[n].live.is_some() && self.nodes[n].disk.is_down() {
+            self.count("power losses at a step");
+            self.crash(n);
+        }
+        Ok(())
+    }
+
+    /// After anything happened to a node: decide, act on events, send what is due.
+    pub(super) fn settle(&mut self, n: usize) -> Result<(), String> {
+        if let Some(happened) = self.at(n, Live::act)? {
+            for what in happened {
+                self.count(what);
+                self.note(&format!("node {n}: {what}"));
+            }
+        }
+        self.decide(n, None)?;
+        let lengths = self.lengths;
+        let gone = self.at(n, |live, now| live.upkeep(lengths, now))?;
+        self.counts_up("log entries compacted", gone.unwrap_or(0));
+        let peer = (&self.nodes[1 - n].have, self.replaced[1 - n]);
+        self.oracle.at_any_time(&self.nodes[n], peer)?;
+        while let Some(plan) = self.due(n) {
+            self.post(n, &plan)?;
+        }
+        self.wake(n);
+        Ok(())
+    }
+
+    fn wake(&mut self, n: usize) {
+        let Some(at) = self.nodes[n].deadline(self.now) else {
+            return;
+        };
+        let sooner = self.wakes[n].is_none_or(|wake| at < wake || wake <= self.now);
+        if at > self.now && at < self.now + BEAT && sooner {
+            self.wakes[n] = Some(at);
+            self.schedule(at.saturating_sub(self.now), Event::Wake(n));
+        }
+    }
+
+    fn due(&mut self, n: usize) -> Option<vmsync_core::sync::Plan> {
         self.nodes[n].live.as_mut()?.session.poll(self.now)
     }
 
@@ -292,164 +443,43 @@ impl World {
     }
 
     fn decide(&mut self, n: usize, ask: Option<&Ask>) -> Result<(), String> {
-        let now = self.clock(n);
-        let decided = self.nodes[n].decide(&self.rules, ask, now);
-        if let Some((view, decision)) = decided {
+        let (me, rules) = (self.nodes[n].id.clone(), self.rules.clone());
+        let decided = self.at(n, |live, now| live.decide(&me, &rules, ask, now))?;
+        if let Some((view, decision)) = decided.flatten() {
             if let Some(next) = &decision.ownership {
-                // A crash may come before it is durable, or right after.
-                if self.troubled && self.rng.chance(5) {
-                    self.crash(n);
-                    return Ok(());
-                }
                 self.oracle.fired(&self.group, &view, &decision)?;
                 self.note(&format!("epoch {}: {}", next.epoch, next.reason));
-                self.nodes[n].ownership = next.clone();
-                if self.troubled && self.rng.chance(5) {
-                    self.crash(n);
-                }
+                let next = next.clone();
+                self.at(n, |live, _| live.own(next))?;
             }
             if let Some(refused) = &decision.refused {
                 self.count("requests refused");
                 self.note(&format!("refused: {}", refused.reason));
             }
         }
-        self.oracle.owns(n, &self.nodes[n].ownership)
-    }
-
-    fn post(&mut self, n: usize, plan: &Plan) {
-        self.count("mails");
-        let operations = self.pack(n, plan);
-        let (from, to) = (self.nodes[n].store.origin().clone(), &self.nodes[1 - n].id);
-        let head = plan.head(Uuid::nil(), from, to.clone(), self.clock(n).wall, None);
-        let mail = Box::new(Mail { head, operations });
-        let waiting = (n, self.nodes[n].boot, plan.ticket);
-        let fate = if self.cut[n] {
-            Fate::Lost
-        } else {
-            self.link.fate(&mut self.rng)
-        };
-        let give_up = |world: &mut Self| {
-            let why = Err("time-out".to_owned());
-            world.schedule(GIVES_UP, Event::Answer(waiting, why));
-        };
-        match fate {
-            Fate::Arrives(delay) => {
-                self.schedule(delay, Event::Mail(1 - n, mail, Some(waiting)));
-            }
-            Fate::Twice(first, second) => {
-                self.count("mails twice");
-                self.schedule(first, Event::Mail(1 - n, mail.clone(), Some(waiting)));
-                self.schedule(second, Event::Mail(1 - n, mail, None));
-            }
-            Fate::Unanswered(delay) | Fate::Late(delay) => {
-                self.count("mails unanswered");
-                self.schedule(delay, Event::Mail(1 - n, mail, None));
-                give_up(self);
-            }
-            Fate::Lost => give_up(self),
+        match &self.nodes[n].live {
+            Some(live) => self.oracle.owns(n, &live.ownership),
+            None => Ok(()),
         }
-    }
-
-    fn pack(&mut self, n: usize, plan: &Plan) -> Vec<Operation> {
-        let Kind::Operations { ranges, .. } = &plan.kind else {
-            return Vec::new();
-        };
-        let mut room = 1 + usize::try_from(self.rng.below(12)).unwrap_or(0);
-        let mut packed = Vec::new();
-        for (origin, after, upto) in ranges {
-            let some = self.nodes[n].store.operations(origin, *after, *upto, room);
-            room -= some.len();
-            packed.extend(some);
-        }
-        let last = |o: &Operation| -> (Origin, u64) { (o.stamp.origin.clone(), o.stamp.seq) };
-        let load = Load {
-            upto: packed.iter().map(last).collect(),
-            operations: u64::try_from(packed.len()).unwrap_or(u64::MAX),
-            ..Load::default()
-        };
-        let now = self.clock(n).mono;
-        if let Some(live) = &mut self.nodes[n].live {
-            live.session.packed(plan.ticket, load, now);
-        }
-        packed
-    }
-
-    fn receive(&mut self, n: usize, mail: &Mail, waiting: Option<Waiting>) -> Result<(), String> {
-        let reached = self.nodes[n].live.is_some() && !self.cut[1 - n];
-        if !reached || self.crashes(n) {
-            self.reply(waiting, Err("connection refused".to_owned()));
-            return Ok(());
-        }
-        let now = self.clock(n);
-        let taken = self.nodes[n].receive(&mail.operations, now);
-        if self.crashes(n) {
-            self.reply(waiting, Err("connection closed".to_owned()));
-            return Ok(());
-        }
-        if taken.is_ok() {
-            self.nodes[n].hear(&mail.head, now);
-        } else {
-            self.count("gaps refused");
-        }
-        self.reply(waiting, taken);
-        self.settle(n)
-    }
-
-    fn reply(&mut self, waiting: Option<Waiting>, outcome: Result<(), String>) {
-        if let Some(waiting) = waiting {
-            let delay = self.rng.millis(1, 5);
-            self.schedule(delay, Event::Answer(waiting, outcome));
-        }
-    }
-
-    fn answer(
-        &mut self,
-        (n, boot, ticket): Waiting,
-        got: Result<(), String>,
-    ) -> Result<(), String> {
-        let now = self.clock(n);
-        if self.nodes[n].boot != boot {
-            return Ok(());
-        }
-        let Some(live) = &mut self.nodes[n].live else {
-            return Ok(());
-        };
-        match got {
-            Ok(()) => live.session.sent(ticket, now),
-            Err(why) => live.session.failed(ticket, now, Blame::Passing, &why),
-        }
-        self.settle(n)
-    }
-
-    /// The durability point of a client's write: before it nothing happened, after it the write
-    /// stands, acknowledged or not.
-    fn flush(&mut self, n: usize, boot: u64) -> Result<(), String> {
-        if self.nodes[n].boot != boot || self.nodes[n].live.is_none() || self.crashes(n) {
-            return Ok(());
-        }
-        let written = self.nodes[n].store.flush();
-        self.oracle.durable(&written)?;
-        if self.crashes(n) {
-            return Ok(());
-        }
-        self.oracle.acknowledge(written);
-        let now = self.clock(n);
-        self.nodes[n].tell(now);
-        self.settle(n)
     }
 }
 
-#[allow(
-    clippy::expect_used,
-    reason = "the names are literals of this function"
-)]
-fn group() -> Group {
-    let id = |name: &str| NodeId::new(name).expect("a valid node id");
-    Group {
-        name: GroupName::new("primary").expect("a valid group name"),
-        home: id("vmpro1"),
-        backup: id("vmpro2"),
-    }
+/// The ids of mails and audio files.
+pub(super) fn id(rng: &mut Rng) -> uuid::Uuid {
+    let number = u128::from(rng.number()) << 64 | u128::from(rng.number());
+    uuid::Uuid::from_u128(number)
+}
+
+/// Bytes of a mail, shared by its copies.
+pub(super) type Bytes = Arc<[u8]>;
+
+fn group() -> Result<Group, String> {
+    let id = |name: &str| NodeId::new(name).map_err(|e| e.to_string());
+    Ok(Group {
+        name: GroupName::new("primary").map_err(|e| e.to_string())?,
+        home: id("vmpro1")?,
+        backup: id("vmpro2")?,
+    })
 }
 
 fn rules(rng: &mut Rng) -> Rules {
@@ -459,9 +489,9 @@ fn rules(rng: &mut Rng) -> Rules {
     Rules {
         backs_up_voicemail: !rng.chance(10),
         trigger: rng.pick(&triggers).copied().unwrap_or(Trigger::Phones),
-        failover_after: rng.millis(5_000, 60_000),
+        failover_after: rng.millis(5_000, 30_000),
         policy: rng.pick(&policies).copied().unwrap_or(Graceful),
-        timeout: rng.millis(5_000, 60_000),
-        stable_for: rng.millis(0, 20_000),
+        timeout: rng.millis(5_000, 40_000),
+        stable_for: rng.millis(0, 15_000),
     }
 }

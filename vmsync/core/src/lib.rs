@@ -5,6 +5,7 @@
 //! simulation drive it in virtual time.
 
 pub mod audio;
+pub mod delivery;
 pub mod intake;
 pub mod resilience;
 pub mod smtp;

@@ -69,6 +69,16 @@ fn in_words(result: Result<Incoming, IntakeError>) -> String {
     text
 }
 
+/// R-MB-11: what was mailed to a user and comes back is not taken, however it was forwarded.
+#[test]
+fn a_voice_message_that_was_mailed_to_a_user_is_not_taken_again() {
+    let mut back = b"Received: from a.relay\r\nVMSYNC-Delivery: 1\r\n".to_vec();
+    let pbx = mail("asterisk.eml");
+    back.extend(&pbx);
+    assert_eq!(read(&back, arrival()), Err(IntakeError::OwnMail));
+    assert!(read(&pbx, arrival()).is_ok());
+}
+
 #[test]
 fn every_mail_becomes_what_the_table_says() {
     let table = String::from_utf8(mail("expected.txt")).expect("UTF-8");

@@ -73,7 +73,7 @@ prop_compose! {
             version: format!("1.{minor}"), id: uuid::Uuid::from_u128(id), to: peer(), session, answers,
             have: [(from.clone(), seq)].into_iter().collect(), from, digest,
             sent_at: UnixMillis(sent_at), seeding: seeding.map(|(upto, after)| Seeding { upto, after }),
-            buckets: sums.and_then(buckets), left: left.map(|(operations, bytes)| Left { operations, bytes }), probe, echo, extra: [("future".to_owned(), future)].into(),
+            buckets: sums.and_then(buckets), left: left.map(|(operations, bytes)| Left { operations, bytes }), probe, echo, asks: seq % 2 == 0, extra: [("future".to_owned(), future)].into(),
         }
     }
 }

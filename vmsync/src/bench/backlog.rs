@@ -57,7 +57,7 @@ pub(super) async fn measure(dir: &Path, work: &Work) -> Result<(Intake, Backlog)
 }
 
 /// Starts the primary alone and deposits every message.
-async fn deposit_all(pair: &mut Pair, work: &Work) -> Result<Intake, String> {
+pub(super) async fn deposit_all(pair: &mut Pair, work: &Work) -> Result<Intake, String> {
     pair.start(PRIMARY).await?;
     let client = pair.client(PRIMARY)?;
     create_mailboxes(&client).await?;

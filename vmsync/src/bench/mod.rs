@@ -9,12 +9,14 @@
 //! |---|---|
 //! | `floor` | write, fsync, rename, fsync of the folder |
 //! | `backlog` | deposits while the peer is away (intake), then the peer, empty, catching up |
+//! | `calls` | steps of calls at a node that fills an empty peer, and in quiet |
 //! | `changes` | small changes made while the peer was away, catching up |
 //! | `lag` | from the acknowledgement at one node to the event at the other, under steady load |
 //! | `scale` | one node holding a million messages: start, memory, a list |
 //! | `content`, `pair`, `events`, `report` | made-up content; the two processes; their event streams; what is printed |
 
 mod backlog;
+mod calls;
 mod changes;
 mod content;
 mod events;
@@ -42,6 +44,8 @@ pub enum Part {
     Backlog,
     /// Small changes made while the peer is away.
     Changes,
+    /// Calls while an empty peer is filled.
+    Calls,
     /// How long after its acknowledgement a message is at the peer.
     Lag,
     /// A node that holds very many messages.
@@ -126,6 +130,10 @@ async fn measure_sync(asked: &SyncWork, folder: &Folder) -> Result<Report, Strin
     if wanted(Part::Changes) {
         say("small changes");
         report.changes = Some(changes::measure(dir, asked.changes).await?);
+    }
+    if wanted(Part::Calls) {
+        say("calls");
+        report.calls = Some(calls::measure(dir, work).await?);
     }
     if wanted(Part::Lag) {
         say("lag");

@@ -1,6 +1,6 @@
 //! The two processes under measurement, and what the system tells about them.
 
-use std::{path::Path, time::Duration};
+use std::{fmt::Write as _, path::Path, time::Duration};
 
 use tokio::time::Instant;
 
@@ -37,6 +37,15 @@ impl Pair {
             without_grace(node)?;
         }
         Ok(Self { demo })
+    }
+
+    /// The node keeps so many operations in its log and no more, whoever lacks them.
+    pub(super) fn keep_log(&self, node: usize, operations: u32) -> Result<(), String> {
+        let config = &self.demo.node(node).config;
+        let failed = |e: std::io::Error| format!("{}: {e}", config.display());
+        let mut text = std::fs::read_to_string(config).map_err(failed)?;
+        let _ = write!(text, "\n[limits]\nlog_operations = {operations}\n");
+        std::fs::write(config, text).map_err(failed)
     }
 
     pub(super) fn client(&self, node: usize) -> Result<ApiClient, String> {

@@ -28,6 +28,8 @@ pub(super) struct Report {
     #[serde(flatten)]
     pub(super) changes: Option<Changes>,
     #[serde(flatten)]
+    pub(super) calls: Option<CallSteps>,
+    #[serde(flatten)]
     pub(super) lag: Option<Lag>,
     #[serde(flatten)]
     pub(super) scale: Option<Scale>,
@@ -71,6 +73,22 @@ pub(super) struct Changes {
     /// Processor time of both nodes together for each change.
     pub(super) changes_cpu_us: f64,
     pub(super) changes_rss_mb: f64,
+}
+
+/// Steps of calls (begun, recording kept) at a node that fills an empty peer, and in quiet.
+#[derive(Debug, Serialize)]
+pub(super) struct CallSteps {
+    pub(super) calls_per_s: u32,
+    /// Whether the peer was filled with state (a seeding); else from the log.
+    pub(super) calls_seeded: bool,
+    /// Messages a second the peer was filled with meanwhile.
+    pub(super) calls_files_s: f64,
+    pub(super) calls_busy_steps: usize,
+    pub(super) calls_busy_p50_ms: f64,
+    pub(super) calls_busy_p99_ms: f64,
+    pub(super) calls_quiet_steps: usize,
+    pub(super) calls_quiet_p50_ms: f64,
+    pub(super) calls_quiet_p99_ms: f64,
 }
 
 /// From acknowledgement here to readable there.

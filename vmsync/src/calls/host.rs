@@ -294,7 +294,7 @@ async fn keep(
     let (message, _) = app
         .store(move |s| s.deposit(&ext, facts, audio, &bytes))
         .await?;
-    app.acknowledged(&message.stamp).await;
+    app.acknowledged(&message).await;
     Ok(message)
 }
 

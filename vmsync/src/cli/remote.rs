@@ -78,8 +78,12 @@ pub(crate) enum RemoteCommand {
         #[command(flatten)]
         node: Node,
     },
-    /// Synchronisation: vectors, digests, what is left.
+    /// Synchronisation: vectors, digests, what is left, quarantine, audio files.
     Sync {
+        /// Read all audio files of the node now, each compared with its SHA-256; what is missing or
+        /// damaged, the peer is asked for.
+        #[arg(long)]
+        check_audio: bool,
         #[command(flatten)]
         node: Node,
     },
@@ -130,7 +134,17 @@ pub(crate) async fn run(command: RemoteCommand) -> Result<(), Failure> {
             messages,
         ),
         RemoteCommand::Calls { node } => (node, "/api/v1/calls".to_owned(), None, calls),
-        RemoteCommand::Sync { node } => (node, "/api/v1/sync".to_owned(), None, pretty),
+        RemoteCommand::Sync {
+            check_audio: false,
+            node,
+        } => (node, "/api/v1/sync".to_owned(), None, pretty),
+        RemoteCommand::Sync {
+            check_audio: true,
+            node,
+        } => {
+            let path = "/api/v1/sync/audio-check".to_owned();
+            (node, path, Some(json!({})), pretty)
+        }
         RemoteCommand::Alarms { node } => (node, "/api/v1/alarms".to_owned(), None, alarms),
     };
     let client = ApiClient::new(&node.url, &token(&node)?)?;
@@ -303,6 +317,10 @@ fn mailboxes(list: &Value) -> String {
             text(&c["old"]),
             text(&c["saved"]),
             text(&c["deleted"]),
+            match &m["email_problem"] {
+                Value::String(_) => format!("{} (!)", text(&m["email_mode"])),
+                _ => text(&m["email_mode"]),
+            },
             if m["enabled"] == false {
                 "disabled".to_owned()
             } else {
@@ -319,6 +337,7 @@ fn mailboxes(list: &Value) -> String {
             "OLD",
             "SAVED",
             "DELETED",
+            "E-MAIL",
             "",
         ],
         rows,
@@ -334,9 +353,16 @@ fn messages(list: &Value) -> String {
             text(&m["caller_number"]),
             text(&m["received_at"]),
             format!("{seconds:.1} s"),
+            match &m["email_failed"]["why"] {
+                Value::String(why) => format!("failed: {why}"),
+                _ => text(&m["emailed_at"]),
+            },
         ]
     });
-    table(&["ID", "STATE", "CALLER", "RECEIVED", "LENGTH"], rows)
+    table(
+        &["ID", "STATE", "CALLER", "RECEIVED", "LENGTH", "E-MAILED"],
+        rows,
+    )
 }
 
 fn calls(list: &Value) -> String {

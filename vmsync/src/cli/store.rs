@@ -129,7 +129,11 @@ fn check(config: &Config, quick: bool, as_json: bool) -> Result<(), Failure> {
         }
         other => other.map_err(not_now)?,
     };
-    let index = store.check().map_err(not_now)?;
+    let index = match store.verify() {
+        Err(StoreError::Damaged { why, .. }) => vec![format!("the index is damaged: {why}")],
+        Err(other) => return Err(not_now(other)),
+        Ok(()) => store.check().map_err(not_now)?,
+    };
     let mut told = Told::default();
     let audio = store.check_audio(!quick, &mut |files| {
         told.tell(|| format!("{files} audio files looked at"));

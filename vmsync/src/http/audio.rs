@@ -10,7 +10,7 @@ use axum::{
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 use vmsync_core::audio::measure;
-use vmsync_store::AudioRef;
+use vmsync_store::{AudioRef, EntityKey, StoreError};
 
 use super::problem::{Code, Problem};
 use crate::app::App;
@@ -77,9 +77,9 @@ fn essence(headers: &HeaderMap) -> String {
 /// Several ranges at once are answered with the whole (RFC 9110 section 14.2 allows it).
 pub(super) async fn answer(
     app: &Arc<App>,
+    entity: EntityKey,
     audio: &AudioRef,
     headers: &HeaderMap,
-    name: &str,
 ) -> Result<Response, Problem> {
     let etag = format!("\"{}\"", audio.sha256);
     if matches_tag(headers, header::IF_NONE_MATCH, &etag) {
@@ -102,7 +102,15 @@ pub(super) async fn answer(
         StatusCode::OK
     };
     let span = part.clone().unwrap_or(0..audio.bytes);
-    let body = stream(app, audio.blob, span.clone()).await?;
+    let name = match &entity {
+        EntityKey::Message(id) => id.to_string(),
+        EntityKey::Greeting(ext, kind) => format!("{ext}-{}", kind.as_str()),
+        other => other.to_string().replace('/', "-"),
+    };
+    let body = match stream(app, audio.blob, span.clone()).await {
+        Ok(body) => body,
+        Err(error) => return Err(unreadable(app, entity, error).await),
+    };
     let mut response = (status, body).into_response();
     let headers = response.headers_mut();
     let mut set = |name, text: &str| {
@@ -131,8 +139,22 @@ pub(super) async fn answer(
     Ok(response)
 }
 
+/// The file can't be opened. If that is the file's fault, it is noted, and the peer asked for its copy.
+async fn unreadable(app: &App, entity: EntityKey, error: StoreError) -> Problem {
+    let of = entity.clone();
+    match app.store(move |s| s.check_audio_of(&[of])).await {
+        Ok(false) => {
+            let detail = format!(
+                "the audio of {entity} is missing or damaged on this node's disk; the peer is asked for its copy: try again in a few seconds, or ask the other node"
+            );
+            Problem::new(Code::AudioDamaged, detail).retry_after(5)
+        }
+        Ok(true) | Err(_) => error.into(),
+    }
+}
+
 /// Streams a span of a stored file: one chunk in memory, read on a blocking thread when it is wanted.
-async fn stream(app: &App, blob: Uuid, span: Range<u64>) -> Result<Body, Problem> {
+async fn stream(app: &App, blob: Uuid, span: Range<u64>) -> Result<Body, StoreError> {
     let length = span.end - span.start;
     let reader = app.store(move |s| s.open_audio(blob, span.start)).await?;
     let chunks =

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use vmsync_config::words::{Extension, UnixMillis};
-use vmsync_store::{GreetingKind, model::Greeting};
+use vmsync_store::{EntityKey, GreetingKind, model::Greeting};
 
 use super::{
     audio,
@@ -147,8 +147,8 @@ async fn listen(
         .ok_or_else(|| {
             Problem::not_found(format_args!("greeting {} of mailbox {ext}", kind.as_str()))
         })?;
-    let name = format!("{ext}-{}", kind.as_str());
-    audio::answer(&app, &greeting.audio, &headers, &name).await
+    let entity = EntityKey::Greeting(ext, kind);
+    audio::answer(&app, entity, &greeting.audio, &headers).await
 }
 
 /// Removes a greeting.

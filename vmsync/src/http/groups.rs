@@ -19,7 +19,10 @@ use super::{
     list::{Listed, Paging, page},
     problem::{Problem, ProblemBody},
 };
-use crate::app::{App, Guard, Outcome};
+use crate::{
+    app::{App, Guard, Outcome},
+    node::{FailbackProof, failback_proof},
+};
 
 /// Longest reason, characters.
 const REASON: usize = 200;
@@ -97,6 +100,8 @@ struct Transition {
     /// Failback waits for an administrator, or for the home to go away and come back: the backup was
     /// activated while the home was visible.
     held: bool,
+    /// Of a failback that this node decided: what it rested on. The other node has it for those it decided.
+    proof: Option<FailbackProof>,
 }
 
 impl From<Ownership> for Transition {
@@ -108,6 +113,7 @@ impl From<Ownership> for Transition {
             since: o.since,
             reason: o.reason,
             held: o.held,
+            proof: None,
         }
     }
 }
@@ -124,10 +130,19 @@ async fn history(
     Query(paging): Query<Paging>,
 ) -> Result<axum::Json<Listed<Transition>>, Problem> {
     let group = known(&app, &group)?;
+    let name = group.name.clone();
     let history = app.node.history(group.name).await;
-    let page = page(history.into_iter().map(Transition::from), &paging, |t| {
+    let mut page = page(history.into_iter().map(Transition::from), &paging, |t| {
         t.epoch
     })?;
+    let epochs: Vec<_> = page.items.iter().map(|t| t.epoch).collect();
+    let proofs = app.store(move |store| {
+        let proof = |epoch| failback_proof(store, &name, epoch);
+        epochs.into_iter().map(proof).collect::<Result<Vec<_>, _>>()
+    });
+    for (transition, proof) in page.items.iter_mut().zip(proofs.await?) {
+        transition.proof = proof;
+    }
     Ok(axum::Json(page))
 }
 

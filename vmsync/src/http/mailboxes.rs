@@ -10,7 +10,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
-use vmsync_config::words::{Extension, SystemName};
+use vmsync_config::words::{EmailMode, Extension, SystemName};
 use vmsync_store::model::{Counts, Mailbox, MailboxPatch};
 
 use super::{
@@ -19,7 +19,7 @@ use super::{
     problem::Problem,
     serving::{group_here, mailbox_here},
 };
-use crate::app::App;
+use crate::{app::App, delivery};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
@@ -43,6 +43,13 @@ pub(super) struct MailboxView {
     group: String,
     /// Address for e-mail delivery.
     email: Option<String>,
+    /// What happens to new messages by e-mail: `off`, `alert` (a notice), `copy` (attached, stays) or
+    /// `forward` (attached, then deleted here) (R-MB-11).
+    #[schema(value_type = String)]
+    email_mode: EmailMode,
+    /// Why its messages can't be mailed as things are, and what to do; null = they can, or are not
+    /// to be.
+    email_problem: Option<String>,
     /// Nothing new is accepted while false.
     enabled: bool,
     /// Most messages kept; null = no limit.
@@ -91,8 +98,11 @@ impl From<Counts> for CountsView {
 impl MailboxView {
     pub(super) fn new(app: &App, mailbox: Mailbox) -> Self {
         let group = app.group_of(mailbox.home_system.as_ref().map(AsRef::as_ref));
+        let email_problem = delivery::problem(&app.config, &mailbox);
         Self {
             extension: mailbox.extension.into(),
+            email_mode: mailbox.email_mode,
+            email_problem,
             name: mailbox.name,
             home_system: mailbox.home_system.map(Into::into),
             group: group.into(),
@@ -117,6 +127,9 @@ struct NewMailbox {
     name: Option<String>,
     /// Address for e-mail delivery.
     email: Option<String>,
+    /// `off` (the default), `alert`, `copy` or `forward`; needs an address (R-MB-11).
+    #[schema(value_type = Option<String>)]
+    email_mode: Option<EmailMode>,
     /// A configured system.
     home_system: Option<String>,
     /// Whether it takes messages; default true.
@@ -135,6 +148,9 @@ struct MailboxChange {
     name: Option<String>,
     /// Address for e-mail delivery; empty text removes it.
     email: Option<String>,
+    /// `off`, `alert`, `copy` or `forward`; messages that are there already are not mailed (R-MB-11).
+    #[schema(value_type = Option<String>)]
+    email_mode: Option<EmailMode>,
     /// A configured system; empty text removes it.
     home_system: Option<String>,
     /// Whether it takes messages.
@@ -148,9 +164,11 @@ struct MailboxChange {
 impl MailboxChange {
     fn patch(self, app: &App) -> Result<MailboxPatch, Problem> {
         known_system(app, self.home_system.as_deref())?;
+        foreign_address(app, self.email.as_deref())?;
         Ok(MailboxPatch {
             name: self.name,
             email: self.email,
+            email_mode: self.email_mode,
             home_system: self.home_system,
             enabled: self.enabled,
             max_messages: self.max_messages,
@@ -202,6 +220,7 @@ async fn create(
     let change = MailboxChange {
         name: new.name,
         email: new.email,
+        email_mode: new.email_mode,
         home_system: new.home_system,
         enabled: new.enabled,
         max_messages: new.max_messages,
@@ -337,4 +356,15 @@ fn known_system(app: &App, name: Option<&str>) -> Result<(), Problem> {
     let known: Vec<_> = app.config.systems.iter().map(|s| s.name.as_str()).collect();
     let detail = format!("home_system {name} is not among the configured systems");
     Err(Problem::invalid(detail).with("systems", known))
+}
+
+/// A mail to one of the nodes becomes a message, which would be mailed again.
+fn foreign_address(app: &App, email: Option<&str>) -> Result<(), Problem> {
+    let domain = email.and_then(|e| e.rsplit_once('@')).map(|(_, d)| d);
+    match domain.filter(|domain| app.config.is_own_domain(domain)) {
+        None => Ok(()),
+        Some(domain) => Err(Problem::invalid(format!(
+            "email: {domain} is this pair itself, whose mails become voice messages: give the user's own address"
+        ))),
+    }
 }

@@ -19,7 +19,7 @@ use vmsync_config::{
     words::{Extension, UnixMillis},
 };
 use vmsync_store::{
-    AudioRef,
+    AudioRef, EntityKey,
     model::{Message, MessageFacts, MessageState},
 };
 
@@ -32,10 +32,7 @@ use super::{
     problem::{Code, Problem},
     serving::mailbox_here,
 };
-use crate::{
-    app::{App, NodeHandle},
-    clock,
-};
+use crate::{app::App, clock};
 
 /// Longest fact about a message, characters.
 const FACT: usize = 200;
@@ -84,13 +81,19 @@ pub(super) struct MessageView {
     private: bool,
     /// The node that took it.
     taken_by: Option<String>,
+    /// When a mail server took it for the mailbox's e-mail address, RFC 3339; null = not yet, or not
+    /// to be.
+    #[schema(value_type = Option<String>)]
+    emailed_at: Option<UnixMillis>,
+    /// Why it will not be e-mailed.
+    email_failed: Option<EmailFailedView>,
     /// How many nodes hold it durably, as far as this one knows: 1 or 2.
     copies: u8,
 }
 
 impl MessageView {
-    pub(super) fn of(m: Message, node: &NodeHandle) -> Self {
-        let copies = node.copies(&m.stamp);
+    pub(super) fn of(m: Message, app: &App) -> Self {
+        let copies = app.copies(m.id, &m.stamp);
         Self::with(m, copies)
     }
 
@@ -112,8 +115,27 @@ impl MessageView {
             urgent: m.facts.urgent,
             private: m.facts.private,
             taken_by: m.facts.taken_by.map(Into::into),
+            emailed_at: m.emailed,
+            email_failed: m.email_failed.map(|failed| EmailFailedView {
+                at: failed.at,
+                to: failed.to,
+                why: failed.why,
+            }),
         }
     }
+}
+
+/// That a message could not be e-mailed, for good.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = EmailFailed)]
+struct EmailFailedView {
+    /// When that was settled, RFC 3339.
+    #[schema(value_type = String)]
+    at: UnixMillis,
+    /// For which address.
+    to: String,
+    /// In the mail server's own words, where it said any.
+    why: String,
 }
 
 /// Which messages.
@@ -147,7 +169,7 @@ async fn list(
     let page = app
         .store(move |s| s.messages(&ext, &states, wanted.cursor.as_deref(), most))
         .await?;
-    let view = |m| MessageView::of(m, &app.node);
+    let view = |m| MessageView::of(m, &app);
     let items = page.items.into_iter().map(view).collect();
     Ok(axum::Json(Listed {
         items,
@@ -241,7 +263,7 @@ async fn deposit(
     } else {
         StatusCode::OK
     };
-    let copies = app.acknowledged(&message.stamp).await;
+    let copies = app.acknowledged(&message).await;
     let body = axum::Json(MessageView::with(message, copies));
     Ok((status, [(header::LOCATION, at)], body).into_response())
 }
@@ -257,7 +279,7 @@ async fn read(
     Path((ext, id)): Path<(String, Uuid)>,
 ) -> Result<axum::Json<MessageView>, Problem> {
     let message = existing_message(&app, &Extension::new(ext)?, id).await?;
-    Ok(axum::Json(MessageView::of(message, &app.node)))
+    Ok(axum::Json(MessageView::of(message, &app)))
 }
 
 /// A message's new state.
@@ -288,7 +310,7 @@ async fn change(
     let message = app
         .store(move |s| s.set_message_state(id, change.state))
         .await?;
-    Ok(axum::Json(MessageView::of(message, &app.node)))
+    Ok(axum::Json(MessageView::of(message, &app)))
 }
 
 /// How to delete.
@@ -326,7 +348,7 @@ async fn delete(
     let message = app
         .store(move |s| s.set_message_state(id, MessageState::Deleted))
         .await?;
-    Ok(axum::Json(MessageView::of(message, &app.node)).into_response())
+    Ok(axum::Json(MessageView::of(message, &app)).into_response())
 }
 
 /// The audio, byte for byte as it came; single ranges are served.
@@ -348,7 +370,7 @@ async fn listen(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let message = existing_message(&app, &Extension::new(ext)?, id).await?;
-    audio::answer(&app, &message.audio, &headers, &id.to_string()).await
+    audio::answer(&app, EntityKey::Message(id), &message.audio, &headers).await
 }
 
 /// The message, if it is one of that mailbox; else 404.

@@ -24,6 +24,7 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     let mut text = text(&status);
     smtp_refusals(&mut text, &app.smtp_refusals);
+    email(&mut text, &app);
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
@@ -86,6 +87,11 @@ fn text(status: &Status) -> String {
         "vmsync_quarantined_entities",
         "Entities about which an operation could not be sent or taken",
         status.sync.quarantined,
+    );
+    gauge(
+        "vmsync_audio_faults",
+        "Audio files missing or damaged on this node's disk, as far as found",
+        status.sync.audio_faults,
     );
     gauge(
         "vmsync_calls",
@@ -195,6 +201,40 @@ fn groups(out: &mut String, status: &Status) {
                 u8::from(group.phase == phase),
             );
         }
+    }
+}
+
+fn email(out: &mut String, app: &App) {
+    let lanes = app.delivery.lanes();
+    let entries = || app.config.senders.iter().zip(&lanes).skip(1);
+    let mut pending = Family::gauge(
+        out,
+        "vmsync_email_pending",
+        "Messages that wait to be e-mailed, by [[smtp.sender]] entry; those no entry carries under none",
+    );
+    if let Some(uncarried) = lanes.first() {
+        pending.set(&[("domain", "")], uncarried.pending);
+    }
+    for (entry, lane) in entries() {
+        pending.set(&[("domain", &entry.domain)], lane.pending);
+    }
+    let help = "Messages a mail server has taken since start";
+    let mut sent = Family::new(out, "vmsync_email_sent_total", "counter", help);
+    for (entry, lane) in entries() {
+        sent.set(&[("domain", &entry.domain)], lane.sent);
+    }
+    let help = "Messages that will not be e-mailed, since start";
+    let mut failed = Family::new(out, "vmsync_email_failed_total", "counter", help);
+    for (entry, lane) in entries() {
+        failed.set(&[("domain", &entry.domain)], lane.failed);
+    }
+    let help = "1 while the server of an entry takes nothing";
+    let mut failing = Family::gauge(out, "vmsync_email_failing", help);
+    for (entry, lane) in entries() {
+        failing.set(
+            &[("domain", &entry.domain)],
+            u8::from(lane.trouble.is_some()),
+        );
     }
 }
 

@@ -16,9 +16,11 @@ pub mod body;
 pub mod callflows;
 pub mod calls;
 mod console;
+mod email;
 pub mod extract;
 mod greetings;
 mod groups;
+mod housekeeping;
 mod list;
 mod mailboxes;
 mod messages;
@@ -47,7 +49,7 @@ use axum::{
     routing::get,
 };
 pub use server::{GRACE, Patience, serve, serve_router};
-pub use settings::effective as effective_failback;
+pub use settings::{effective as effective_failback, kept_hours};
 use utoipa_axum::router::OpenApiRouter;
 
 use self::problem::{Code, Problem};
@@ -90,6 +92,7 @@ fn api_routes() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .merge(status::routes())
         .merge(groups::routes())
         .merge(settings::routes())
+        .merge(housekeeping::routes())
         .merge(routing::routes())
         .merge(mailboxes::routes())
         .merge(greetings::routes())
@@ -98,6 +101,7 @@ fn api_routes() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .merge(callflows::routes())
         .merge(phones::routes())
         .merge(synchronisation::routes())
+        .merge(email::routes())
         .merge(vrl::routes())
         .merge(alarms::routes())
         .merge(backups::routes())

@@ -70,6 +70,8 @@ pub enum Code {
     Stopping,
     /// 503: more at once than this node takes.
     Busy,
+    /// 503: the audio is missing or damaged on this node's disk.
+    AudioDamaged,
     /// 507: the disk is full or under its reserve.
     DiskFull,
 }
@@ -128,6 +130,11 @@ impl Code {
             Self::Starting => (S::SERVICE_UNAVAILABLE, "starting", "The node is starting"),
             Self::Stopping => (S::SERVICE_UNAVAILABLE, "stopping", "The node is stopping"),
             Self::Busy => (S::SERVICE_UNAVAILABLE, "busy", "Too much at once"),
+            Self::AudioDamaged => (
+                S::SERVICE_UNAVAILABLE,
+                "audio_damaged",
+                "The audio is missing or damaged here",
+            ),
             Self::DiskFull => (S::INSUFFICIENT_STORAGE, "disk_full", "The disk is full"),
         }
     }

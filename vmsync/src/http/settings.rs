@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use vmsync_config::{Failback, FailbackPolicy, parse_duration, show_duration, words::UnixMillis};
 use vmsync_core::resilience::TIMEOUT_CAP;
-use vmsync_store::model::Settings;
+use vmsync_store::{Keep, model::Settings};
 
 use super::{extract::Json, problem::Problem, serving::settled};
 use crate::app::App;
@@ -20,6 +20,10 @@ use crate::app::App;
 const POLICY: &str = "failback.policy";
 const TIMEOUT: &str = "failback.timeout_minutes";
 const STABLE_FOR: &str = "failback.stable_for";
+/// `housekeeping.STATE`: hours (R-MB-9).
+const HOUSEKEEPING: &str = "housekeeping.";
+/// Ten years.
+const MOST_HOURS: u32 = 87_600;
 /// R-FB-5.
 const MINUTES: std::ops::RangeInclusive<u64> = 1..=60;
 /// Longest `stable_for`: the machine's own cap, since it delays the automatic failback.
@@ -34,8 +38,25 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
 struct SettingsAnswer {
     /// Failback.
     failback: FailbackAnswer,
+    /// Hours messages are kept in each state; 0 = for ever (R-MB-9).
+    housekeeping: Hours,
     /// Settings that were changed over HTTP, on either node: when and where.
     changed: BTreeMap<String, Changed>,
+}
+
+/// Hours messages are kept in each state; 0 = for ever (R-MB-9).
+#[derive(Debug, Serialize, ToSchema)]
+struct Hours {
+    /// Not played. 0 by default.
+    new: u32,
+    /// Header played only. 0 by default.
+    unopened: u32,
+    /// Played; then they become `deleted`. 24 by default.
+    old: u32,
+    /// Kept by the user. 0 by default.
+    saved: u32,
+    /// Deleted; then they go for good. 24 by default.
+    deleted: u32,
 }
 
 /// Failback in force.
@@ -66,6 +87,25 @@ struct SettingsChange {
     /// Failback.
     #[serde(default)]
     failback: FailbackChange,
+    /// Housekeeping.
+    #[serde(default)]
+    housekeeping: HoursChange,
+}
+
+/// Hours to change; 0 = for ever, at most 87600 (R-MB-9).
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct HoursChange {
+    /// Not played.
+    new: Option<u32>,
+    /// Header played only.
+    unopened: Option<u32>,
+    /// Played.
+    old: Option<u32>,
+    /// Kept by the user.
+    saved: Option<u32>,
+    /// Deleted.
+    deleted: Option<u32>,
 }
 
 /// Failback settings to change.
@@ -101,6 +141,25 @@ pub fn effective(configured: &Failback, settings: &Settings) -> Failback {
     }
 }
 
+/// Hours messages are kept in each state: the replicated ones over the default. One that this version
+/// can't read is passed over.
+pub fn kept_hours(settings: &Settings) -> Keep {
+    let hours = |state: &str, default: u32| {
+        let set = settings.get(&format!("{HOUSEKEEPING}{state}"));
+        let set = set.and_then(|(value, _)| value.as_u64());
+        set.and_then(|hours| u32::try_from(hours).ok())
+            .unwrap_or(default)
+    };
+    let default = Keep::default();
+    Keep {
+        new: hours("new", default.new),
+        unopened: hours("unopened", default.unopened),
+        old: hours("old", default.old),
+        saved: hours("saved", default.saved),
+        deleted: hours("deleted", default.deleted),
+    }
+}
+
 /// Settings in force on both nodes.
 #[utoipa::path(get, path = "/settings", tag = "pair", responses((status = 200, body = SettingsAnswer)))]
 async fn read(State(app): State<Arc<App>>) -> Result<axum::Json<SettingsAnswer>, Problem> {
@@ -121,19 +180,20 @@ async fn change(
     State(app): State<Arc<App>>,
     Json(change): Json<SettingsChange>,
 ) -> Result<axum::Json<SettingsAnswer>, Problem> {
-    let values = checked(change.failback)?;
+    let mut values = checked(change.failback)?;
+    values.extend(checked_hours(&change.housekeeping)?);
     settled(&app)?;
     app.store(move |store| {
         values
             .into_iter()
-            .try_for_each(|(name, value)| store.set_setting(name, value))
+            .try_for_each(|(name, value)| store.set_setting(&name, value))
     })
     .await?;
     read(State(app)).await
 }
 
 /// Checks all before any is set.
-fn checked(change: FailbackChange) -> Result<Vec<(&'static str, Value)>, Problem> {
+fn checked(change: FailbackChange) -> Result<Vec<(String, Value)>, Problem> {
     let mut values = Vec::new();
     if let Some(policy) = change.policy {
         let value = Value::from(policy.clone());
@@ -142,7 +202,7 @@ fn checked(change: FailbackChange) -> Result<Vec<(&'static str, Value)>, Problem
                 "failback.policy is {policy:?}; it must be manual, graceful or automatic"
             )));
         }
-        values.push((POLICY, value));
+        values.push((POLICY.to_owned(), value));
     }
     if let Some(minutes) = change.timeout_minutes {
         if !MINUTES.contains(&minutes) {
@@ -150,17 +210,38 @@ fn checked(change: FailbackChange) -> Result<Vec<(&'static str, Value)>, Problem
                 "failback.timeout_minutes is {minutes}; it must be 1 to 60 (R-FB-5)"
             )));
         }
-        values.push((TIMEOUT, minutes.into()));
+        values.push((TIMEOUT.to_owned(), minutes.into()));
     }
     if let Some(text) = change.stable_for {
         let span = parse_duration(&text)
             .map_err(|e| Problem::invalid(format!("failback.stable_for: {e}")))?;
         if span > STABLE_MOST {
             return Err(Problem::invalid(format!(
-                "failback.stable_for is {text}; it must be at most 24h"
+                "failback.stable_for is {text}; it must be at most 60m"
             )));
         }
-        values.push((STABLE_FOR, show_duration(span).into()));
+        values.push((STABLE_FOR.to_owned(), show_duration(span).into()));
+    }
+    Ok(values)
+}
+
+fn checked_hours(change: &HoursChange) -> Result<Vec<(String, Value)>, Problem> {
+    let states = [
+        ("new", change.new),
+        ("unopened", change.unopened),
+        ("old", change.old),
+        ("saved", change.saved),
+        ("deleted", change.deleted),
+    ];
+    let mut values = Vec::new();
+    for (state, hours) in states {
+        let Some(hours) = hours else { continue };
+        if hours > MOST_HOURS {
+            return Err(Problem::invalid(format!(
+                "housekeeping.{state} is {hours} hours; it must be 0 (for ever) to {MOST_HOURS} (R-MB-9)"
+            )));
+        }
+        values.push((format!("{HOUSEKEEPING}{state}"), hours.into()));
     }
     Ok(values)
 }
@@ -179,7 +260,15 @@ fn answer(failback: &Failback, settings: &Settings) -> SettingsAnswer {
             )
         })
         .collect();
+    let keep = kept_hours(settings);
     SettingsAnswer {
+        housekeeping: Hours {
+            new: keep.new,
+            unopened: keep.unopened,
+            old: keep.old,
+            saved: keep.saved,
+            deleted: keep.deleted,
+        },
         failback: FailbackAnswer {
             policy: policy_name(failback.policy).to_owned(),
             timeout_minutes: failback.timeout.as_secs() / 60,
@@ -243,6 +332,32 @@ mod tests {
     fn no_stored_value_lifts_the_cap_of_60_minutes() {
         let now = effective(&configured(), &stored(&[(TIMEOUT, 61.into())]));
         assert_eq!(now.timeout, Duration::from_hours(1));
+    }
+
+    #[test]
+    fn hours_are_those_set_over_the_default() {
+        assert_eq!(kept_hours(&Settings::new()), Keep::default());
+        let settings = stored(&[
+            ("housekeeping.old", 0.into()),
+            ("housekeeping.saved", 720.into()),
+            ("housekeeping.deleted", "a while".into()),
+        ]);
+        let expected = Keep {
+            old: 0,
+            saved: 720,
+            ..Keep::default()
+        };
+        assert_eq!(kept_hours(&settings), expected);
+        let change = HoursChange {
+            old: Some(87_601),
+            ..HoursChange::default()
+        };
+        let refused = checked_hours(&change).unwrap_err();
+        assert!(
+            refused.detail().contains("housekeeping.old"),
+            "{}",
+            refused.detail()
+        );
     }
 
     #[test]

@@ -7,12 +7,12 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use vmsync_config::words::{UnixMillis, Vector};
-use vmsync_store::Quarantined;
+use vmsync_store::{AudioFault, Quarantined, Store, StoreError};
 
 use super::problem::{Code, Problem};
 use crate::{
     app::{App, CertificateAnswer},
-    node,
+    node::{self, Course},
     status::SyncStatus,
 };
 
@@ -22,6 +22,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(resync))
         .routes(routes!(certificate))
         .routes(routes!(reports))
+        .routes(routes!(check_audio))
 }
 
 /// Synchronisation in full.
@@ -42,6 +43,31 @@ struct SyncAnswer {
     floor: BTreeMap<String, u64>,
     /// What is quarantined, and why.
     quarantine: Vec<QuarantineView>,
+    /// How this node's audio files fare.
+    audio: AudioView,
+}
+
+/// The audio files: read through once in `limits.audio_check`.
+#[derive(Debug, Serialize, ToSchema)]
+struct AudioView {
+    /// How far the reading has come; none before it began.
+    check: Option<Course>,
+    /// Files found missing or damaged, until the peer's copies have taken their place.
+    faults: Vec<AudioFaultView>,
+}
+
+/// A file that is missing or damaged.
+#[derive(Debug, Serialize, ToSchema)]
+struct AudioFaultView {
+    /// `message/UUID` or `greeting/EXTENSION/KIND`.
+    entity: String,
+    /// The file's id.
+    audio: String,
+    /// What is wrong with it.
+    why: String,
+    /// When it was found, RFC 3339.
+    #[schema(value_type = String)]
+    since: UnixMillis,
 }
 
 /// An entity about which an operation could not be sent or taken; everything else goes on.
@@ -66,6 +92,7 @@ async fn sync(State(app): State<Arc<App>>) -> Result<Json<SyncAnswer>, Problem> 
     let (origin, have, (at, digest), floor, quarantined) = app
         .store(|s| Ok((s.origin(), s.have(), s.digest(), s.floor(), s.quarantined())))
         .await?;
+    let audio = app.store(audio).await?;
     let view = |q: Quarantined| QuarantineView {
         entity: q.entity.to_string(),
         origin: q.origin.to_string(),
@@ -81,7 +108,34 @@ async fn sync(State(app): State<Arc<App>>) -> Result<Json<SyncAnswer>, Problem> 
         digest_now: digest.0,
         floor: entries(&floor),
         quarantine: quarantined.into_iter().map(view).collect(),
+        audio,
     }))
+}
+
+fn audio(store: &Store) -> Result<AudioView, StoreError> {
+    let view = |f: AudioFault| AudioFaultView {
+        entity: f.entity.to_string(),
+        audio: f.blob.to_string(),
+        why: f.why,
+        since: f.since,
+    };
+    Ok(AudioView {
+        check: node::course(store)?,
+        faults: store.audio_faults().into_iter().map(view).collect(),
+    })
+}
+
+/// Reads all audio files of this node now and compares each with its SHA-256, little by little;
+/// `audio` in `GET /sync` tells how far it is. What is missing or damaged, the peer is asked for.
+#[utoipa::path(
+    post, path = "/sync/audio-check", tag = "watching",
+    responses((status = 202, body = AudioView, description = "Begun"))
+)]
+async fn check_audio(
+    State(app): State<Arc<App>>,
+) -> Result<(StatusCode, Json<AudioView>), Problem> {
+    app.node.check_audio().await;
+    Ok((StatusCode::ACCEPTED, Json(app.store(audio).await?)))
 }
 
 /// Starts the exchange of what both hold anew.

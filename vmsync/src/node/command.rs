@@ -65,6 +65,18 @@ pub enum Command {
         /// Where the answer goes.
         answer: oneshot::Sender<()>,
     },
+    /// What housekeeping waits for.
+    Housekeeping {
+        /// It is wanted now.
+        run: bool,
+        /// Where the answer goes.
+        answer: oneshot::Sender<Vec<String>>,
+    },
+    /// Read all audio files now.
+    CheckAudio {
+        /// Where the answer goes.
+        answer: oneshot::Sender<()>,
+    },
     /// Last certificate.
     Certificate {
         /// Where the answer goes.

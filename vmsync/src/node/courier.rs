@@ -19,7 +19,7 @@ use vmsync_core::sync::{Blame, Ticket};
 
 use super::outbox::{Letter, Sent};
 use crate::{
-    clock,
+    clock, exchange,
     smtp::{PeerSender, SendError, SendErrorKind},
 };
 
@@ -37,7 +37,6 @@ pub(super) struct Courier {
 /// What is remembered of a mail under way.
 struct Slip {
     ticket: Ticket,
-    operations: u64,
     bytes: u64,
     released: Vec<String>,
     begun: Duration,
@@ -123,7 +122,6 @@ impl Courier {
     ) -> Vec<(Slip, Outcome)> {
         let slip = Slip {
             ticket: letter.ticket,
-            operations: letter.operations,
             bytes: u64::try_from(letter.mail.len()).unwrap_or(u64::MAX),
             released: letter.released.clone(),
             begun: letter.begun,
@@ -169,7 +167,6 @@ fn told(slip: Slip, outcome: Outcome) -> Sent {
     match outcome {
         Ok(()) => Sent::Taken {
             ticket,
-            operations: slip.operations,
             bytes: slip.bytes,
             released: slip.released,
             took: clock::now().mono.saturating_sub(slip.begun),
@@ -178,12 +175,11 @@ fn told(slip: Slip, outcome: Outcome) -> Sent {
     }
 }
 
-/// What to do about a refusal: 552 and 554 are about the mail itself (so is one too large to be
-/// sent at all), any other 5xx about who the nodes are to each other.
+/// One too large to be sent at all is refused for its content.
 fn blame(error: &SendError) -> Blame {
     match (error.kind, error.code) {
-        (SendErrorKind::Permanent, None | Some(552 | 554)) => Blame::Content,
-        (SendErrorKind::Permanent, Some(_)) => Blame::Setup,
+        (SendErrorKind::Permanent, None) => Blame::Content,
+        (SendErrorKind::Permanent, Some(code)) => exchange::blame(code),
         _ => Blame::Passing,
     }
 }

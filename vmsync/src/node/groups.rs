@@ -11,6 +11,7 @@ use vmsync_core::resilience::{
 };
 use vmsync_store::{Store, StoreError};
 
+use super::proof;
 use crate::pair::Report;
 
 /// Ownership of each group by name.
@@ -185,6 +186,7 @@ pub(super) fn history(store: &Store, group: &GroupName) -> Result<Vec<Ownership>
     let surplus = lines.len().saturating_sub(HISTORY_KEPT);
     for (key, _) in lines.drain(..surplus) {
         store.put_local(HISTORY, &key, None)?;
+        proof::forget_failback(store, &key)?;
     }
     Ok(lines
         .iter()
@@ -192,6 +194,6 @@ pub(super) fn history(store: &Store, group: &GroupName) -> Result<Vec<Ownership>
         .collect())
 }
 
-fn history_key(group: &str, epoch: u64) -> String {
+pub(super) fn history_key(group: &str, epoch: u64) -> String {
     format!("{group}/{epoch:016}")
 }

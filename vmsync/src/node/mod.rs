@@ -8,15 +8,17 @@
 mod command;
 mod courier;
 mod groups;
+mod holdings;
+mod housekeeping;
 mod outbox;
 mod own;
-mod packing;
 mod peer;
 mod phones;
+mod proof;
 mod publish;
 mod requests;
 mod run;
-mod state;
+mod scrub;
 mod sync;
 mod upkeep;
 mod watch_store;
@@ -30,8 +32,11 @@ use vmsync_config::{Config, Mode};
 use vmsync_core::resilience::Serving;
 
 pub use command::Command;
+pub(crate) use housekeeping::{Pass, last_pass};
+pub(crate) use proof::{FailbackProof, failback_proof};
 pub use run::Node;
-pub(crate) use upkeep::reports;
+pub(crate) use scrub::{Course, course};
+pub(crate) use upkeep::{ReunionReport, reports};
 
 use crate::{app::NodeHandle, status::Status};
 

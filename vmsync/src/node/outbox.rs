@@ -15,20 +15,16 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use vmsync_config::{Config, words::Origin};
+use vmsync_config::Config;
 use vmsync_core::{
-    sync::{Blame, Kind, Load, Plan, Ticket},
-    wire::{self, Addresses, Buckets, Form, Mail, NODE_MAILBOX, Transfer},
+    sync::{Blame, Load, Plan, Ticket},
+    wire::{Addresses, NODE_MAILBOX, Transfer},
 };
 
-use super::{
-    packing::{self, Packed, Room},
-    state,
-};
 use crate::{
     app::App,
     clock,
-    mailroom::skips,
+    exchange::{self, Content, Letterhead},
     smtp::{PeerSender, Timeouts},
 };
 
@@ -42,7 +38,6 @@ pub(super) enum Sent {
     /// 250: durable at the peer.
     Taken {
         ticket: Ticket,
-        operations: u64,
         bytes: u64,
         released: Vec<String>,
         took: Duration,
@@ -63,7 +58,6 @@ pub(super) struct Letter {
     pub(super) mail: Bytes,
     /// Bytes of it are not 7-bit lines (BINARYMIME).
     pub(super) binary: bool,
-    pub(super) operations: u64,
     /// Entities it releases from quarantine.
     pub(super) released: Vec<String>,
     /// When it was planned, monotonic.
@@ -129,47 +123,17 @@ impl Packer {
 
     async fn letter(&mut self, plan: Plan) -> Result<Letter, (Blame, String)> {
         let begun = clock::now().mono;
-        let here = |e: &dyn std::fmt::Display| (Blame::Passing, format!("at this node: {e}"));
-        let (kind, minor, buckets) = (plan.kind.clone(), plan.minor, plan.buckets);
-        let read = self.app.store(move |store| {
-            let packed = match &kind {
-                Kind::Operations { ranges, most, skip } => {
-                    let room = Room {
-                        operations: *most,
-                        together: minor >= 1,
-                    };
-                    match skip {
-                        None => packing::pack(store, ranges, room)?,
-                        Some(why) => packing::skip(store, ranges, why)?,
-                    }
-                }
-                Kind::Seed {
-                    upto,
-                    after,
-                    lacking,
-                } => state::seed(store, upto, after.as_deref(), lacking)?,
-                Kind::Items { buckets } => state::items(store, buckets)?,
-                Kind::Records { entities, release } => state::records(store, entities, *release)?,
-                Kind::Hello | Kind::Status => Packed::default(),
-            };
-            // This node takes what it leaves behind out of its own digest before the peer does.
-            store.skip(&skips(&packed.skips)?)?;
-            let sums = if buckets {
-                Some(store.buckets().1)
-            } else {
-                None
-            };
-            Ok((packed, store.origin(), sums))
-        });
-        let (packed, origin, sums) = read.await.map_err(|e| here(&e))?;
-        let (ticket, load) = (plan.ticket, packed.load.clone());
-        let operations = load.operations;
-        let released = packed.release.clone();
-        let sums = sums.and_then(|sums| Buckets::new(&sums));
+        let blame = exchange::blame_unread(&plan.kind);
+        let here = |e: &dyn std::fmt::Display| (blame, format!("at this node: {e}"));
+        let (asked, minor) = (plan.clone(), plan.minor);
+        let read = self.app.store(move |store| Content::gather(store, &asked));
+        let content = read.await.map_err(|e| here(&e))?;
+        let (ticket, load) = (plan.ticket, content.load().clone());
+        let released = content.released().to_vec();
         let _ = self.out.send(Sent::Packed { ticket, load }).await;
         let binary = minor >= 1 && self.binary.load(Ordering::Relaxed);
         let mail = self
-            .encode(plan, origin, sums, packed, binary)
+            .encode(plan, content, binary)
             .await
             .map_err(|e| (Blame::Content, format!("at this node: {e}")))?;
         let Addresses { from, to } = self.addresses();
@@ -179,59 +143,34 @@ impl Packer {
             to,
             mail,
             binary,
-            operations,
             released,
             begun,
         })
     }
 
     /// Encoding and signing megabytes is work for a blocking thread.
-    async fn encode(
-        &self,
-        plan: Plan,
-        origin: Origin,
-        sums: Option<Buckets>,
-        packed: Packed,
-        binary: bool,
-    ) -> Result<Bytes, String> {
-        let (id, to) = (uuid::Uuid::now_v7(), self.app.config.pair.peer_id.clone());
-        let head = plan.head(id, origin, to, clock::wall(), sums);
-        let form = Form {
-            transfer: if binary {
-                Transfer::Binary
-            } else {
-                Transfer::Base64
-            },
-            peer_minor: plan.minor,
-        };
-        let Packed {
-            operations,
-            skips,
-            audio,
-            voices,
-            records,
-            seed,
-            items,
-            release,
-            ..
-        } = packed;
-        let mail = Mail {
-            operations,
-            records,
-            seed,
-            items,
-            skips,
-            release,
-            audio,
-            ..Mail::of(head)
-        };
-        let addresses = self.addresses();
+    async fn encode(&self, plan: Plan, content: Content, binary: bool) -> Result<Bytes, String> {
+        let (to, addresses) = (self.app.config.pair.peer_id.clone(), self.addresses());
         let keys = self.app.keys.clone();
-        tokio::task::spawn_blocking(move || wire::encode(&mail, &voices, &addresses, &keys, form))
-            .await
-            .map_err(|e| e.to_string())?
-            .map(Bytes::from)
-            .map_err(|e| e.to_string())
+        let transfer = if binary {
+            Transfer::Binary
+        } else {
+            Transfer::Base64
+        };
+        tokio::task::spawn_blocking(move || {
+            let letterhead = Letterhead {
+                id: uuid::Uuid::now_v7(),
+                to,
+                sent_at: clock::wall(),
+                addresses: &addresses,
+                transfer,
+            };
+            content.encode(&plan, letterhead, &keys)
+        })
+        .await
+        .map_err(|e| e.to_string())?
+        .map(Bytes::from)
+        .map_err(|e| e.to_string())
     }
 
     /// R-SY-3: a blank sender is the node itself at its own mail domain.

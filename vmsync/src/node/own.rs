@@ -4,7 +4,7 @@ use vmsync_config::{Mode, Role, words::Now};
 use vmsync_core::resilience::{Ownership, Phase};
 use vmsync_store::StoreError;
 
-use super::{Node, groups};
+use super::{Node, groups, proof};
 
 impl Node {
     /// Lets each group decide for itself.
@@ -38,9 +38,17 @@ impl Node {
         } else {
             self.groups[index].held_life
         };
+        let home = &self.groups[index].machine.group().home;
+        let failback = transition && before != *home && next.owner == *home;
+        let rests_on = failback.then(|| self.rests_on());
         if let Err(error) = self
             .app
-            .store(move |s| groups::persist(s, &kept, life))
+            .store(move |s| {
+                if let Some(proof) = &rests_on {
+                    proof::keep_failback(s, &kept, proof)?;
+                }
+                groups::persist(s, &kept, life)
+            })
             .await
         {
             self.app.alarms.raise(

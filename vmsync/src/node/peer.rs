@@ -24,6 +24,8 @@ pub(super) struct Peer {
     pub(super) reason: Option<String>,
     /// What it told last.
     pub(super) report: Option<Report>,
+    /// How far its clock was ahead of ours at its last answer, in ms; 0 when it was not.
+    ahead_ms: u64,
     invisible_after: Duration,
 }
 
@@ -37,6 +39,7 @@ impl Peer {
             last_answer: None,
             reason: Some("no heartbeat answered yet".to_owned()),
             report: None,
+            ahead_ms: 0,
             invisible_after,
         }
     }
@@ -50,6 +53,7 @@ impl Peer {
         self.last_seen = Some(now.wall);
         self.last_answer = Some(now.mono);
         self.reason = None;
+        self.ahead_ms = report.at.0.saturating_sub(now.wall.0);
         self.report = Some(report);
         let appeared = self.sight.is_err();
         if appeared {
@@ -57,6 +61,16 @@ impl Peer {
             self.since = now.wall;
         }
         appeared
+    }
+
+    /// How far its clock is ahead of ours, in ms. Its heartbeats tell while they come, for they
+    /// bear its clock itself; stamps of what it sent (`by_stamps`) may be of long ago.
+    pub(super) fn clock_ahead_ms(&self, by_stamps: u64) -> u64 {
+        if self.visible() {
+            self.ahead_ms
+        } else {
+            by_stamps
+        }
     }
 
     /// Whether `report` comes from another life of its process than the last one: it went away and
@@ -161,6 +175,7 @@ mod tests {
             calls: Vec::new(),
             totals: crate::status::TotalsStatus::default(),
             have: vmsync_config::words::Vector::default(),
+            seen: vmsync_config::words::Vector::default(),
             ready: true,
         }
     }
@@ -182,6 +197,23 @@ mod tests {
         assert_eq!(peer.sight, Err(Duration::from_secs(7)));
         assert!(!peer.vanished(at(8_000)), "said once");
         assert!(peer.answered(report(), at(9_000)));
+    }
+
+    #[test]
+    fn heartbeats_tell_when_its_clock_is_ahead_and_when_it_is_right_again() {
+        let mut peer = Peer::new(Duration::from_secs(5), at(0));
+        assert_eq!(peer.clock_ahead_ms(7), 7, "nothing but stamps to go by");
+        let says = |wall| Report {
+            at: UnixMillis(wall),
+            ..report()
+        };
+        peer.answered(says(1_000_000 + 901_000), at(1_000));
+        assert_eq!(peer.clock_ahead_ms(0), 900_000);
+        // Set right: no matter what stamps the wrong clock left behind.
+        peer.answered(says(1_000_000 + 1_900), at(2_000));
+        assert_eq!(peer.clock_ahead_ms(900_000), 0);
+        peer.lost(at(3_000));
+        assert_eq!(peer.clock_ahead_ms(900_000), 900_000);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What the loop tells the fronts: the status document, who serves what, events on every change.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use vmsync_config::{
     Config, FailbackPolicy, Mode, Role,
@@ -12,29 +12,32 @@ use vmsync_core::{
 };
 use vmsync_store::{Backlog, model::Totals};
 
-use super::{Node, mode_name};
+use super::{Node, holdings::PeerHolds, mode_name};
 use crate::{
     app::rfc3339,
     clock,
     status::{
-        DirectionStatus, FailbackStatus, GroupStatus, LinkStatus, NodeStatus, PeerStatus,
-        ProbeStatus, Status, SyncStatus, TotalsStatus, VrlSummary,
+        DirectionStatus, EmailSummary, FailbackStatus, GroupStatus, LinkStatus, NodeStatus,
+        PeerStatus, ProbeStatus, Status, SyncStatus, TotalsStatus, VrlSummary,
     },
 };
-
-/// Mails whose pace is averaged for the estimate.
-const PACE_OVER: usize = 16;
 
 /// What is measured on the way, for display.
 #[derive(Default)]
 pub(super) struct Progress {
     pub(super) digest: String,
     pub(super) have: Vector,
+    /// And the last operations it knows to have been recorded.
+    pub(super) seen: Vector,
     pub(super) totals: Totals,
-    /// What the peer lacks.
+    /// What the peer holds, also while it is away.
+    pub(super) peer: PeerHolds,
+    /// What it lacks of what is held here.
     pub(super) backlog: Backlog,
     /// Entities under quarantine.
-    pub(super) quarantined: usize,
+    pub(super) left_out: crate::app::LeftOut,
+    /// Audio files missing or damaged here: now, and ever noted since the start.
+    pub(super) audio_faults: (usize, u64),
     /// Of this store, as last read.
     pub(super) origin: Option<Origin>,
     /// Ownership changed: the peer is told at once.
@@ -42,7 +45,6 @@ pub(super) struct Progress {
     /// Whether this node was ready at the last turn.
     pub(super) was_ready: bool,
     pub(super) to_adopt: Vec<Ownership>,
-    pace: VecDeque<(u64, Duration)>,
     /// Since when each direction is in its state: out, in.
     states: [Option<(SyncState, Now)>; 2],
     /// Since when each direction lags: out, in.
@@ -52,24 +54,11 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// A mail with so much in it took so long.
-    pub(super) fn taken(&mut self, amount: u64, took: Duration) {
-        if amount > 0 {
-            self.pace.push_back((amount, took));
-            if self.pace.len() > PACE_OVER {
-                self.pace.pop_front();
-            }
+    pub(super) fn new(peer: PeerHolds) -> Self {
+        Self {
+            peer,
+            ..Self::default()
         }
-    }
-
-    fn eta(&self, pending: u64) -> Option<u64> {
-        let amount: u64 = self.pace.iter().map(|(n, _)| n).sum();
-        let took: Duration = self.pace.iter().map(|(_, t)| *t).sum();
-        let millis = u64::try_from(took.as_millis())
-            .ok()?
-            .checked_mul(pending)?
-            .checked_div(amount)?;
-        (pending > 0).then_some(millis.div_ceil(1000))
     }
 }
 
@@ -93,18 +82,25 @@ impl Node {
         self.seat.status.send_replace(Arc::new(status));
     }
 
-    /// For answers that wait for the second copy. Out of sight, what it told last is the best there is.
-    fn tell_what_the_peer_holds(&self) {
+    /// For answers that wait for the second copy.
+    fn tell_what_the_peer_holds(&mut self) {
+        self.learn_what_the_peer_holds();
+        let have = self.progress.peer.have();
+        self.seat.peer_have.send_if_modified(|held| {
+            let news = held != have;
+            if news {
+                held.clone_from(have);
+            }
+            news
+        });
+    }
+
+    /// Out of sight, what was known last is the best there is.
+    pub(super) fn learn_what_the_peer_holds(&mut self) {
         let heard = self.session.started().and(self.session.peer_have());
         let told = self.peer.report.as_ref().map(|r| &r.have);
-        if let Some(have) = heard.or(told) {
-            self.seat.peer_have.send_if_modified(|held| {
-                let news = held != have;
-                if news {
-                    held.clone_from(have);
-                }
-                news
-            });
+        if let Some(have) = heard.or(told.filter(|_| self.peer.visible())) {
+            self.progress.peer.hear(have);
         }
     }
 
@@ -140,22 +136,22 @@ impl Node {
         let serves = groups.iter().any(|g| g.serving_here == "yes");
         let mut out = self.session.outgoing(now.mono);
         let mut incoming = self.session.incoming(now.mono);
-        if let (None, Some(report)) = (self.session.started(), &self.peer.report) {
-            // Out of sight: what it told last is the best that is known.
-            out.pending = self.progress.have.ahead_of(&report.have);
-            incoming.pending = report.have.ahead_of(&self.progress.have);
+        if self.session.started().is_none() {
+            let theirs = self.progress.peer.have();
+            out.pending = self.progress.have.ahead_of(theirs);
+            incoming.pending = theirs.ahead_of(&self.progress.have);
         }
-        let eta = self.progress.eta(out.bytes.max(out.pending));
         let probe = self.session.probe(now.mono);
         let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         let sync = SyncStatus {
-            out: self.direction(0, out, eta, now),
-            incoming: self.direction(1, incoming, None, now),
+            out: self.direction(0, out, now),
+            incoming: self.direction(1, incoming, now),
             digest: self.progress.digest.clone(),
             peer_digest: self.session.peer_digest().map(str::to_owned),
             diverged: self.session.diverged(),
             single_copies: self.progress.backlog.messages,
-            quarantined: self.progress.quarantined as u64,
+            quarantined: self.progress.left_out.count,
+            audio_faults: self.progress.audio_faults.0 as u64,
             probe: ProbeStatus {
                 out_age_ms: probe.out_age.map(ms),
                 round_trip_ms: probe.round_trip.map(ms),
@@ -180,10 +176,16 @@ impl Node {
             calls: self.app.calls.active(),
             totals: totals(self.progress.totals),
             vrl: self.vrl_summary(),
+            email: self.email_summary(),
             alarms: u32::try_from(self.app.alarms.active()).unwrap_or(u32::MAX),
             groups,
             sync,
         }
+    }
+
+    fn email_summary(&self) -> EmailSummary {
+        let (pending, failed) = self.app.delivery.totals();
+        EmailSummary { pending, failed }
     }
 
     fn group_status(&self, index: usize, now: Now) -> GroupStatus {
@@ -233,13 +235,7 @@ impl Node {
         }
     }
 
-    fn direction(
-        &mut self,
-        which: usize,
-        direction: Direction,
-        eta_s: Option<u64>,
-        now: Now,
-    ) -> DirectionStatus {
+    fn direction(&mut self, which: usize, direction: Direction, now: Now) -> DirectionStatus {
         let since = match &mut self.progress.states[which] {
             Some((state, since)) if *state == direction.state => *since,
             slot => slot.insert((direction.state, now)).1,
@@ -264,7 +260,10 @@ impl Node {
             pending_bytes: direction.bytes,
             seeding: direction.seeding,
             lag_ms: u64::try_from(lag.as_millis()).unwrap_or(u64::MAX),
-            eta_s,
+            eta_s: direction
+                .rest
+                .map(|rest| rest.as_millis().div_ceil(1000))
+                .and_then(|s| u64::try_from(s).ok()),
             reason: direction.stalled.map(|(_, why)| why),
             since: Some(rfc3339(since.wall)),
         }
@@ -422,6 +421,7 @@ pub(super) fn starting(config: &Config) -> Status {
             diverged: false,
             single_copies: 0,
             quarantined: 0,
+            audio_faults: 0,
             probe: ProbeStatus::default(),
         },
         links: Vec::new(),
@@ -431,6 +431,7 @@ pub(super) fn starting(config: &Config) -> Status {
             state: "off".to_owned(),
             ..VrlSummary::default()
         },
+        email: EmailSummary::default(),
         alarms: 0,
     }
 }

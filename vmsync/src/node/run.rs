@@ -21,10 +21,13 @@ use super::{
     Command, Seat,
     courier::Courier,
     groups::{self, GroupState, Seen},
+    holdings::PeerHolds,
     outbox::{self, Packer, READY, Sent},
     peer::{Beat, Heartbeat, Peer},
     phones::Phones,
+    proof::Kept,
     publish::{self, Progress},
+    scrub::Scrubber,
     upkeep::Upkeep,
     watch_store,
 };
@@ -57,6 +60,9 @@ pub struct Node {
     /// Whether it is settled that this store has forgotten none of its own operations.
     pub(super) remembers: bool,
     pub(super) upkeep: Upkeep,
+    pub(super) certificate: Kept,
+    /// Wakes the helper that reads audio files.
+    check_audio: Arc<Notify>,
     waiting: Waiting,
     tls: Option<Arc<rustls::ClientConfig>>,
 }
@@ -108,7 +114,7 @@ impl Node {
     ) -> Result<Self, String> {
         let now = clock::now();
         let loaded = Arc::clone(&app);
-        let (groups, failback, origin) = app
+        let (groups, failback, origin, peer_holds, upkeep, certificate) = app
             .store(move |store| {
                 let config = &loaded.config;
                 let groups = config.groups().into_iter();
@@ -118,6 +124,9 @@ impl Node {
                     groups,
                     http::effective_failback(&config.failback, &store.settings()?),
                     store.origin(),
+                    PeerHolds::load(store)?,
+                    Upkeep::load(store)?,
+                    Kept::load(store)?,
                 ))
             })
             .await
@@ -133,9 +142,11 @@ impl Node {
             groups,
             failback,
             phones: Phones::default(),
-            progress: Progress::default(),
+            progress: Progress::new(peer_holds),
             started_at: now,
-            upkeep: Upkeep::default(),
+            upkeep,
+            certificate,
+            check_audio: Arc::default(),
             waiting: Waiting::default(),
             app,
             seat,
@@ -214,7 +225,12 @@ impl Node {
             abandon: Arc::clone(&abandon),
             binary,
         };
+        let scrubber = Scrubber {
+            app: Arc::clone(&self.app),
+            asked: Arc::clone(&self.check_audio),
+        };
         let mut helpers = JoinSet::new();
+        helpers.spawn(scrubber.run(stop.clone()));
         helpers.spawn(heartbeat.run(stop.clone()));
         helpers.spawn(packer.run(stop.clone()));
         helpers.spawn(courier.run());
@@ -278,7 +294,10 @@ impl Node {
             self.decide_all(now).await;
         }
         self.sync_events(now).await;
+        self.keep_certificate(now).await;
         self.upkeep(now).await;
+        self.mend_audio(now).await;
+        self.housekeep(now);
         self.stall_alarm(now);
         self.probe_alarm(now);
         self.app.alarms.expire(now.wall);
@@ -311,6 +330,10 @@ impl Node {
                 // What the mail brought is in the store by now; the session hears of that first.
                 self.refresh_store(now).await;
                 self.session.heard(&head, now);
+                if let Some((ours, theirs)) = self.session.meeting() {
+                    let (ours, theirs) = (ours.clone(), theirs.clone());
+                    self.note_meeting(ours, theirs, now).await;
+                }
                 self.session.want(wanted);
                 self.compare_buckets(&head).await;
             }
@@ -351,6 +374,16 @@ impl Node {
                 self.session.visible(false, nonce(), now);
                 self.session.visible(visible, nonce(), now);
                 self.upkeep.release_now(now);
+                let _ = answer.send(());
+            }
+            Command::Housekeeping { run, answer } => {
+                if run {
+                    self.upkeep.housekeeping.run_now(now);
+                }
+                let _ = answer.send(self.housekeeping_waits_for(now));
+            }
+            Command::CheckAudio { answer } => {
+                self.check_audio.notify_one();
                 let _ = answer.send(());
             }
             Command::Certificate { answer } => drop(answer.send(self.certificate())),
@@ -457,6 +490,7 @@ impl Node {
                 .collect(),
             totals: publish::totals(self.progress.totals),
             have: self.progress.have.clone(),
+            seen: self.progress.seen.clone(),
             ready: self.started(now),
         }
     }

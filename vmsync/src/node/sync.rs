@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use vmsync_config::{show_duration, words::Now};
 use vmsync_core::{
-    sync::{Blame, Event as SyncEvent, Local},
-    wire::{Left, Seeding},
+    sync::{Blame, Event as SyncEvent},
+    wire::Left,
 };
 use vmsync_store::EntityKey;
 
-use super::{Node, outbox::Sent};
-use crate::{alarms::INDEX_REBUILT, app::CertificateAnswer, http};
+use super::{Node, outbox::Sent, proof};
+use crate::{alarms::INDEX_REBUILT, exchange, http};
 
 const DIVERGED: &str = "both nodes hold the same operations but not the same state; keep both data folders and report it";
 
@@ -20,6 +20,19 @@ const BULK: u64 = 1024 * 1024;
 const STORE_FAILED: &str = "store_failed";
 /// Ended apart from [`STORE_FAILED`]: a store that can be read may still not take this.
 const NOT_SETTLED: &str = "not_settled";
+
+/// From so many origins on there is an alarm.
+const MANY_ORIGINS: usize = 500;
+
+/// Origins are never given up: each names operations for good.
+fn origins_alarm(count: usize) -> Option<String> {
+    let most = vmsync_store::MAX_ORIGINS;
+    (count >= MANY_ORIGINS).then(|| {
+        format!(
+            "the pair's vector has {count} origins; from {most} on a node that lacks much is not filled in any more. One is added for good by each start of a node that takes something while it can't reach its peer: see that the nodes start within reach of one another, and report it"
+        )
+    })
+}
 
 impl Node {
     /// What the store says of itself beside its content: raised and ended in this one place.
@@ -66,12 +79,10 @@ impl Node {
             Sent::Packed { ticket, load } => self.session.packed(ticket, load, now.mono),
             Sent::Taken {
                 ticket,
-                operations,
                 bytes,
                 released,
                 took,
             } => {
-                self.progress.taken(bytes.max(operations), took);
                 self.session.sent(ticket, now);
                 self.rest_for_calls(bytes, took, now);
                 self.released(&released).await;
@@ -124,50 +135,40 @@ impl Node {
             }
         }
         let configured = self.app.config.failback.clone();
-        let peer_have = self.session.peer_have().cloned();
+        self.learn_what_the_peer_holds();
+        let peer_have = self.progress.peer.have().clone();
         let read = self
             .app
             .store(move |store| {
                 let settings = http::effective_failback(&configured, &store.settings()?);
                 let free = vmsync_store::free_bytes(&store.dir()).unwrap_or(u64::MAX);
-                let facts = (store.origin(), store.clock_ahead_ms(), free);
-                let (have, digest) = store.digest();
-                let local = Local {
-                    have,
-                    digest: digest.0,
-                    floor: store.floor(),
-                    seeding: store.seeding().map(|s| Seeding {
-                        upto: s.upto,
-                        after: s.after,
-                    }),
-                };
-                let backlog = peer_have.map(|v| store.backlog(&v)).transpose()?;
-                let quarantined = store.quarantined().len();
-                Ok((
-                    local,
-                    store.totals()?,
-                    settings,
-                    facts,
-                    backlog,
-                    quarantined,
-                ))
+                let facts = (store.origin(), store.seen(), store.clock_ahead_ms(), free);
+                let local = exchange::local(store);
+                let backlog = store.backlog(&peer_have)?;
+                let troubles = (proof::left_out(store), store.audio_fault_counts());
+                Ok((local, store.totals()?, settings, facts, backlog, troubles))
             })
             .await;
         match read {
-            Ok((local, totals, failback, (origin, ahead_ms, free), backlog, quarantined)) => {
+            Ok((local, totals, failback, (origin, seen, ahead_ms, free), backlog, troubles)) => {
                 self.progress.origin = Some(origin);
-                self.store_alarms(ahead_ms, free);
+                self.progress.seen = seen;
+                self.store_alarms(self.peer.clock_ahead_ms(ahead_ms), free);
                 self.progress.digest.clone_from(&local.digest);
                 self.progress.have.clone_from(&local.have);
-                self.progress.quarantined = quarantined;
+                (self.progress.left_out, self.progress.audio_faults) = troubles;
                 self.quarantine_alarm();
-                if let Some(backlog) = backlog {
-                    self.progress.backlog = backlog;
-                    self.session.left(Left {
-                        operations: backlog.operations,
-                        bytes: backlog.bytes,
-                    });
+                self.audio_alarm();
+                let me = self.me().as_str();
+                match origins_alarm(self.progress.have.iter().count()) {
+                    Some(text) => self.app.alarms.raise("many_origins", me, &text),
+                    None => self.app.alarms.clear("many_origins", me),
                 }
+                self.progress.backlog = backlog;
+                self.session.left(Left {
+                    operations: backlog.operations,
+                    bytes: backlog.bytes,
+                });
                 self.progress.totals = totals;
                 self.failback = failback;
                 self.session.local(local, now);
@@ -183,7 +184,7 @@ impl Node {
     }
 
     fn quarantine_alarm(&self) {
-        let (me, count) = (self.me().as_str(), self.progress.quarantined);
+        let (me, count) = (self.me().as_str(), self.progress.left_out.count);
         if count == 0 {
             self.app.alarms.clear("quarantined", me);
             return;
@@ -223,7 +224,7 @@ impl Node {
         while let Some(event) = self.session.next_event() {
             let what = match event {
                 SyncEvent::Started { ours, theirs } => {
-                    self.met(ours, theirs, now);
+                    self.met(ours, theirs, now).await;
                     tracing::info!(%peer, "synchronisation started: both have exchanged what they hold");
                     "started"
                 }
@@ -306,15 +307,14 @@ impl Node {
             return false;
         };
         let held = have.get(&origin);
-        self.remembers = match self.peer.report.as_ref().map(|r| r.have.get(&origin)) {
-            Some(theirs) if theirs <= held => true,
-            Some(theirs) => {
+        let known = self.peer.report.as_ref().map(|r| r.knows(&origin));
+        self.remembers = match known {
+            _ if !exchange::must_begin_anew(held, known) => true,
+            Some(theirs) if theirs > held => {
                 self.new_incarnation(&origin.to_string(), held, theirs)
                     .await
             }
-            // Also with nothing written yet: a copy made right after the first start may have been
-            // used since.
-            None => self.begin_anew(&origin.to_string()).await,
+            _ => self.begin_anew(&origin.to_string()).await,
         };
         if self.remembers {
             self.app.alarms.clear(NOT_SETTLED, self.me().as_str());
@@ -325,7 +325,7 @@ impl Node {
     async fn begin_anew(&mut self, origin: &str) -> bool {
         match self.app.store(vmsync_store::Store::new_incarnation).await {
             Ok(next) => {
-                tracing::info!(%origin, %next, "the peer can't be asked what it holds of this store: a new incarnation");
+                tracing::info!(%origin, %next, "the peer does not know what this store holds, or can't be asked: a new incarnation");
                 self.session.rename(next);
                 true
             }
@@ -338,16 +338,16 @@ impl Node {
             }
         }
     }
+}
 
-    pub(super) fn certificate(&self) -> CertificateAnswer {
-        let certificate = self.session.certificate();
-        CertificateAnswer {
-            at: certificate.map(|c| c.at.to_string()),
-            digest: certificate.map(|c| c.digest.clone()),
-            vector: certificate.map_or(serde_json::Value::Null, |c| {
-                serde_json::to_value(&c.vector).unwrap_or_default()
-            }),
-            equal_now: self.session.finished(),
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_before_there_are_too_many_origins_somebody_is_told() {
+        assert_eq!(origins_alarm(499), None);
+        let text = origins_alarm(500).unwrap();
+        assert!(text.contains("500 origins; from 1000 on"), "{text}");
     }
 }

@@ -14,10 +14,11 @@ use std::{
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use vmsync_config::words::{Now, UnixMillis, Vector};
-use vmsync_core::wire::{Buckets, Head};
-use vmsync_store::{CompactTo, MergeReport, Store, StoreError};
+use vmsync_core::wire::Head;
+use vmsync_store::{CompactTo, MergeReport, Reunion, Store, StoreError};
 
-use super::Node;
+use super::{Node, holdings::PeerHolds, housekeeping::Housekeeping};
+use crate::exchange;
 
 /// Operations kept in the log although both nodes hold them, so that a short absence or a peer
 /// restored from a recent copy needs no state.
@@ -30,12 +31,17 @@ const RELEASE_EVERY: Duration = Duration::from_hours(1);
 const REPORTS: &str = "merge_reports";
 const REPORTS_KEPT: usize = 100;
 
-/// A meeting at which either side held something alone, until the report of it is made.
-#[derive(Debug, Clone)]
-struct Reunion {
+/// Where what the next report is of is kept, so that a restart in the middle goes on with it.
+const REUNION: &str = "reunion";
+const PRESENT: &str = "present";
+
+/// From a first meeting at which either side held something alone, until the report of it is made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Open {
+    /// Of the report to come: one that is written twice is one report.
+    id: Uuid,
     at: UnixMillis,
-    ours: Vector,
-    theirs: Vector,
+    reunion: Reunion,
 }
 
 /// The report of a reunion as it is kept and shown (R-SY-6).
@@ -43,7 +49,7 @@ struct Reunion {
 pub(crate) struct ReunionReport {
     /// Its id.
     pub id: Uuid,
-    /// When the nodes had exchanged what they hold.
+    /// When the nodes first had met.
     pub met_at: UnixMillis,
     /// When both held the same again.
     pub equal_at: UnixMillis,
@@ -57,13 +63,27 @@ pub(crate) struct ReunionReport {
 /// What upkeep remembers between two turns.
 #[derive(Default)]
 pub(super) struct Upkeep {
-    reunion: Option<Reunion>,
+    reunion: Option<Open>,
     compact_at: Duration,
     compacting: Arc<AtomicBool>,
     release_at: Duration,
+    /// See `scrub`: audio faults noted when the peer was last asked, and when to ask again.
+    pub(super) faults_asked_for: u64,
+    pub(super) mend_at: Duration,
+    pub(super) housekeeping: Housekeeping,
 }
 
 impl Upkeep {
+    /// Goes on with what was under way when the process ended.
+    pub(super) fn load(store: &Store) -> Result<Self, StoreError> {
+        let kept = store.local(REUNION, PRESENT)?;
+        let reunion = kept.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        Ok(Self {
+            reunion,
+            ..Self::default()
+        })
+    }
+
     /// What is quarantined is tried again at once.
     pub(super) fn release_now(&mut self, now: Now) {
         self.release_at = now.mono;
@@ -72,25 +92,46 @@ impl Upkeep {
 
 impl Node {
     /// Both have exchanged what they hold.
-    pub(super) fn met(&mut self, ours: Vector, theirs: Vector, now: Now) {
+    pub(super) async fn met(&mut self, ours: Vector, theirs: Vector, now: Now) {
         // What quarantine holds back may be well again.
         self.upkeep.release_at = now.mono;
-        if ours.covers(&theirs) && theirs.covers(&ours) {
+        self.upkeep.mend_at = now.mono;
+        self.note_meeting(ours, theirs, now).await;
+    }
+
+    /// The peer's present session was heard of: notes what both held, durably, before this node
+    /// answers and either sends anything.
+    pub(super) async fn note_meeting(&mut self, ours: Vector, theirs: Vector, now: Now) {
+        let equal = ours.covers(&theirs) && theirs.covers(&ours);
+        let open = match self.upkeep.reunion.clone() {
+            Some(mut open) => {
+                open.reunion.again(&ours, &theirs);
+                open
+            }
+            None if equal => return,
+            None => Open {
+                id: Uuid::now_v7(),
+                at: now.wall,
+                reunion: Reunion::new(ours, theirs),
+            },
+        };
+        if self.upkeep.reunion.as_ref() == Some(&open) {
             return;
         }
-        if let Some(reunion) = &mut self.upkeep.reunion {
-            // Met again before they were equal: one reunion, from where both began.
-            reunion.ours.merge(&ours);
-            reunion.theirs.merge(&theirs);
-        } else {
-            let at = now.wall;
-            self.upkeep.reunion = Some(Reunion { at, ours, theirs });
+        self.upkeep.reunion = Some(open.clone());
+        let kept = self.app.store(move |store| {
+            let bytes = serde_json::to_vec(&open);
+            let bytes = bytes.map_err(|e| StoreError::Invalid(e.to_string()))?;
+            store.put_local(REUNION, PRESENT, Some(&bytes))
+        });
+        if let Err(error) = kept.await {
+            tracing::warn!(%error, "a reunion could not be noted: its report will be of what comes after a restart, should there be one");
         }
     }
 
     /// Both hold the same: the report of what that took.
     pub(super) async fn equal_again(&mut self, now: Now) {
-        let Some(reunion) = self.upkeep.reunion.take() else {
+        let Some(open) = self.upkeep.reunion.take() else {
             return;
         };
         let digest = self.progress.digest.clone();
@@ -98,13 +139,14 @@ impl Node {
             .app
             .store(move |store| {
                 let report = ReunionReport {
-                    id: Uuid::now_v7(),
-                    met_at: reunion.at,
+                    id: open.id,
+                    met_at: open.at,
                     equal_at: now.wall,
                     digest,
-                    report: store.merge_report(&reunion.ours, &reunion.theirs)?,
+                    report: store.merge_report(&open.reunion)?,
                 };
                 keep(store, &report)?;
+                store.put_local(REUNION, PRESENT, None)?;
                 Ok(report)
             })
             .await;
@@ -127,16 +169,13 @@ impl Node {
 
     /// The peer's sums came with this head: which buckets differ from ours?
     pub(super) async fn compare_buckets(&mut self, head: &Head) {
-        let Some(theirs) = head.buckets.clone().filter(|_| self.session.diverged()) else {
+        if head.buckets.is_none() || !self.session.diverged() {
             return;
-        };
-        let read = self.app.store(|store| Ok(store.buckets())).await;
-        if let Ok((have, sums)) = read
-            && have.covers(&head.have)
-            && head.have.covers(&have)
-            && let Some(ours) = Buckets::new(&sums)
-        {
-            self.session.differs(ours.differing(&theirs));
+        }
+        let head = head.clone();
+        let read = self.app.store(move |s| Ok(exchange::differing(s, &head)));
+        if let Ok(differing) = read.await {
+            self.session.differs(differing);
         }
     }
 
@@ -146,12 +185,23 @@ impl Node {
             self.upkeep.compact_at = now.mono.saturating_add(COMPACT_EVERY);
             self.compact();
         }
+        self.keep_what_the_peer_holds(now).await;
         if self.session.started().is_some() && now.mono >= self.upkeep.release_at {
             self.upkeep.release_at = now.mono.saturating_add(RELEASE_EVERY);
             let quarantined = self.app.store(|s| Ok(s.quarantined())).await;
             let entities = quarantined.unwrap_or_default().into_iter();
             let entities = entities.map(|q| q.entity.to_string()).collect();
             self.session.release(entities);
+        }
+    }
+
+    /// For a later life of this node that starts without its peer.
+    async fn keep_what_the_peer_holds(&mut self, now: Now) {
+        if let Some(have) = self.progress.peer.due(now.mono, self.peer.visible()) {
+            let kept = self.app.store(move |s| PeerHolds::keep(s, &have)).await;
+            if let Err(error) = kept {
+                tracing::debug!(%error, "what the peer holds could not be kept");
+            }
         }
     }
 
@@ -166,7 +216,7 @@ impl Node {
             both: heard.cloned().unwrap_or_default(),
             keep: KEEP,
             most: self.app.config.limits.log_operations as u64,
-            never_past: reunion.map(|r| r.ours.meet(&r.theirs)),
+            never_past: reunion.map(|open| open.reunion.both()),
         };
         let (app, busy) = (Arc::clone(&self.app), Arc::clone(&self.upkeep.compacting));
         tokio::spawn(async move {

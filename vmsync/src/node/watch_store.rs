@@ -8,9 +8,9 @@
 //! leaves no light burning.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use vmsync_config::words::{Extension, GroupName, SystemName};
 use vmsync_core::resilience::Serving;
 use vmsync_store::{
-    Committed, Effect, EntityKey, Operation,
+    Committed, Effect, EntityKey, Operation, StoreError,
     model::{Counts, Mailbox},
 };
 
@@ -36,7 +36,7 @@ const WAITING_OPERATIONS: usize = 10_000;
 const LIT: &str = "mwi";
 /// How long to wait before what could not be read is looked at again.
 const AGAIN: Duration = Duration::from_secs(1);
-/// Mailboxes read at a time when all are asserted.
+/// Mailboxes looked at together.
 const PAGE: usize = 500;
 
 /// Starts to watch: a notice that fires after every durable commit, and the task that tells of them.
@@ -46,9 +46,9 @@ pub(super) fn start(
 ) -> (Arc<Notify>, impl Future<Output = ()> + Send + use<>) {
     let notice = Arc::new(Notify::new());
     let (sender, commits) = mpsc::channel(WAITING);
-    let missed = Arc::new(AtomicBool::new(false));
+    let due = Arc::new(Due::default());
     let waiting = Arc::new(AtomicUsize::new(0));
-    let (wake, overflow) = (Arc::clone(&notice), Arc::clone(&missed));
+    let (wake, overflow) = (Arc::clone(&notice), Arc::clone(&due));
     let weight = Arc::clone(&waiting);
     app.store.on_commit(Box::new(move |committed: &Committed| {
         let operations = committed.operations.len();
@@ -56,84 +56,97 @@ pub(super) fn start(
         let room = before == 0 || before + operations <= WAITING_OPERATIONS;
         if !room || sender.try_send(committed.clone()).is_err() {
             weight.fetch_sub(operations, Ordering::Relaxed);
-            overflow.store(true, Ordering::Relaxed);
+            overflow.look_at(None);
         }
         wake.notify_one();
     }));
     let teller = Teller {
         app: Arc::clone(app),
-        shown: HashMap::new(),
-        missed,
+        due: Arc::clone(&due),
         waiting,
     };
-    (notice, teller.run(commits, stop))
+    let lights = Lights {
+        app: Arc::clone(app),
+        shown: HashMap::new(),
+        due,
+    };
+    let both = async move {
+        tokio::join!(teller.run(commits, stop.clone()), lights.run(stop));
+    };
+    (notice, both)
 }
 
+/// Mailboxes whose lights are to be looked at: however long that takes, no event waits for it.
+#[derive(Default)]
+struct Due {
+    mailboxes: Mutex<BTreeSet<Extension>>,
+    /// Something was not told: everything is asserted again.
+    missed: AtomicBool,
+    more: Notify,
+}
+
+impl Due {
+    /// `None`: which, is not known.
+    fn look_at(&self, mailboxes: Option<&[Extension]>) {
+        match mailboxes {
+            Some(mailboxes) => self.lock().extend(mailboxes.iter().cloned()),
+            None => self.missed.store(true, Ordering::Relaxed),
+        }
+        self.more.notify_one();
+    }
+
+    /// The next mailboxes.
+    fn take(&self) -> Vec<Extension> {
+        let mut all = self.lock();
+        let mut taken = Vec::new();
+        while taken.len() < PAGE
+            && let Some(ext) = all.pop_first()
+        {
+            taken.push(ext);
+        }
+        if !all.is_empty() {
+            self.more.notify_one();
+        }
+        taken
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<Extension>> {
+        self.mailboxes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells of changes, in order.
 struct Teller {
     app: Arc<App>,
-    /// Counts as last published, of mailboxes whose indicator was published.
-    shown: HashMap<Extension, (bool, Counts)>,
-    /// Something was not told: everything is asserted again.
-    missed: Arc<AtomicBool>,
+    due: Arc<Due>,
     /// Operations in the commits that wait.
     waiting: Arc<AtomicUsize>,
 }
 
 impl Teller {
-    async fn run(mut self, mut commits: mpsc::Receiver<Committed>, stop: CancellationToken) {
-        let mut status = self.app.node.watch();
-        let mut served: Vec<GroupName> = Vec::new();
-        self.remember_lit().await;
+    async fn run(self, mut commits: mpsc::Receiver<Committed>, stop: CancellationToken) {
         loop {
-            let now_served = self.served();
-            let begins = now_served.iter().any(|g| !served.contains(g));
-            served = now_served;
-            if (begins || self.missed.swap(false, Ordering::Relaxed)) && !self.assert_all().await {
-                self.missed.store(true, Ordering::Relaxed);
-                tokio::time::sleep(AGAIN).await;
-            }
-            tokio::select! {
+            let commit = tokio::select! {
                 () = stop.cancelled() => return,
-                changed = status.changed() => if changed.is_err() { return },
-                commit = commits.recv() => {
-                    let Some(commit) = commit else { return };
-                    let operations = commit.operations.len();
-                    self.tell(&commit).await;
-                    self.waiting.fetch_sub(operations, Ordering::Relaxed);
-                }
-            }
+                commit = commits.recv() => commit,
+            };
+            let Some(commit) = commit else { return };
+            self.tell(&commit);
+            let operations = commit.operations.len();
+            self.waiting.fetch_sub(operations, Ordering::Relaxed);
         }
     }
 
-    /// The lights that an earlier life of this process has turned on.
-    async fn remember_lit(&mut self) {
-        let lit = self.app.store(|s| s.locals(LIT)).await.unwrap_or_default();
-        let lit = lit.iter().filter_map(|(ext, _)| Extension::new(ext).ok());
-        self.shown = lit.map(|ext| (ext, (true, Counts::default()))).collect();
-    }
-
-    fn served(&self) -> Vec<GroupName> {
-        let groups = self.app.config.groups().into_iter();
-        let serving = groups.filter(|g| self.app.node.serving(&g.name) == Serving::Yes);
-        serving.map(|g| g.name).collect()
-    }
-
-    async fn tell(&mut self, commit: &Committed) {
+    fn tell(&self, commit: &Committed) {
         for operation in commit.operations.iter() {
             self.tell_operation(operation, commit.remote);
         }
         for (entity, deleted) in commit.joined.iter() {
             self.tell_change(entity, *deleted, &[], commit.remote);
         }
-        let Some(mailboxes) = &commit.mailboxes else {
-            self.missed.store(true, Ordering::Relaxed);
-            return;
-        };
-        for ext in mailboxes.iter() {
-            if !self.look_at(ext).await {
-                self.missed.store(true, Ordering::Relaxed);
-            }
-        }
+        self.due.look_at(commit.mailboxes.as_deref());
     }
 
     fn tell_operation(&self, operation: &Operation, remote: bool) {
@@ -161,39 +174,110 @@ impl Teller {
         });
         self.app.events.publish(kind, data);
     }
+}
 
-    /// Reads a mailbox and shows its light as it should be. False when it could not be read.
-    async fn look_at(&mut self, extension: &Extension) -> bool {
-        let ext = extension.clone();
-        match self.app.store(move |s| s.mailbox(&ext)).await {
-            Ok(Some(mailbox)) => self.indicate(&mailbox, false).await,
+/// Shows the lights.
+struct Lights {
+    app: Arc<App>,
+    /// Counts as last published, of mailboxes whose indicator was published.
+    shown: HashMap<Extension, (bool, Counts)>,
+    due: Arc<Due>,
+}
+
+impl Lights {
+    async fn run(mut self, stop: CancellationToken) {
+        let mut status = self.app.node.watch();
+        let mut served: Vec<GroupName> = Vec::new();
+        self.remember_lit().await;
+        loop {
+            let now_served = self.served();
+            let begins = now_served.iter().any(|g| !served.contains(g));
+            served = now_served;
+            let missed = self.due.missed.swap(false, Ordering::Relaxed);
+            if (begins || missed) && !self.assert_all().await {
+                self.due.missed.store(true, Ordering::Relaxed);
+                tokio::time::sleep(AGAIN).await;
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = status.changed() => if changed.is_err() { return },
+                () = self.due.more.notified() => {
+                    let due = self.due.take();
+                    if !self.look_at(due).await {
+                        self.due.missed.store(true, Ordering::Relaxed);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The lights that an earlier life of this process has turned on.
+    async fn remember_lit(&mut self) {
+        let lit = self.app.store(|s| s.locals(LIT)).await.unwrap_or_default();
+        let lit = lit.iter().filter_map(|(ext, _)| Extension::new(ext).ok());
+        self.shown = lit.map(|ext| (ext, (true, Counts::default()))).collect();
+    }
+
+    fn served(&self) -> Vec<GroupName> {
+        let groups = self.app.config.groups().into_iter();
+        let serving = groups.filter(|g| self.app.node.serving(&g.name) == Serving::Yes);
+        serving.map(|g| g.name).collect()
+    }
+
+    /// Reads mailboxes and shows their lights as they should be. False when they could not be read.
+    async fn look_at(&mut self, mailboxes: Vec<Extension>) -> bool {
+        if mailboxes.is_empty() {
+            return true;
+        }
+        let read = self.app.store(move |s| {
+            let read = mailboxes.into_iter().map(|ext| {
+                let mailbox = s.mailbox(&ext)?;
+                Ok((ext, mailbox))
+            });
+            read.collect::<Result<Vec<_>, StoreError>>()
+        });
+        let Ok(read) = read.await else {
+            return false;
+        };
+        let light = |(ext, mailbox): &(Extension, Option<Mailbox>)| match mailbox {
+            Some(mailbox) => self.light_of(mailbox),
             // Gone with all its messages.
-            Ok(None) => self.show(extension, Counts::default(), false).await,
-            Err(_) => false,
-        }
+            None => Some((ext.clone(), Counts::default())),
+        };
+        let lights = read.iter().filter_map(light).collect();
+        self.show(lights, false).await
     }
 
-    /// Shows the light of `mailbox`, where this node serves it.
-    async fn indicate(&mut self, mailbox: &Mailbox, anew: bool) -> bool {
+    /// The light of `mailbox`, where this node serves it.
+    fn light_of(&self, mailbox: &Mailbox) -> Option<(Extension, Counts)> {
         let system = mailbox.home_system.as_ref().map(SystemName::as_str);
-        if self.app.node.serving(&self.app.group_of(system)) != Serving::Yes {
-            return true;
-        }
-        self.show(&mailbox.extension, mailbox.counts, anew).await
+        let group = self.app.group_of(system);
+        let mine = self.app.node.serving(&group) == Serving::Yes;
+        mine.then(|| (mailbox.extension.clone(), mailbox.counts))
     }
 
-    /// Publishes the indicator if its counts changed (or `anew`). False when a light that turns on
-    /// could not be noted: it is not published then, but tried again.
-    async fn show(&mut self, ext: &Extension, counts: Counts, anew: bool) -> bool {
-        let on = counts.new > 0;
+    /// Publishes the indicators whose counts changed (or all, `anew`). False when lights that turn on or
+    /// off could not be noted: none is published then, but tried again.
+    async fn show(&mut self, lights: Vec<(Extension, Counts)>, anew: bool) -> bool {
         // A mailbox never told of is taken to be dark.
-        let before = self.shown.get(ext).copied().unwrap_or_default();
-        if !anew && before == (on, counts) {
-            return true;
-        }
-        if on != before.0 && !self.note(ext, on).await {
+        let before = |ext: &Extension| self.shown.get(ext).copied().unwrap_or_default();
+        let news = lights.into_iter();
+        let news = news.filter(|(ext, counts)| anew || before(ext) != (is_on(counts), *counts));
+        let news: Vec<_> = news.collect();
+        let turned = news.iter();
+        let turned = turned.filter(|(ext, counts)| before(ext).0 != is_on(counts));
+        let turned: Vec<_> = turned.map(|(e, c)| (e.to_string(), is_on(c))).collect();
+        if !self.note(turned).await {
             return false;
         }
+        for (ext, counts) in news {
+            self.publish(ext, counts);
+        }
+        true
+    }
+
+    fn publish(&mut self, ext: Extension, counts: Counts) {
+        let on = is_on(&counts);
         let Counts {
             new,
             unopened,
@@ -207,25 +291,30 @@ impl Teller {
         });
         self.app.events.publish("mwi", data);
         if on || counts != Counts::default() {
-            self.shown.insert(ext.clone(), (on, counts));
+            self.shown.insert(ext, (on, counts));
         } else {
-            self.shown.remove(ext);
+            self.shown.remove(&ext);
         }
-        true
     }
 
-    async fn note(&self, ext: &Extension, on: bool) -> bool {
-        let key = ext.to_string();
-        let noted = self
-            .app
-            .store(move |s| s.put_local(LIT, &key, on.then_some(b"on".as_slice())))
-            .await;
-        noted.is_ok()
+    /// Notes lights as on or off, all of them with one fsync.
+    async fn note(&self, lights: Vec<(String, bool)>) -> bool {
+        if lights.is_empty() {
+            return true;
+        }
+        let noted = self.app.store(move |s| {
+            let records: Vec<_> = lights
+                .iter()
+                .map(|(ext, on)| (ext.as_str(), on.then_some(b"on".as_slice())))
+                .collect();
+            s.put_locals(LIT, &records)
+        });
+        noted.await.is_ok()
     }
 
     /// Asserts every light that should be on, and every one this node knows of.
     async fn assert_all(&mut self) -> bool {
-        let mut known: Vec<_> = self.shown.keys().cloned().collect();
+        let mut known: BTreeSet<_> = self.shown.keys().cloned().collect();
         let mut cursor: Option<String> = None;
         loop {
             let from = cursor.take();
@@ -234,24 +323,25 @@ impl Teller {
                 .store(move |s| s.mailboxes(from.as_deref(), PAGE))
                 .await;
             let Ok(page) = page else { return false };
-            for mailbox in &page.items {
-                let lit = mailbox.counts.new > 0 || self.shown.contains_key(&mailbox.extension);
-                if lit && !self.indicate(mailbox, true).await {
-                    return false;
-                }
+            let lit = |m: &&Mailbox| m.counts.new > 0 || self.shown.contains_key(&m.extension);
+            let lights = page.items.iter().filter(lit);
+            let lights = lights.filter_map(|m| self.light_of(m)).collect();
+            if !self.show(lights, true).await {
+                return false;
             }
-            known.retain(|ext| !page.items.iter().any(|m| m.extension == *ext));
+            for mailbox in &page.items {
+                known.remove(&mailbox.extension);
+            }
             cursor = page.next;
             if cursor.is_none() {
                 break;
             }
         }
         // Those that are no longer there.
-        for ext in known {
-            if !self.look_at(&ext).await {
-                return false;
-            }
-        }
-        true
+        self.look_at(known.into_iter().collect()).await
     }
+}
+
+fn is_on(counts: &Counts) -> bool {
+    counts.new > 0
 }

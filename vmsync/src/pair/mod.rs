@@ -14,7 +14,7 @@ pub use client::{PeerClient, PeerError};
 pub use routes::router;
 
 use serde::{Deserialize, Serialize};
-use vmsync_config::words::{GroupName, NodeId, UnixMillis, Vector};
+use vmsync_config::words::{GroupName, NodeId, Origin, UnixMillis, Vector};
 use vmsync_core::{resilience::Ownership, wire::Keys};
 
 use crate::{
@@ -49,11 +49,22 @@ pub struct Report {
     pub calls: Vec<(GroupName, u32)>,
     /// What its store holds.
     pub totals: TotalsStatus,
-    /// What its store holds durably: origin to sequence. A node that starts learns from it whether
-    /// it has forgotten operations of its own.
+    /// What its store holds durably: origin to sequence.
     pub have: Vector,
+    /// The last operation of each origin it knows to have been recorded, held or not. A node that
+    /// starts learns from it whether it has forgotten operations of its own. (Empty from an older
+    /// release, which knows of those it holds alone.)
+    #[serde(default)]
+    pub seen: Vector,
     /// False while it does not serve yet.
     pub ready: bool,
+}
+
+impl Report {
+    /// The last operation of `origin` the peer knows to have been recorded.
+    pub fn knows(&self, origin: &Origin) -> u64 {
+        self.have.get(origin).max(self.seen.get(origin))
+    }
 }
 
 /// A question between the nodes.
@@ -115,4 +126,42 @@ pub(crate) fn sign_answer(keys: &Keys, path: &str, bytes: &[u8]) -> String {
 }
 pub(crate) fn answer_is_signed(keys: &Keys, path: &str, bytes: &[u8], tag: &str) -> bool {
     keys.verify(&format!("answer:{path}"), bytes, tag)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUESTION: &[u8] = include_bytes!("../../tests/data/heartbeat/question.json");
+    const ANSWER: &[u8] = include_bytes!("../../tests/data/heartbeat/answer.json");
+
+    fn keys() -> Keys {
+        Keys::parse(include_str!("../../core/tests/data/wire/pair.key")).unwrap()
+    }
+
+    /// docs/heartbeat.md: kept for other implementations.
+    #[test]
+    fn the_example_heartbeat_is_what_a_node_writes_and_signs() {
+        let question: Question<Report> = serde_json::from_slice(QUESTION).unwrap();
+        let answer: Answer<Report> = serde_json::from_slice(ANSWER).unwrap();
+        assert_eq!(question.nonce, answer.nonce);
+        assert_eq!(answer.body.boot, u64::MAX);
+        assert_eq!(serde_json::to_vec(&question).unwrap(), QUESTION);
+        assert_eq!(serde_json::to_vec(&answer).unwrap(), ANSWER);
+        let signature = include_str!("../../tests/data/heartbeat/question.signature").trim_end();
+        assert_eq!(sign_question(&keys(), HEARTBEAT, QUESTION), signature);
+        assert!(!answer_is_signed(&keys(), HEARTBEAT, QUESTION, signature));
+        let signature = include_str!("../../tests/data/heartbeat/answer.signature").trim_end();
+        assert_eq!(sign_answer(&keys(), HEARTBEAT, ANSWER), signature);
+    }
+
+    /// A node that only synchronises has nothing to tell of groups and calls.
+    #[test]
+    fn a_report_may_be_short() {
+        let short = r#"{"node":"vmpro2","boot":1,"at":"2026-11-22T08:00:00.257Z","groups":[],"calls":[],
+            "totals":{"mailboxes":0,"messages":0,"bytes":0},"have":{},"ready":true,"mood":"a field of a later version"}"#;
+        let report: Report = serde_json::from_str(short).unwrap();
+        let own = "vmpro1.5f3a9c01".parse().unwrap();
+        assert_eq!(report.knows(&own), 0);
+    }
 }

@@ -46,6 +46,9 @@ pub struct Offers {
     /// The largest mail it takes, bytes; none = no limit told (RFC 1870).
     pub size: Option<u64>,
     pub(super) starttls: bool,
+    /// Ways to authenticate that are known here (RFC 4616, and what older servers offer).
+    pub(super) auth_plain: bool,
+    pub(super) auth_login: bool,
     announces_size: bool,
 }
 
@@ -62,6 +65,11 @@ impl Offers {
                 "PIPELINING" => offers.pipelining = true,
                 "8BITMIME" => offers.eightbit = true,
                 "STARTTLS" => offers.starttls = true,
+                "AUTH" => {
+                    let ways: Vec<_> = words.map(str::to_ascii_uppercase).collect();
+                    offers.auth_plain = ways.iter().any(|w| w == "PLAIN");
+                    offers.auth_login = ways.iter().any(|w| w == "LOGIN");
+                }
                 "SIZE" => {
                     offers.announces_size = true;
                     let size = words.next().and_then(|n| n.parse().ok());
@@ -86,7 +94,7 @@ impl Offers {
 /// From whom and for whom.
 pub(super) struct Route {
     from: Option<Address>,
-    to: Address,
+    pub(super) to: Address,
 }
 
 impl Route {

@@ -3,11 +3,12 @@
 //! [`receiver::serve`] accepts connections (`gate` says how many), [`connection`](self) plays one
 //! session (`room` bounds the memory of all mails being received, `rate` how many one address sends),
 //! and what comes in goes to a [`MailHandler`]. [`Refusals`] counts what was refused.
-//! [`sender::PeerSender`] hands mails to the peer.
+//! [`sender::PeerSender`] hands mails to the peer, [`submission::Submission`] to other mail servers.
 //!
 //! Neither logs what a mail holds; at `debug` level the receiver tells who came and how it ended.
 
 mod connection;
+mod dial;
 mod error;
 mod gate;
 mod link;
@@ -17,6 +18,7 @@ mod refusals;
 mod room;
 pub mod sender;
 mod stream;
+pub mod submission;
 mod wire;
 
 use std::net::SocketAddr;

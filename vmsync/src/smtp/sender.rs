@@ -17,23 +17,21 @@
 //! - Every step has its own time-out.
 //! - A kept connection that turns out to be closed is replaced once, as long as nothing of the mail was sent.
 
-use std::{fmt::Display, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use lettre::transport::smtp::{
-    commands::{Ehlo, Noop, Quit, Starttls},
+    commands::{Noop, Quit, Starttls},
     extension::ClientId,
     response::Response,
 };
 use rustls::{ClientConfig, pki_types::ServerName};
-use tokio::{net::TcpStream, time::timeout};
-use tokio_rustls::TlsConnector;
 
 use super::{
+    dial::Dial,
     error::{SendError, SendErrorKind},
     link::{Link, Offers, Route, check_lines, nothing_outstanding},
     stream::Stream,
-    wire::Wire,
 };
 use crate::clock;
 
@@ -67,12 +65,9 @@ impl Default for Timeouts {
 
 /// Sends to one server. See the module's head.
 pub struct PeerSender {
-    server: String,
-    port: u16,
+    dial: Dial,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     required: bool,
-    hello: ClientId,
-    timeouts: Timeouts,
     kept: Option<Link>,
     window: usize,
 }
@@ -89,12 +84,14 @@ impl PeerSender {
         timeouts: Timeouts,
     ) -> Self {
         Self {
-            server: server.into(),
-            port,
+            dial: Dial {
+                server: server.into(),
+                port,
+                hello: ClientId::Domain(hello_name.into()),
+                timeouts,
+            },
             tls,
             required,
-            hello: ClientId::Domain(hello_name.into()),
-            timeouts,
             kept: None,
             window: 1,
         }
@@ -110,8 +107,8 @@ impl PeerSender {
         check_lines(mail)?;
         let (mut link, first) = self.open(&route, mail).await?;
         link.expect_250("MAIL", &first)?;
-        link.up_to_354(route, self.timeouts.command).await?;
-        let reply = link.wire.data(mail, self.timeouts.data).await?;
+        link.up_to_354(route, self.dial.timeouts.command).await?;
+        let reply = link.wire.data(mail, self.dial.timeouts.data).await?;
         link.expect_250("the mail", &reply)?;
         link.used = clock::now().mono;
         self.kept = Some(link);
@@ -159,7 +156,8 @@ impl PeerSender {
         };
         match command {
             Ok(command) => {
-                link.submit(command, route, &mail, &self.timeouts).await?;
+                link.submit(command, route, &mail, &self.dial.timeouts)
+                    .await?;
                 self.kept = Some(link);
                 Ok(())
             }
@@ -183,7 +181,7 @@ impl PeerSender {
             self.kept = Some(link);
             return Err(nothing_outstanding());
         }
-        link.collect(self.timeouts.data).await;
+        link.collect(self.dial.timeouts.data).await;
         if let Some(error) = link.broken() {
             return Err(error);
         }
@@ -198,7 +196,7 @@ impl PeerSender {
     /// and may be cancelled without consequence.
     pub async fn answered(&mut self) {
         if let Some(link) = &mut self.kept {
-            link.collect(self.timeouts.data).await;
+            link.collect(self.dial.timeouts.data).await;
         }
     }
 
@@ -218,7 +216,7 @@ impl PeerSender {
     pub async fn probe(&mut self) -> Result<Duration, SendError> {
         let start = clock::now().mono;
         let mut link = self.connect().await?;
-        let reply = link.wire.command(Noop, self.timeouts.command).await?;
+        let reply = link.wire.command(Noop, self.dial.timeouts.command).await?;
         link.expect_250("NOOP", &reply)?;
         let took = clock::now().mono.saturating_sub(start);
         self.leave(link).await;
@@ -234,7 +232,7 @@ impl PeerSender {
     }
 
     async fn leave(&self, mut link: Link) {
-        let polite = self.timeouts.command.min(Duration::from_secs(1));
+        let polite = self.dial.timeouts.command.min(Duration::from_secs(1));
         let _ = link.wire.command(Quit, polite).await;
     }
 
@@ -258,12 +256,12 @@ impl PeerSender {
     }
 
     fn is_fresh(&self, link: &Link) -> bool {
-        clock::now().mono.saturating_sub(link.used) < self.timeouts.idle
+        clock::now().mono.saturating_sub(link.used) < self.dial.timeouts.idle
     }
 
     /// A connection on which MAIL was answered: the kept one, or, if that has gone stale, a new one.
     async fn open(&mut self, route: &Route, mail: &[u8]) -> Result<(Link, Response), SendError> {
-        let limit = self.timeouts.command;
+        let limit = self.dial.timeouts.command;
         let kept = self.kept.take().filter(|l| l.outstanding() == 0);
         if let Some(mut link) = kept.filter(|l| self.is_fresh(l)) {
             let command = link.mail(route, mail, false)?;
@@ -282,11 +280,15 @@ impl PeerSender {
     }
 
     async fn connect(&self) -> Result<Link, SendError> {
-        let mut link = self.greet(self.tcp().await?).await?;
+        let wire = self.dial.wire(Stream::Plain(self.dial.tcp().await?));
+        let mut link = self.dial.greet(wire).await?;
         let offered = link.offers.starttls;
         match &self.tls {
             Some((config, name)) if offered => {
-                let reply = link.wire.command(Starttls, self.timeouts.command).await?;
+                let reply = link
+                    .wire
+                    .command(Starttls, self.dial.timeouts.command)
+                    .await?;
                 if !reply.has_code(220) {
                     let refused = link.wire.refused("STARTTLS", &reply);
                     return Err(SendError {
@@ -294,13 +296,14 @@ impl PeerSender {
                         ..refused
                     });
                 }
-                let wire = self.handshake(link.wire, config, name).await?;
-                self.ehlo(wire).await
+                let stream = link.wire.into_stream()?;
+                let wire = self.dial.handshake(stream, config, name).await?;
+                self.dial.ehlo(wire).await
             }
             tls if !self.required => {
                 if tls.is_some() {
                     tracing::warn!(
-                        server = %self.name(),
+                        server = %self.dial.name(),
                         "STARTTLS isn't offered; mails go there in clear text, since tls.require is false"
                     );
                 }
@@ -316,76 +319,5 @@ impl PeerSender {
                 Err(error)
             }
         }
-    }
-
-    async fn tcp(&self) -> Result<TcpStream, SendError> {
-        let limit = self.timeouts.connect;
-        let connecting = TcpStream::connect((self.server.as_str(), self.port));
-        match timeout(limit, connecting).await {
-            Ok(Ok(stream)) => {
-                // Each step waits for the last: Nagle's algorithm would cost 40 ms a mail.
-                stream
-                    .set_nodelay(true)
-                    .map_err(|e| self.unreachable(&format!("TCP_NODELAY: {e}")))?;
-                Ok(stream)
-            }
-            Ok(Err(e)) => Err(self.unreachable(&e)),
-            Err(_) => Err(SendError::new(
-                SendErrorKind::TimedOut,
-                None,
-                format!("{}: not connected within {limit:?}", self.name()),
-            )),
-        }
-    }
-
-    async fn greet(&self, stream: TcpStream) -> Result<Link, SendError> {
-        let mut wire = Wire::new(Stream::Plain(stream), self.name());
-        let greeting = wire.greeting(self.timeouts.command).await?;
-        if !greeting.has_code(220) {
-            return Err(wire.refused("the connection", &greeting));
-        }
-        self.ehlo(wire).await
-    }
-
-    async fn ehlo(&self, mut wire: Wire) -> Result<Link, SendError> {
-        let hello = Ehlo::new(self.hello.clone());
-        let reply = wire.command(hello, self.timeouts.command).await?;
-        if !reply.has_code(250) {
-            return Err(wire.refused("EHLO", &reply));
-        }
-        Ok(Link::new(wire, Offers::read(&reply)))
-    }
-
-    async fn handshake(
-        &self,
-        wire: Wire,
-        config: &Arc<ClientConfig>,
-        name: &ServerName<'static>,
-    ) -> Result<Wire, SendError> {
-        let Stream::Plain(tcp) = wire.into_stream()? else {
-            return Err(self.unreachable(&"TLS twice"));
-        };
-        let limit = self.timeouts.tls;
-        let connector = TlsConnector::from(Arc::clone(config));
-        match timeout(limit, connector.connect(name.clone(), tcp)).await {
-            Ok(Ok(stream)) => Ok(Wire::new(Stream::Tls(Box::new(stream.into())), self.name())),
-            Ok(Err(e)) => {
-                let text = format!("{}: TLS handshake failed: {e}", self.name());
-                Err(SendError::new(SendErrorKind::Tls, None, text))
-            }
-            Err(_) => {
-                let text = format!("{}: no TLS handshake within {limit:?}", self.name());
-                Err(SendError::new(SendErrorKind::TimedOut, None, text))
-            }
-        }
-    }
-
-    fn unreachable(&self, why: &dyn Display) -> SendError {
-        let text = format!("{} can't be reached: {why}", self.name());
-        SendError::new(SendErrorKind::Unreachable, None, text)
-    }
-
-    fn name(&self) -> String {
-        format!("{}:{}", self.server, self.port)
     }
 }

@@ -62,6 +62,23 @@ impl Wire {
         .await
     }
 
+    /// Sends a line that is not to be repeated in any error, and reads its reply. `step` is said in
+    /// its place.
+    pub(super) async fn exchange(
+        &mut self,
+        line: &str,
+        step: &str,
+        limit: Duration,
+    ) -> Result<Response, SendError> {
+        self.in_step(step)?;
+        self.within(limit, step, async |wire: &mut Self| {
+            wire.put(line.as_bytes(), step).await?;
+            wire.put(b"\r\n", step).await?;
+            wire.reply(step).await
+        })
+        .await
+    }
+
     /// Reads a reply to something else than a command: the greeting.
     pub(super) async fn greeting(&mut self, limit: Duration) -> Result<Response, SendError> {
         self.within(limit, "the connection", async |wire: &mut Self| {

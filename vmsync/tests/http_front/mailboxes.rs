@@ -211,3 +211,47 @@ async fn a_setting_out_of_range_changes_nothing() {
     }
     assert_eq!(node.json("/api/v1/settings").await["changed"], json!({}));
 }
+
+/// R-MB-11: a mode needs an address; where nothing carries its domain, the mailbox says so.
+#[tokio::test]
+async fn an_email_mode_is_set_shown_and_explained() {
+    let entry = "[[smtp.sender]]\ndomain = \"example.com\"\nserver = \"mail.example.com\"";
+    let node = Node::with(entry, |_| ()).await;
+    let new = json!({"extension": "2001", "email_mode": "copy"});
+    let refused = node.send(Method::POST, "/api/v1/mailboxes", new).await;
+    assert_eq!(problem(refused).await.1, "invalid");
+    let new = json!({"extension": "2001", "email": "ada@example.com", "email_mode": "copy"});
+    let created = node.send(Method::POST, "/api/v1/mailboxes", new).await;
+    assert_eq!(created.status(), StatusCode::CREATED);
+    let created: Value = created.json().await.unwrap();
+    assert_eq!(created["email_mode"], "copy");
+    assert_eq!(created["email_problem"], Value::Null);
+
+    let path = "/api/v1/mailboxes/2001";
+    let change = async |body: Value| node.send(Method::PATCH, path, body).await;
+    let elsewhere: Value = change(json!({"email": "ada@example.net"}))
+        .await
+        .json()
+        .await
+        .unwrap();
+    assert_eq!(elsewhere["email_mode"], "copy");
+    let words = elsewhere["email_problem"].as_str().unwrap();
+    assert!(words.contains("domain = \"example.net\""), "{words}");
+    for wrong in [
+        json!({"email": ""}),
+        json!({"email_mode": "sometimes"}),
+        json!({"email": "2001@vmpro1.example.com"}),
+    ] {
+        let refused = change(wrong.clone()).await;
+        assert_eq!(problem(refused).await.1, "invalid", "{wrong}");
+    }
+    let off: Value = change(json!({"email_mode": "off"}))
+        .await
+        .json()
+        .await
+        .unwrap();
+    assert_eq!(
+        (&off["email_mode"], &off["email_problem"]),
+        (&json!("off"), &Value::Null)
+    );
+}

@@ -15,7 +15,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use vmsync::{
     alarms::Alarms,
-    app::{App, CertificateAnswer, Guard, NodeHandle, Outcome, Refused, SeenPhone},
+    app::{App, CertificateAnswer, Guard, LeftOut, NodeHandle, Outcome, Refused, SeenPhone},
     calls::Calls,
     clock,
     events::EventHub,
@@ -107,6 +107,7 @@ impl Node {
             alarms: Alarms::load(store.clone(), events.clone()).unwrap(),
             events,
             vrl: None,
+            delivery: vmsync::delivery::Board::new(&config),
             smtp_refusals: Arc::default(),
             store,
             config,
@@ -322,6 +323,8 @@ async fn play_loop(
 ) {
     while let Some(command) = commands.recv().await {
         match command {
+            Command::Housekeeping { answer, .. } => drop(answer.send(Vec::new())),
+            Command::CheckAudio { answer } => drop(answer.send(())),
             Command::Request {
                 group,
                 guard,
@@ -374,6 +377,8 @@ async fn play_loop(
                     digest: None,
                     vector: json!({}),
                     equal_now: false,
+                    left_out: LeftOut::default(),
+                    audio_faults: 0,
                 });
             }
             Command::Heartbeat { .. } | Command::Heard { .. } => {}

@@ -120,6 +120,7 @@ pub(crate) fn limits() -> Limits {
         recording_max: Duration::from_hours(1),
         call_idle: Duration::from_mins(5),
         log_operations: 500_000,
+        audio_check: Duration::from_hours(168),
     }
 }
 

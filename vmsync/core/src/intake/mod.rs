@@ -13,6 +13,7 @@ use vmsync_config::words::UnixMillis;
 
 use crate::{
     audio::{self, Measured, NotAudio},
+    delivery::DELIVERED,
     wire::mime::{self, Head, Leaf},
 };
 
@@ -61,6 +62,12 @@ pub enum IntakeError {
     /// There is an audio part, but not of a kind that is taken, or not whole.
     #[error("{0}")]
     BadAudio(#[from] NotAudio),
+    /// A voice message that was mailed to a user's address has come back (a rule of his mail program,
+    /// a wrong address): each round would make a new message of it.
+    #[error(
+        "this is a voice message mailed by a voicemail pair; taken again it would go round for ever"
+    )]
+    OwnMail,
     /// The mail itself is damaged or built to harm.
     #[error("malformed mail: {0}")]
     Malformed(String),
@@ -69,6 +76,9 @@ pub enum IntakeError {
 /// Reads `mail`; `now` is its time of arrival.
 pub fn read(mail: &[u8], now: UnixMillis) -> Result<Incoming, IntakeError> {
     let split = mime::split(mail).map_err(IntakeError::Malformed)?;
+    if !split.head.raw(DELIVERED).is_empty() {
+        return Err(IntakeError::OwnMail);
+    }
     let (leaf, part) = split
         .leaves
         .iter()

@@ -79,10 +79,9 @@ impl Flights {
         let mut assumed = have.clone();
         for flight in self.all.values() {
             let Some(load) = &flight.load else { continue };
-            match &flight.kind {
-                Kind::Operations { .. } => assumed.merge(&load.upto),
-                Kind::Seed { upto, .. } if load.through.is_none() => assumed.merge(upto),
-                _ => {}
+            // That a seeding has ended is the peer's to say.
+            if let Kind::Operations { .. } = flight.kind {
+                assumed.merge(&load.upto);
             }
         }
         assumed

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Order: the shell tells the [`Session`] what happened (`local`, `heard`, `packed`, `sent`,
-//! `failed`, `visible`, `differs`, `want`), then asks [`Session::poll`] until it gives `None`, and
+//! `failed`, `visible`, `differs`, `lacks`, `want`), then asks [`Session::poll`] until it gives `None`, and
 //! comes again at [`Session::next_deadline`] or when something happens.
 //!
 //! | module | decides |
@@ -20,10 +20,10 @@
 //! | `plan` | which mail is due, and when |
 //! | `flight` | mails on their way |
 //! | `seeding` | state for a peer that lacks what the log no longer has |
-//! | `repair` | items and records where equal vectors have different digests |
-//! | `narrow` | finding the one operation that is refused, and going on without it |
+//! | `repair` | items and records where equal vectors have different digests, or audio is missing |
+//! | `narrow` | finding the one operation or record that is refused, and going on without it |
 //! | `probe` | numbered probes, end to end |
-//! | `progress` | how far each direction is, in the words of R-SY-5 |
+//! | `progress`, `eta` | how far each direction is, in the words of R-SY-5, and how long the rest takes |
 //!
 //! Guarantees:
 //! - Operations flow only after `started`; losing sight of the peer begins a new session (R-FB-1).
@@ -36,12 +36,14 @@
 //! - One operation that is refused for good is found by halving and then skipped, visibly; it never
 //!   holds up the rest for longer than that takes.
 //! - Mails may arrive twice, late, or from a session long gone: a head of an unknown session is
-//!   answered, and the answer makes its sender correct us. A few mails later both agree.
+//!   answered, and the answer makes its sender correct us. A few mails later both agree. Who was
+//!   made to forget what the peer has said asks for it again.
 //!
 //! Rejected: telling old sessions by time (clocks jump) or by a list of past nonces (a late first
 //! mail would put the living session on it).
 
 mod backoff;
+mod eta;
 mod flight;
 mod narrow;
 mod peer;
@@ -110,6 +112,8 @@ pub struct Plan {
     pub probe: Option<u64>,
     /// Head: the peer's probe, returned.
     pub echo: Option<u64>,
+    /// Head: the peer is to tell what it holds, whatever it has told before.
+    pub asks: bool,
     /// The minor version the peer reads; what a later one added must not be used.
     pub minor: u32,
 }
@@ -137,6 +141,11 @@ pub enum Kind {
         after: Option<String>,
         /// What the peer holds already.
         lacking: Vector,
+        /// At most so many records.
+        most: u64,
+        /// The first of them is refused for good, for this reason: only it, quarantined, without
+        /// its record.
+        skip: Option<String>,
     },
     /// The items held in these buckets of the digest.
     Items {
@@ -159,7 +168,7 @@ pub enum Kind {
 pub struct Load {
     /// The last operation of each origin in it, skipped ones included.
     pub upto: Vector,
-    /// How many operations.
+    /// How many operations, or records.
     pub operations: u64,
     /// Bytes of the mail, about.
     pub bytes: u64,
@@ -204,6 +213,7 @@ impl Plan {
             left: self.left,
             probe: self.probe,
             echo: self.echo,
+            asks: self.asks,
             extra: std::collections::BTreeMap::new(),
         }
     }
@@ -276,6 +286,8 @@ pub struct Direction {
     pub pending: u64,
     /// Bytes of them, audio included, as far as known.
     pub bytes: u64,
+    /// How long that will take at the pace of the last seconds; `None` = not known, or nothing.
+    pub rest: Option<Duration>,
     /// A seeding under way has come this far; an entity, or empty at its beginning.
     pub seeding: Option<String>,
     /// Since when (monotonic) and why it is stalled.

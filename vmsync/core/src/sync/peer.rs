@@ -1,5 +1,7 @@
 //! What is known of the peer in its present session.
 
+use std::time::Duration;
+
 use vmsync_config::words::{UnixMillis, Vector};
 
 use crate::wire::{Head, Left, Seeding};
@@ -30,8 +32,10 @@ pub(super) struct Peer {
     said_at: UnixMillis,
     /// The minor version it reads.
     pub(super) minor: u32,
-    /// How far our seeding of it has come.
+    /// How far our seeding of it has come: its word, and our 250s to steps that follow on it.
     pub(super) seeding: Option<Seeding>,
+    /// When the last step got its 250 (monotonic).
+    pub(super) seeded: Option<Duration>,
     /// What it still has for us.
     pub(super) left: Option<Left>,
 }
@@ -47,20 +51,34 @@ impl Peer {
             said_at: UnixMillis::default(),
             minor: head.minor(),
             seeding: None,
+            seeded: None,
             left: None,
         }
     }
 
+    /// The entity through which it has the state of a seeding that leads to `upto`.
+    pub(super) fn seeded_through(&self, upto: &Vector) -> Option<&str> {
+        let seeding = self.seeding.as_ref().filter(|s| s.upto == *upto)?;
+        seeding.after.as_deref()
+    }
+
     /// Takes the peer's word, unless it is older than what it said before in this session.
     /// `steps_under_way`: what it says of our seeding is behind what we know.
-    pub(super) fn hear(&mut self, head: &Head, steps_under_way: bool) {
+    ///
+    /// Of two words at one vector its clock tells which is the newer, and that may have been set
+    /// back. So one that says what is held here (`ours`) counts whatever its time is: else the
+    /// end of a quarantine or a repair, which moves no vector, would not be heard. Should it have
+    /// been a late mail after all, the peer still sees the difference and tells its sums again.
+    pub(super) fn hear(&mut self, head: &Head, ours: &Held, steps_under_way: bool) {
         self.have.merge(&head.have);
         let word = Held {
             have: head.have.clone(),
             digest: head.digest.clone(),
         };
         let newer = word.have.covers(&self.said.have)
-            && (!word.same_operations(&self.said) || head.sent_at >= self.said_at);
+            && (!word.same_operations(&self.said)
+                || head.sent_at >= self.said_at
+                || (word.digest == ours.digest && word.same_operations(ours)));
         if newer {
             self.said = word;
             self.said_at = head.sent_at;

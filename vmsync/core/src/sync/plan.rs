@@ -7,16 +7,19 @@ use std::time::Duration;
 
 use vmsync_config::words::Origin;
 
-use super::{BATCH, Kind, Plan, Session, WINDOW, flight::Told, repair::AGAIN};
+use super::{BATCH, Kind, Plan, Session, WINDOW, backoff::LONGEST, flight::Told, repair::AGAIN};
 
 /// A status waits this long for more to report.
 const LINGER: Duration = Duration::from_millis(20);
+/// A peer that holds what we hold, by our 250s, has this long to say so itself; then it is asked.
+const WORD: Duration = Duration::from_secs(10);
 /// With mails under way already, operations wait this long for company; a full batch does not.
 const GATHER: Duration = Duration::from_millis(3);
 
 impl Session {
     /// The next mail, if one is due. Each ticket must come back as sent or failed.
     pub fn poll(&mut self, now: Duration) -> Option<Plan> {
+        self.read_progress(now);
         let (at, kind) = self.due()?;
         if at > now {
             return None;
@@ -27,7 +30,13 @@ impl Session {
         if buckets {
             self.repair_again = now.saturating_add(AGAIN);
         }
-        let tells = self.tells();
+        let (tells, left) = (self.tells(), self.left_now());
+        let again = kind == Kind::Status && self.word_due().is_some_and(|at| at <= now);
+        if again {
+            self.asked = Some(now);
+        }
+        // Who says hello has not been told, whatever the peer believes.
+        let asks = again || (kind == Kind::Hello && tells.answers.is_some());
         let plan = |ticket| Plan {
             ticket,
             kind: kind.clone(),
@@ -37,9 +46,10 @@ impl Session {
             digest: tells.held.digest.clone(),
             seeding: self.seeding.clone(),
             buckets,
-            left: self.left,
+            left,
             probe,
             echo: tells.echo,
+            asks,
             minor: self.peer.as_ref().map_or(0, |p| p.minor),
         };
         let ticket = self.flights.begin(tells.clone(), kind.clone());
@@ -51,11 +61,14 @@ impl Session {
             Kind::Hello => {
                 self.hello_at = now.saturating_add(self.hello.next(&mut self.jitter));
             }
-            Kind::Seed {
-                upto, after: None, ..
-            } => {
-                let event = super::Event::Seeding { upto: upto.clone() };
-                self.event(event);
+            Kind::Seed { upto, after, .. } => {
+                if let Some(peer) = &mut self.peer {
+                    peer.seeded = None;
+                }
+                if after.is_none() {
+                    let event = super::Event::Seeding { upto: upto.clone() };
+                    self.event(event);
+                }
             }
             Kind::Operations {
                 ranges,
@@ -98,13 +111,27 @@ impl Session {
     }
 
     fn due_once_started(&self) -> Option<(Duration, Kind)> {
-        if let Some(seed) = self.seed_due() {
-            return Some((self.rest_until, seed));
+        let status = self.status_due();
+        let owed = status.as_ref().filter(|_| self.owes_status());
+        let seed = self.seed_due();
+        // A status that is owed goes before state: it costs little and can't be refused, and that the
+        // peer learns what is held here, first of all that both have met (R-FB-1), must not wait for
+        // a step or a repair that fails again and again. A seeding under way tells it with each step.
+        let owed_at = owed.map_or(Duration::ZERO, |(at, _)| *at);
+        if let Some((Duration::ZERO, seed)) = seed {
+            let met = self.peer_knows_sessions() || owed.is_none();
+            return Some(if met {
+                (self.rest_until, seed)
+            } else {
+                (owed_at, Kind::Status)
+            });
         }
-        let repair = self.repair_due().map(|kind| (self.rest_until, kind));
+        let seed = seed.map(|(at, kind)| (at.max(self.rest_until), kind));
+        let repair = self.repair_due();
+        let repair = repair.map(|kind| (self.rest_until.max(owed_at), kind));
         let operations = self.operations_due();
         // Whatever is due first; of what is due at once, operations.
-        let due = [operations, repair, self.status_due()];
+        let due = [operations, status, repair, seed];
         due.into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
@@ -172,7 +199,7 @@ impl Session {
                 Duration::ZERO
             }
         });
-        let due = [owed, self.buckets_due(), self.probes.due()];
+        let due = [owed, self.word_due(), self.buckets_due(), self.probes.due()];
         let at = due.into_iter().flatten().min()?;
         Some((at, Kind::Status))
     }
@@ -182,6 +209,16 @@ impl Session {
     fn buckets_due(&self) -> Option<Duration> {
         let wanted = self.diverged() && self.repair.is_empty() && self.peer_reads(1);
         wanted.then_some(self.repair_again)
+    }
+
+    /// When the peer is to be asked for its word: nothing is left to send either way, yet its last
+    /// word is older. That word came late, after one of a session long gone had made us forget
+    /// the newer; the peer can't know.
+    fn word_due(&self) -> Option<Duration> {
+        let left = self.pending_out() > 0 || self.pending_in() > 0 || !self.flights.is_empty();
+        let at = self.progress_out.max(self.progress_in).saturating_add(WORD);
+        let again = self.asked.map_or(at, |asked| asked.saturating_add(LONGEST));
+        (self.behind() && !left).then(|| at.max(again))
     }
 
     fn peer_reads(&self, minor: u32) -> bool {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Blame, Direction, Session, SyncState};
-use crate::wire::Seeding;
+use crate::wire::{Left, Seeding};
 
 /// Failures in a row after which a direction is stalled.
 const FAILURES: u32 = 3;
@@ -19,9 +19,30 @@ impl Session {
             let late = pending > 0 && now >= since.saturating_add(PATIENCE);
             late.then(|| (since, format!("{} takes no operations", self.peer_name())))
         });
-        let bytes = self.left.as_ref().map_or(0, |l| l.bytes);
+        let bytes = self.left_now().map_or(0, |l| l.bytes);
         let step = self.peer.as_ref().and_then(|p| p.seeding.as_ref());
-        self.direction(pending, bytes, step, stuck)
+        self.direction((pending, bytes), self.eta_out.rest(), step, stuck)
+    }
+
+    /// What is left for the peer. Of a seeding the store counts all that is held: less what has
+    /// gone. (What went in an earlier session is counted again.)
+    pub(super) fn left_now(&self) -> Option<Left> {
+        let mut left = self.left?;
+        if self
+            .peer
+            .as_ref()
+            .is_some_and(|p| self.lacks_what_the_log_lost(&p.have))
+        {
+            left.bytes = left.bytes.saturating_sub(self.seeded_bytes);
+        }
+        Some(left)
+    }
+
+    /// Reads how much is left in each direction, for the estimates.
+    pub(super) fn read_progress(&mut self, now: Duration) {
+        let (out, incoming) = (self.outgoing(now), self.incoming(now));
+        self.eta_out.read(now, out.bytes.max(out.pending));
+        self.eta_in.read(now, incoming.bytes.max(incoming.pending));
     }
 
     /// From the peer to this node, as far as the peer has told.
@@ -34,7 +55,12 @@ impl Session {
         });
         let left = self.peer.as_ref().and_then(|p| p.left.as_ref());
         let bytes = left.filter(|_| pending > 0).map_or(0, |l| l.bytes);
-        self.direction(pending, bytes, self.seeding.as_ref(), stuck)
+        self.direction(
+            (pending, bytes),
+            self.eta_in.rest(),
+            self.seeding.as_ref(),
+            stuck,
+        )
     }
 
     /// The digest the peer last told, in this session.
@@ -56,8 +82,8 @@ impl Session {
 
     fn direction(
         &self,
-        pending: u64,
-        bytes: u64,
+        (pending, bytes): (u64, u64),
+        rest: Option<Duration>,
         step: Option<&Seeding>,
         stalled: Option<(Duration, String)>,
     ) -> Direction {
@@ -76,6 +102,7 @@ impl Session {
             state,
             pending,
             bytes,
+            rest: rest.filter(|_| state == SyncState::Syncing),
             seeding: step.map(|s| s.after.clone().unwrap_or_default()),
             stalled,
         }

@@ -19,6 +19,8 @@ pub(super) const AGAIN: Duration = Duration::from_mins(1);
 #[derive(Debug, Clone, Default)]
 pub(super) struct Repair {
     buckets: BTreeSet<u8>,
+    /// At most so many in the next mail, after one that was refused; `None` = no limit but the usual.
+    narrowed: Option<usize>,
     wanted: BTreeSet<String>,
     /// Groups to be sent together: released ones, and halves of what was refused.
     groups: VecDeque<(Vec<String>, bool)>,
@@ -57,7 +59,8 @@ impl Repair {
     }
 
     pub(super) fn buckets(&self) -> Vec<u8> {
-        self.buckets.iter().copied().take(BUCKETS_A_MAIL).collect()
+        let most = self.narrowed.unwrap_or(BUCKETS_A_MAIL);
+        self.buckets.iter().copied().take(most).collect()
     }
 
     /// The next records to send, and whether they are to be released.
@@ -69,10 +72,29 @@ impl Repair {
         (!some.is_empty()).then_some((some, false))
     }
 
-    /// These items are at the peer.
-    pub(super) fn told(&mut self, buckets: &[u8]) {
-        for bucket in buckets {
+    /// The items of the first `sent` of these buckets are at the peer.
+    pub(super) fn told(&mut self, buckets: &[u8], sent: u64) {
+        let sent = usize::try_from(sent).unwrap_or(usize::MAX).max(1);
+        for bucket in buckets.iter().take(sent) {
             self.buckets.remove(bucket);
+        }
+        if self.buckets.is_empty() {
+            self.narrowed = None;
+        }
+    }
+
+    /// The peer refuses a mail with the items of the first `packed` of these buckets (0 = it could
+    /// not be put together): fewer at once, until one alone is given up. The next comparison finds
+    /// that one again.
+    pub(super) fn items_refused(&mut self, buckets: &[u8], packed: u64) {
+        let packed = match usize::try_from(packed) {
+            Ok(0) | Err(_) => buckets.len(),
+            Ok(packed) => packed.min(buckets.len()),
+        };
+        if packed > 1 {
+            self.narrowed = Some(packed / 2);
+        } else {
+            self.told(buckets, 1);
         }
     }
 
@@ -144,6 +166,41 @@ mod tests {
         }
         assert_eq!(taken.len(), 99);
         assert!(repair.is_empty());
+    }
+
+    #[test]
+    fn buckets_that_did_not_fit_are_told_next() {
+        let mut repair = Repair::default();
+        repair.differs([3, 7, 9, 250]);
+        let asked = repair.buckets();
+        assert_eq!(asked, [3, 7, 9, 250]);
+        repair.told(&asked, 1);
+        assert_eq!(repair.buckets(), [7, 9, 250]);
+    }
+
+    #[test]
+    fn items_the_peer_refuses_are_told_in_smaller_mails_and_one_bucket_alone_is_given_up() {
+        let mut repair = Repair::default();
+        repair.differs([3, 7, 9, 250]);
+        let mut told = Vec::new();
+        for mails in 1.. {
+            let buckets = repair.buckets();
+            if buckets.is_empty() {
+                break;
+            }
+            assert!(mails < 10);
+            if buckets.contains(&7) {
+                repair.items_refused(&buckets, buckets.len() as u64);
+            } else {
+                repair.told(&buckets, buckets.len() as u64);
+                told.extend(buckets);
+            }
+        }
+        assert_eq!(told, [3, 9, 250]);
+        assert!(repair.is_empty());
+        // The next round begins with as many as ever.
+        repair.differs([1, 2, 3, 4, 5]);
+        assert_eq!(repair.buckets().len(), BUCKETS_A_MAIL);
     }
 
     #[test]

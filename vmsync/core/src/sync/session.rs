@@ -7,6 +7,7 @@ use vmsync_config::words::{NodeId, Now, Origin, Vector};
 use super::{
     Blame, Certificate, Event, Kind, Load, Local, ProbeView, Ticket,
     backoff::{Backoff, Jitter, LONGEST},
+    eta::Eta,
     flight::{Flight, Flights, Told},
     narrow::Narrow,
     peer::{Held, Peer},
@@ -49,6 +50,8 @@ pub struct Session {
     pub(super) told: Option<Told>,
     /// Since when the peer could learn something from a status.
     pub(super) owed: Duration,
+    /// When the peer was last asked for its word.
+    pub(super) asked: Option<Duration>,
     /// Since when operations wait that are not on their way.
     pub(super) unsent_since: Duration,
     /// What is left for the peer, for heads.
@@ -69,6 +72,11 @@ pub struct Session {
     pub(super) trouble: Option<Trouble>,
     pub(super) progress_out: Duration,
     pub(super) progress_in: Duration,
+    /// What is left in each direction, as it becomes less.
+    pub(super) eta_out: Eta,
+    pub(super) eta_in: Eta,
+    /// Bytes of the steps of this seeding that the peer has taken.
+    pub(super) seeded_bytes: u64,
     certificate: Option<Certificate>,
     agreement: Agreement,
     events: VecDeque<Event>,
@@ -102,6 +110,7 @@ impl Session {
             met: (Vector::default(), Vector::default()),
             told: None,
             owed: Duration::ZERO,
+            asked: None,
             unsent_since: Duration::ZERO,
             left: None,
             rest_until: Duration::ZERO,
@@ -118,6 +127,9 @@ impl Session {
             trouble: None,
             progress_out: Duration::ZERO,
             progress_in: Duration::ZERO,
+            eta_out: Eta::default(),
+            eta_in: Eta::default(),
+            seeded_bytes: 0,
             certificate: None,
             agreement: Agreement::Unknown,
             events: VecDeque::new(),
@@ -152,7 +164,7 @@ impl Session {
         if self.pending_in() < missing {
             self.progress_in = now.mono;
         }
-        self.compare(now);
+        self.compare(now, false);
     }
 
     /// What is left for the peer beyond [`Self::peer_have`], as the store counts it.
@@ -186,9 +198,9 @@ impl Session {
             .iter()
             .any(|f| matches!(f.kind, Kind::Seed { .. }));
         let Some(peer) = &mut self.peer else { return };
-        peer.hear(head, stepping);
+        peer.hear(head, &self.local, stepping);
         peer.knows_us |= answered;
-        if !answered {
+        if !answered || head.asks {
             // It has not heard this session, or was misled by a late mail: tell it (again).
             self.told = None;
         }
@@ -199,12 +211,20 @@ impl Session {
             self.owed = now.mono;
         }
         self.check_memory(head);
-        self.compare(now);
+        self.compare(now, true);
     }
 
     /// The peer told the sums of its buckets, and these differ from ours, read at the same vector.
     pub fn differs(&mut self, buckets: impl IntoIterator<Item = u8>) {
         if self.diverged() {
+            self.repair.differs(buckets);
+        }
+    }
+
+    /// The audio of entities in these buckets is missing or damaged here: the peer is told what is
+    /// held of them, so that it sends its copies, whether or not the states differ.
+    pub fn lacks(&mut self, buckets: impl IntoIterator<Item = u8>) {
+        if self.started.is_some() {
             self.repair.differs(buckets);
         }
     }
@@ -240,12 +260,20 @@ impl Session {
         });
         if present {
             self.took(flight, now);
-            self.compare(now);
+            self.compare(now, false);
         }
     }
 
     fn took(&mut self, flight: Flight, now: Now) {
+        if self.seeded(&flight, now.mono) {
+            self.progress_out = now.mono;
+        }
         let load = flight.load.unwrap_or_default();
+        if let Kind::Seed { after, .. } = &flight.kind {
+            self.narrow.taken(load.operations);
+            let before = after.as_ref().map_or(0, |_| self.seeded_bytes);
+            self.seeded_bytes = before.saturating_add(load.bytes);
+        }
         match &flight.kind {
             Kind::Operations { .. } => {
                 if let Some(peer) = &mut self.peer {
@@ -254,13 +282,9 @@ impl Session {
                 self.narrow.taken(load.operations);
                 self.progress_out = now.mono;
             }
-            Kind::Seed { upto, .. } => {
-                self.seeded(upto, load.through.as_ref());
-                self.progress_out = now.mono;
-            }
-            Kind::Items { buckets } => self.repair.told(buckets),
+            Kind::Items { buckets } => self.repair.told(buckets, load.operations),
             Kind::Records { entities, .. } => self.repair.taken(entities, load.operations),
-            Kind::Hello | Kind::Status => {}
+            Kind::Hello | Kind::Status | Kind::Seed { .. } => {}
         }
         self.told = Some(flight.tells);
     }
@@ -295,14 +319,14 @@ impl Session {
     fn refused(&mut self, flight: &Flight, why: &str) {
         let operations = flight.load.as_ref().map_or(0, |l| l.operations);
         match &flight.kind {
-            Kind::Operations { most, .. } => {
+            Kind::Operations { most, .. } | Kind::Seed { most, .. } => {
                 // One that could not even be put together was as large as was asked for.
                 let count = if operations == 0 { *most } else { operations };
                 self.narrow.refused(count, why);
             }
             Kind::Records { entities, release } => self.repair.refused(entities, *release),
-            Kind::Items { buckets } => self.repair.told(buckets),
-            Kind::Hello | Kind::Status | Kind::Seed { .. } => {}
+            Kind::Items { buckets } => self.repair.items_refused(buckets, operations),
+            Kind::Hello | Kind::Status => {}
         }
     }
 
@@ -310,8 +334,9 @@ impl Session {
     fn narrowing(&self, flight: &Flight) -> bool {
         match &flight.kind {
             Kind::Operations { skip, .. } => skip.is_none() && self.peer_understands_skips(),
+            Kind::Seed { skip, .. } => skip.is_none(),
             Kind::Records { .. } | Kind::Items { .. } => true,
-            Kind::Hello | Kind::Status | Kind::Seed { .. } => false,
+            Kind::Hello | Kind::Status => false,
         }
     }
 
@@ -372,6 +397,11 @@ impl Session {
         self.agreement == Agreement::Diverged
     }
 
+    /// The peer's last word is not what we hold.
+    pub(super) fn behind(&self) -> bool {
+        self.agreement == Agreement::Behind
+    }
+
     /// The last time both were equal.
     pub fn certificate(&self) -> Option<&Certificate> {
         self.certificate.as_ref()
@@ -380,6 +410,12 @@ impl Session {
     /// What the peer is known to hold in this session; `None` = it has not been heard.
     pub fn peer_have(&self) -> Option<&Vector> {
         self.peer.as_ref().map(|p| &p.have)
+    }
+
+    /// What both held when the peer's present session was first heard of, until both have started.
+    pub fn meeting(&self) -> Option<(&Vector, &Vector)> {
+        let known = self.peer.is_some() && self.started.is_none();
+        known.then_some((&self.met.0, &self.met.1))
     }
 
     /// How the probes fare.
@@ -417,6 +453,9 @@ impl Session {
         self.narrow = Narrow::default();
         self.repair.forget();
         self.repair_again = Duration::ZERO;
+        self.eta_out = Eta::default();
+        self.eta_in = Eta::default();
+        self.seeded_bytes = 0;
     }
 
     /// Architecture decision 3: a sequence number must never be used twice.
@@ -434,15 +473,20 @@ impl Session {
         }
     }
 
-    fn compare(&mut self, now: Now) {
+    /// Divergence is found when the peer is heard, not by a change here: what it said last of its digest
+    /// may be from before the skip or release that came with this very change. A 1.0 peer knows
+    /// neither, and does not say it again.
+    fn compare(&mut self, now: Now, heard: bool) {
         let agreement = match &self.peer {
             Some(peer) if self.started.is_some() => {
                 if !self.local.same_operations(&peer.said) {
                     Agreement::Behind
                 } else if self.local.digest == peer.said.digest {
                     Agreement::Same
-                } else {
+                } else if heard || self.agreement == Agreement::Diverged || peer.minor == 0 {
                     Agreement::Diverged
+                } else {
+                    Agreement::Behind
                 }
             }
             _ => Agreement::Unknown,

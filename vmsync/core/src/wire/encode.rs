@@ -247,13 +247,13 @@ impl Writer<'_> {
 }
 
 /// RFC 5322 section 3.3, always in UTC; `None` for what is no date of this calendar.
-fn date(at: UnixMillis) -> Option<String> {
+pub(crate) fn date(at: UnixMillis) -> Option<String> {
     let ms = i64::try_from(at.0).ok()?;
     let time = jiff::Timestamp::from_millisecond(ms).ok()?;
     Some(time.strftime("%a, %d %b %Y %H:%M:%S +0000").to_string())
 }
 
-fn address(text: &str) -> Result<&str, WireError> {
+pub(crate) fn address(text: &str) -> Result<&str, WireError> {
     let valid = text.len() <= 320
         && text
             .bytes()

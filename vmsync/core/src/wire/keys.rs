@@ -50,7 +50,7 @@ impl Keys {
         Ok(Self(keys))
     }
 
-    /// The tag of `bytes` for `purpose` (`mail`, `heartbeat`, `control`) under the first key.
+    /// The tag of `bytes` for `purpose` (`mail`, `question:PATH`, `answer:PATH`) under the first key.
     pub fn sign(&self, purpose: &str, bytes: &[u8]) -> String {
         self.0
             .first()

@@ -19,14 +19,14 @@ mod audio;
 mod base64;
 mod boundary;
 mod decode;
-mod encode;
+pub(crate) mod encode;
 mod keys;
 mod manifest;
 pub(crate) mod mime;
-mod part;
-mod prose;
+pub(crate) mod part;
+pub(crate) mod prose;
 mod state;
-mod write;
+pub(crate) mod write;
 
 use std::collections::BTreeMap;
 
@@ -102,6 +102,9 @@ pub struct Head {
     /// The last probe heard from the addressee.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub echo: Option<u64>,
+    /// The sender wants to be told what the addressee holds, whatever it was told before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub asks: bool,
     /// Fields of a newer minor version.
     #[serde(flatten)]
     pub extra: BTreeMap<String, serde_json::Value>,

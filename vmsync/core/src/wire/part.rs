@@ -78,30 +78,38 @@ impl Part<'_> {
         let about = self.audio.about();
         let entity = about.get("entity").and_then(serde_json::Value::as_str);
         let stem = match (self.voice, entity) {
-            (Some(v), _) => {
-                let number = v.caller_number.as_deref().unwrap_or("unknown");
-                let time = v.received_at.map(prose::compact_time).unwrap_or_default();
-                format!("voice-{}-{number}-{time}", v.mailbox)
-            }
+            (Some(v), _) => voice_stem(v),
             (None, Some(entity)) => entity.to_owned(),
             (None, None) => format!("audio-{}", self.n),
         };
-        let stem: String = stem
-            .chars()
-            .take(80)
-            .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-            .collect();
-        let ending = match content_type {
-            "audio/wav" | "audio/x-wav" | "audio/wave" | "audio/vnd.wave" => "wav",
-            "audio/ogg" | "application/ogg" | "audio/opus" => "ogg",
-            _ => "bin",
-        };
-        format!("{}.{ending}", stem.trim_matches('-'))
+        file_name(&stem, content_type)
     }
 }
 
+/// `stem` with the ending of its type, in letters, digits and hyphens.
+pub(crate) fn file_name(stem: &str, content_type: &str) -> String {
+    let stem: String = stem
+        .chars()
+        .take(80)
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .collect();
+    let ending = match content_type {
+        "audio/wav" | "audio/x-wav" | "audio/wave" | "audio/vnd.wave" => "wav",
+        "audio/ogg" | "application/ogg" | "audio/opus" => "ogg",
+        _ => "bin",
+    };
+    format!("{}.{ending}", stem.trim_matches('-'))
+}
+
+/// Whose and when: `voice-2001-5551234-20261122T080000Z`.
+pub(crate) fn voice_stem(v: &Voice) -> String {
+    let number = v.caller_number.as_deref().unwrap_or("unknown");
+    let time = v.received_at.map(prose::compact_time).unwrap_or_default();
+    format!("voice-{}-{number}-{time}", v.mailbox)
+}
+
 /// The type of the part; the manifest keeps the type as it was received.
-fn media_type(given: &str) -> &str {
+pub(crate) fn media_type(given: &str) -> &str {
     let token = |t: &str| {
         (1..=60).contains(&t.len())
             && t.bytes()

@@ -181,7 +181,7 @@ fn list(mail: &Mail, voices: &[&Voice]) -> String {
 }
 
 /// Who called, in words.
-pub(super) fn caller(v: &Voice) -> String {
+pub(crate) fn caller(v: &Voice) -> String {
     let clean = |t: &Option<String>| {
         t.as_deref()
             .map(|t| one_line(t, 60))
@@ -196,7 +196,7 @@ pub(super) fn caller(v: &Voice) -> String {
 }
 
 /// Whole seconds, begun ones counted: a message is never "0 seconds" long.
-pub(super) fn duration_seconds(ms: u64) -> u64 {
+pub(crate) fn duration_seconds(ms: u64) -> u64 {
     ms.div_ceil(1000)
 }
 

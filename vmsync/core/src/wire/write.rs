@@ -10,13 +10,13 @@ use ::base64::{Engine as _, engine::general_purpose::STANDARD};
 use super::{Transfer, base64};
 
 /// Writes `Name: value`; the value must be one ASCII line already.
-pub(super) fn header(out: &mut Vec<u8>, name: &str, value: &str) {
+pub(crate) fn header(out: &mut Vec<u8>, name: &str, value: &str) {
     let value = value.replace(|c: char| c.is_control() || !c.is_ascii(), "?");
     out.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
 }
 
 /// Writes a header of free text, as encoded words (RFC 2047) where it isn't plain ASCII or is long.
-pub(super) fn text_header(out: &mut Vec<u8>, name: &str, text: &str) {
+pub(crate) fn text_header(out: &mut Vec<u8>, name: &str, text: &str) {
     let text = one_line(text, 200);
     // "=?" in plain text would be read as an encoded word.
     if text.is_ascii() && text.len() + name.len() < 76 && !text.contains("=?") {
@@ -27,6 +27,12 @@ pub(super) fn text_header(out: &mut Vec<u8>, name: &str, text: &str) {
 }
 
 fn header_words(out: &mut Vec<u8>, name: &str, text: &str) {
+    let words = encoded_words(text);
+    out.extend_from_slice(format!("{name}: {}\r\n", words.join("\r\n ")).as_bytes());
+}
+
+/// `text` as encoded words (RFC 2047), each of which fits a line with a short name before it.
+pub(crate) fn encoded_words(text: &str) -> Vec<String> {
     // An encoded word has at most 75 characters (RFC 2047 section 2): 12 of frame and base64 of 36 bytes.
     let mut words = vec![String::new()];
     for c in text.chars() {
@@ -35,15 +41,14 @@ fn header_words(out: &mut Vec<u8>, name: &str, text: &str) {
             _ => words.push(c.to_string()),
         }
     }
-    let words: Vec<_> = words
+    words
         .iter()
         .map(|word| format!("=?utf-8?B?{}?=", STANDARD.encode(word)))
-        .collect();
-    out.extend_from_slice(format!("{name}: {}\r\n", words.join("\r\n ")).as_bytes());
+        .collect()
 }
 
 /// Writes the end of a header block and `bytes`.
-pub(super) fn body(out: &mut Vec<u8>, bytes: &[u8], transfer: Transfer) {
+pub(crate) fn body(out: &mut Vec<u8>, bytes: &[u8], transfer: Transfer) {
     match transfer {
         Transfer::Base64 => {
             out.extend_from_slice(b"Content-Transfer-Encoding: base64\r\n\r\n");
@@ -59,7 +64,7 @@ pub(super) fn body(out: &mut Vec<u8>, bytes: &[u8], transfer: Transfer) {
 }
 
 /// Writes the end of a header block and `text`: plain where 7-bit lines allow it, else base64.
-pub(super) fn text_body(out: &mut Vec<u8>, text: &str) {
+pub(crate) fn text_body(out: &mut Vec<u8>, text: &str) {
     let lines: Vec<&str> = text.lines().collect();
     // A line that begins like a delimiter could be one.
     let plain = |line: &&str| {
@@ -78,7 +83,7 @@ pub(super) fn text_body(out: &mut Vec<u8>, text: &str) {
 }
 
 /// `text` on one line without control characters, cut to `most` characters.
-pub(super) fn one_line(text: &str, most: usize) -> String {
+pub(crate) fn one_line(text: &str, most: usize) -> String {
     let text: String = text.chars().take(most).collect();
     text.replace(char::is_control, " ").trim().to_owned()
 }

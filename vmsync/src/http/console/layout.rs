@@ -14,6 +14,7 @@ use crate::{app::App, http::problem::Problem};
 pub(super) enum Here {
     Overview,
     Mailboxes,
+    Proof,
     Docs,
     Elsewhere,
 }
@@ -30,6 +31,7 @@ pub(super) fn page(
     let menu = [
         (Here::Overview, "/", "Overview"),
         (Here::Mailboxes, "/console/mailboxes", "Mailboxes"),
+        (Here::Proof, "/console/proof", "Proof"),
         (Here::Docs, "/api/docs", "API"),
     ];
     html! {

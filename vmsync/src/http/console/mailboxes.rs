@@ -7,18 +7,24 @@ use maud::{Markup, html};
 use serde::Deserialize;
 use uuid::Uuid;
 use vmsync_config::words::Extension;
-use vmsync_store::model::{Mailbox, Message, MessageState};
+use vmsync_store::{
+    EntityKey,
+    model::{Mailbox, Message, MessageState},
+};
 
 use super::{
     Console, SignedIn,
     layout::{Here, Oops, page},
     words::{count, length, moment, size},
 };
-use crate::http::{
-    audio,
-    extract::{Path, Query},
-    mailboxes::existing,
-    messages::existing_message,
+use crate::{
+    delivery,
+    http::{
+        audio,
+        extract::{Path, Query},
+        mailboxes::existing,
+        messages::existing_message,
+    },
 };
 
 const PAGE: usize = 50;
@@ -125,6 +131,10 @@ pub(super) async fn read(
                 @if mailbox.counts.new > 0 { "on" } @else { "off" }
                 " · PIN " @if mailbox.has_pin { "set" } @else { "not set" }
                 @if let Some(email) = &mailbox.email { " · " (email) }
+                " · e-mail " (mailbox.email_mode.as_str())
+            }
+            @if let Some(problem) = delivery::problem(&app.config, &mailbox) {
+                p.reason { (problem) }
             }
             @if !mailbox.greetings.is_empty() {
                 ul.chips aria-label="Greetings" { @for kind in &mailbox.greetings { li { (kind.as_str()) " greeting" } } }
@@ -177,6 +187,8 @@ fn message_row(message: &Message) -> Markup {
                 li.(state) { (state) }
                 @if facts.urgent { li.alert { "urgent" } }
                 @if facts.private { li { "private" } }
+                @if let Some(at) = message.emailed { li { "e-mailed " (moment(at)) } }
+                @if let Some(failed) = &message.email_failed { li.alert title=(failed.why) { "not e-mailed" } }
             }
             audio controls preload="none" src={ "/console/mailboxes/" (message.mailbox) "/messages/" (message.id) "/audio" } aria-label={ "Message of " (caller) } {}
         }
@@ -202,5 +214,11 @@ pub(super) async fn listen(
     headers: HeaderMap,
 ) -> Result<Response, Oops> {
     let message = existing_message(&console.app, &Extension::new(ext)?, id).await?;
-    Ok(audio::answer(&console.app, &message.audio, &headers, &id.to_string()).await?)
+    Ok(audio::answer(
+        &console.app,
+        EntityKey::Message(id),
+        &message.audio,
+        &headers,
+    )
+    .await?)
 }

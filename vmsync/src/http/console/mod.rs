@@ -10,6 +10,7 @@ mod layout;
 mod mailboxes;
 mod nodes;
 mod overview;
+mod proof;
 mod sentence;
 mod session;
 mod words;
@@ -85,6 +86,7 @@ pub(super) fn routes(app: Arc<App>, document: &OpenApi) -> Router {
             "/console/mailboxes/{ext}/messages/{id}/audio",
             get(mailboxes::listen),
         )
+        .route("/console/proof", get(proof::show))
         .route("/api/docs", get(docs::docs))
         .route("/static/{file}", get(asset))
         .layer(DefaultBodyLimit::max(FORM_BYTES))

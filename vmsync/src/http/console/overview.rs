@@ -252,6 +252,9 @@ fn gist(kind: &str, data: &Value) -> String {
             text("group"),
             text("reason")
         ),
+        "alarm" if data["cleared"].is_string() => {
+            format!("{} {} ended", text("code"), text("subject"))
+        }
         "alarm" => format!("{} {}: {}", text("code"), text("subject"), text("text")),
         "message" | "mailbox" | "greeting" => {
             let deed = if data["deleted"] == true {
@@ -300,6 +303,18 @@ mod tests {
         assert_eq!(gist("message", &data), "message/1 changed at the peer");
         let data = serde_json::json!({"file": "a.wav", "bytes": 7, "done": true, "more": {}});
         assert_eq!(gist("vrl", &data), "bytes 7 · done · file a.wav");
+        let alarm = |cleared: serde_json::Value| {
+            let data = serde_json::json!({"code": "disk_full", "subject": "vmpro1", "text": "free some space", "cleared": cleared});
+            gist("alarm", &data)
+        };
+        assert_eq!(
+            alarm(serde_json::Value::Null),
+            "disk_full vmpro1: free some space"
+        );
+        assert_eq!(
+            alarm("2026-11-22T08:43:12Z".into()),
+            "disk_full vmpro1 ended"
+        );
         let long = serde_json::json!({"text": "x".repeat(500)});
         assert_eq!(gist("new-kind", &long).chars().count(), 160);
     }

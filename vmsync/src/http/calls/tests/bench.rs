@@ -100,6 +100,7 @@ impl Node {
             node: handle,
             events,
             vrl: None,
+            delivery: crate::delivery::Board::new(&config),
             smtp_refusals: Arc::default(),
             store,
             config,

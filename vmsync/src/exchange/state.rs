@@ -7,7 +7,7 @@
 
 use vmsync_config::words::Vector;
 use vmsync_core::wire::{BucketItems, Item, Record, SeedStep, Skip};
-use vmsync_store::{EntityKey, HeldRecord, RecordsAsk, Store, StoreError};
+use vmsync_store::{EntityKey, HeldRecord, RecordsAsk, RecordsPage, Store, StoreError};
 
 use super::packing::{AUDIO_BYTES, FILES, JSON_BYTES, Packed};
 
@@ -19,36 +19,76 @@ const ITEMS: usize = 60_000;
 const NO_OPERATION: u64 = 0;
 
 /// The step after `after` of a seeding that leads to `upto`, for a peer that holds `lacking`.
-pub(crate) fn seed(
-    store: &Store,
-    upto: &Vector,
-    after: Option<&str>,
-    lacking: &Vector,
-) -> Result<Packed, StoreError> {
-    let page = store.records(&RecordsAsk {
-        after,
-        lacking,
-        max: RECORDS,
-        max_bytes: AUDIO_BYTES + JSON_BYTES as u64,
-    })?;
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Step<'a> {
+    pub(crate) upto: &'a Vector,
+    pub(crate) after: Option<&'a str>,
+    pub(crate) lacking: &'a Vector,
+    /// Records at most.
+    pub(crate) most: u64,
+}
+
+impl Step<'_> {
+    fn records(&self, store: &Store) -> Result<RecordsPage, StoreError> {
+        store.records(&RecordsAsk {
+            after: self.after,
+            lacking: self.lacking,
+            max: usize::try_from(self.most)
+                .unwrap_or(RECORDS)
+                .clamp(1, RECORDS),
+            max_bytes: AUDIO_BYTES + JSON_BYTES as u64,
+        })
+    }
+
+    fn ends(&self, packed: &mut Packed, through: Option<String>) {
+        packed.load.through.clone_from(&through);
+        packed.seed = Some(SeedStep {
+            upto: self.upto.clone(),
+            beyond: self.lacking.clone(),
+            after: self.after.map(str::to_owned),
+            through,
+        });
+    }
+}
+
+/// A step of a seeding, with as many records as go into one mail.
+pub(crate) fn seed(store: &Store, step: &Step<'_>) -> Result<Packed, StoreError> {
+    let page = step.records(store)?;
     let mut packed = Packed::default();
     let mut through = page.through;
-    let mut last = after.map(str::to_owned);
+    let mut last = step.after.map(str::to_owned);
     for held in page.records {
         let entity = held.entity.to_string();
         if !packed.add_record(store, held)? {
             through = last;
             break;
         }
+        packed.load.operations += 1;
         last = Some(entity);
     }
-    packed.load.through.clone_from(&through);
-    packed.seed = Some(SeedStep {
-        upto: upto.clone(),
-        beyond: lacking.clone(),
-        after: after.map(str::to_owned),
-        through,
-    });
+    step.ends(&mut packed, through);
+    Ok(packed)
+}
+
+/// A step past a single record that the peer refuses: its entity is quarantined instead, and its
+/// record tried again later, as that of any other.
+pub(crate) fn seed_without(
+    store: &Store,
+    step: &Step<'_>,
+    why: &str,
+) -> Result<Packed, StoreError> {
+    let page = Step { most: 1, ..*step }.records(store)?;
+    let mut packed = Packed::default();
+    for held in &page.records {
+        packed.skips.push(Skip {
+            origin: store.origin(),
+            seq: NO_OPERATION,
+            entity: held.entity.to_string(),
+            why: why.chars().take(300).collect(),
+        });
+    }
+    packed.load.operations = 1;
+    step.ends(&mut packed, page.through);
     Ok(packed)
 }
 
@@ -100,8 +140,11 @@ pub(crate) fn records(
         }
     }
     if packed.records.is_empty() {
-        // Nothing is held of them any more: they are done with.
+        // Nothing is held of them any more: they are done with, unless the peer holds something.
         packed.load.operations = u64::try_from(entities.len()).unwrap_or(u64::MAX);
+        if release {
+            packed.release = keys.iter().map(ToString::to_string).collect();
+        }
     }
     Ok(packed)
 }
@@ -127,7 +170,13 @@ impl Packed {
                     let facts = held.facts(reference);
                     self.carry(&held.entity, held.mailbox(), &facts, reference, bytes)?;
                 }
-                Err(error) => unreadable = Some(error.to_string()),
+                Err(error) => {
+                    let checked = store.check_audio_of(std::slice::from_ref(&held.entity));
+                    if let Err(error) = checked {
+                        tracing::warn!(%error, entity = %held.entity, "audio that can't be read could not be checked");
+                    }
+                    unreadable = Some(error.to_string());
+                }
             }
         }
         if let Some(why) = unreadable {
@@ -194,5 +243,80 @@ mod tests {
         assert_eq!((packed.records.len(), packed.skips.len()), (2, 1));
         assert_eq!(packed.release, entities[..1]);
         assert!(packed.skips[0].why.contains("is missing"));
+    }
+
+    /// What the mailroom does with it.
+    fn take(store: &Store, packed: &Packed) {
+        store
+            .skip(&crate::exchange::applying::skips(&packed.skips).unwrap())
+            .unwrap();
+        let record = |r: &Record| vmsync_store::PeerRecord {
+            entity: EntityKey::try_from(r.entity.clone()).unwrap(),
+            record: r.record.clone(),
+        };
+        let records: Vec<_> = packed.records.iter().map(record).collect();
+        let step = packed.seed.as_ref().map(|s| vmsync_store::SeedStep {
+            upto: s.upto.clone(),
+            beyond: s.beyond.clone(),
+            after: s.after.clone(),
+            through: s.through.clone(),
+        });
+        store.join(&records, step.as_ref()).unwrap();
+        let entity = |e: &String| EntityKey::try_from(e.clone()).unwrap();
+        let released: Vec<_> = packed.release.iter().map(entity).collect();
+        store.release(&released).unwrap();
+    }
+
+    #[test]
+    fn a_seeding_passes_a_record_the_peer_refuses_and_both_hold_the_same_of_the_rest() {
+        let open = |node: &str| {
+            let folder = tempfile::tempdir().unwrap();
+            let options = Options {
+                node: node.parse().unwrap(),
+                min_free_bytes: 0,
+                clock: || UnixMillis(1_700_000_000_000),
+            };
+            let store = Store::open(folder.path(), options).unwrap();
+            (folder, store)
+        };
+        let ((_a, from), (_b, to)) = (open("vmpro1"), open("vmpro2"));
+        let mailboxes: [Extension; 3] = ["2001", "2002", "2003"].map(|e| e.parse().unwrap());
+        for ext in &mailboxes {
+            from.create_mailbox(ext, &MailboxPatch::default()).unwrap();
+        }
+        let (upto, lacking) = (from.have(), to.have());
+        let step = |after| Step {
+            upto: &upto,
+            after,
+            lacking: &lacking,
+            most: 1,
+        };
+        // mailbox/2001 goes, mailbox/2002 is refused, the rest follows.
+        let first = seed(&from, &step(None)).unwrap();
+        assert_eq!(first.load.through.as_deref(), Some("mailbox/2001"));
+        take(&to, &first);
+        let second = seed_without(&from, &step(Some("mailbox/2001")), "554 no").unwrap();
+        assert_eq!(second.load.through.as_deref(), Some("mailbox/2002"));
+        assert_eq!((second.records.len(), second.load.operations), (0, 1));
+        from.skip(&crate::exchange::applying::skips(&second.skips).unwrap())
+            .unwrap();
+        take(&to, &second);
+        let last = seed(&from, &step(Some("mailbox/2002"))).unwrap();
+        assert_eq!(last.load.through, None);
+        take(&to, &last);
+        assert_eq!(to.have(), upto);
+        assert_eq!(to.digest(), from.digest(), "of everything else");
+        assert!(to.mailbox(&mailboxes[1]).unwrap().is_none());
+        for store in [&from, &to] {
+            assert_eq!(store.quarantined()[0].entity.to_string(), "mailbox/2002");
+        }
+        // Tried again, and taken now.
+        let again = records(&from, &["mailbox/2002".to_owned()], true).unwrap();
+        take(&to, &again);
+        from.release(&[EntityKey::Mailbox(mailboxes[1].clone())])
+            .unwrap();
+        assert_eq!(to.digest(), from.digest());
+        assert!(to.mailbox(&mailboxes[1]).unwrap().is_some());
+        assert!(to.quarantined().is_empty() && from.quarantined().is_empty());
     }
 }

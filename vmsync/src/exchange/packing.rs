@@ -15,7 +15,7 @@ use vmsync_store::{
     AudioRef, Effect, EntityKey, Operation, Store, StoreError, model::MessageFacts,
 };
 
-use crate::mailroom::AboutAudio;
+use super::applying::AboutAudio;
 
 /// Operations read from the log at once.
 const STRIDE: usize = 500;

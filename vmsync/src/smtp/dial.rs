@@ -1,0 +1,100 @@
+//! The first steps with any server: connecting, greeting, EHLO, the TLS handshake, each in its time.
+
+use std::{fmt::Display, sync::Arc};
+
+use lettre::transport::smtp::{commands::Ehlo, extension::ClientId};
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::TlsConnector;
+
+use super::{
+    error::{SendError, SendErrorKind},
+    link::{Link, Offers},
+    sender::Timeouts,
+    stream::Stream,
+    wire::Wire,
+};
+
+/// Where a server is and what it is told.
+pub(super) struct Dial {
+    pub(super) server: String,
+    pub(super) port: u16,
+    pub(super) hello: ClientId,
+    pub(super) timeouts: Timeouts,
+}
+
+impl Dial {
+    pub(super) async fn tcp(&self) -> Result<TcpStream, SendError> {
+        let limit = self.timeouts.connect;
+        let connecting = TcpStream::connect((self.server.as_str(), self.port));
+        match timeout(limit, connecting).await {
+            Ok(Ok(stream)) => {
+                // Each step waits for the last: Nagle's algorithm would cost 40 ms a mail.
+                stream
+                    .set_nodelay(true)
+                    .map_err(|e| self.unreachable(&format!("TCP_NODELAY: {e}")))?;
+                Ok(stream)
+            }
+            Ok(Err(e)) => Err(self.unreachable(&e)),
+            Err(_) => Err(SendError::new(
+                SendErrorKind::TimedOut,
+                None,
+                format!("{}: not connected within {limit:?}", self.name()),
+            )),
+        }
+    }
+
+    pub(super) fn wire(&self, stream: Stream) -> Wire {
+        Wire::new(stream, self.name())
+    }
+
+    pub(super) async fn greet(&self, mut wire: Wire) -> Result<Link, SendError> {
+        let greeting = wire.greeting(self.timeouts.command).await?;
+        if !greeting.has_code(220) {
+            return Err(wire.refused("the connection", &greeting));
+        }
+        self.ehlo(wire).await
+    }
+
+    pub(super) async fn ehlo(&self, mut wire: Wire) -> Result<Link, SendError> {
+        let hello = Ehlo::new(self.hello.clone());
+        let reply = wire.command(hello, self.timeouts.command).await?;
+        if !reply.has_code(250) {
+            return Err(wire.refused("EHLO", &reply));
+        }
+        Ok(Link::new(wire, Offers::read(&reply)))
+    }
+
+    pub(super) async fn handshake(
+        &self,
+        stream: Stream,
+        config: &Arc<ClientConfig>,
+        name: &ServerName<'static>,
+    ) -> Result<Wire, SendError> {
+        let Stream::Plain(tcp) = stream else {
+            return Err(self.unreachable(&"TLS twice"));
+        };
+        let limit = self.timeouts.tls;
+        let connector = TlsConnector::from(Arc::clone(config));
+        match timeout(limit, connector.connect(name.clone(), tcp)).await {
+            Ok(Ok(stream)) => Ok(self.wire(Stream::Tls(Box::new(stream.into())))),
+            Ok(Err(e)) => {
+                let text = format!("{}: TLS handshake failed: {e}", self.name());
+                Err(SendError::new(SendErrorKind::Tls, None, text))
+            }
+            Err(_) => {
+                let text = format!("{}: no TLS handshake within {limit:?}", self.name());
+                Err(SendError::new(SendErrorKind::TimedOut, None, text))
+            }
+        }
+    }
+
+    fn unreachable(&self, why: &dyn Display) -> SendError {
+        let text = format!("{} can't be reached: {why}", self.name());
+        SendError::new(SendErrorKind::Unreachable, None, text)
+    }
+
+    pub(super) fn name(&self) -> String {
+        format!("{}:{}", self.server, self.port)
+    }
+}
