@@ -144,6 +144,8 @@ pub struct NodeHandle {
     pub(crate) serving: watch::Receiver<Arc<Vec<(GroupName, Serving)>>>,
     pub(crate) calls_changed: Arc<Notify>,
     pub(crate) peer_have: watch::Receiver<Vector>,
+    /// The peer's session whose meeting is noted.
+    pub(crate) peer_session: watch::Receiver<Option<u64>>,
 }
 
 /// Conditions and words of an operator's request.
@@ -253,6 +255,7 @@ impl NodeHandle {
         serving: watch::Receiver<Arc<Vec<(GroupName, Serving)>>>,
         calls_changed: Arc<Notify>,
         peer_have: watch::Receiver<Vector>,
+        peer_session: watch::Receiver<Option<u64>>,
     ) -> Self {
         Self {
             boot,
@@ -261,6 +264,7 @@ impl NodeHandle {
             serving,
             calls_changed,
             peer_have,
+            peer_session,
         }
     }
 

@@ -5,11 +5,12 @@ use std::{net::IpAddr, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::sync::oneshot;
 use vmsync_config::{Ack, Limits, show_duration, words::Extension};
 use vmsync_core::{
     intake,
     smtp::{Accepted, Envelope, Recipient, Refusal, SmtpEvent, Verdict},
-    wire::{self, WireError},
+    wire::{self, Head, WireError},
 };
 use vmsync_store::{
     AudioRef, StoreError,
@@ -48,6 +49,9 @@ impl Mailroom {
         }
         let count = mail.operations.len() + mail.records.len();
         let head = mail.head.clone();
+        if !mail.is_bare() {
+            self.note_meeting(&head).await?;
+        }
         let applied = self
             .app
             .store(move |store| exchange::apply(store, &mail))
@@ -74,6 +78,22 @@ impl Mailroom {
                 applied.new
             ),
         })
+    }
+
+    /// The first content of a session not heard of is not taken before it is noted what both held
+    /// until then: a mail that was packed for the session before may overtake the hello of this one,
+    /// and this process may end right after (R-SY-6).
+    async fn note_meeting(&self, head: &Head) -> Result<(), Refusal> {
+        if *self.app.node.peer_session.borrow() == Some(head.session) {
+            return Ok(());
+        }
+        let stopping = || Refusal::try_later("this node is stopping");
+        let (noted, told) = oneshot::channel();
+        let head = head.clone();
+        let meets = Command::Meets { head, noted };
+        let sent = self.app.node.commands.send(meets).await;
+        sent.map_err(|_| stopping())?;
+        told.await.map_err(|_| stopping())
     }
 
     async fn take_voicemail(

@@ -21,6 +21,14 @@ pub enum Command {
         /// Where ours goes.
         answer: oneshot::Sender<Report>,
     },
+    /// A mail of a session of the peer not heard of before brings content, which is about to be
+    /// applied: what both held until then is noted first.
+    Meets {
+        /// What it says of its sender.
+        head: Head,
+        /// Told once that is durable.
+        noted: oneshot::Sender<()>,
+    },
     /// A mail of the peer was applied durably.
     Heard {
         /// What it says of its sender.

@@ -51,6 +51,7 @@ pub struct Seat {
     serving: watch::Sender<Arc<Vec<(GroupName, Serving)>>>,
     calls_changed: Arc<Notify>,
     peer_have: watch::Sender<Vector>,
+    peer_session: watch::Sender<Option<u64>>,
 }
 
 /// The handle the fronts use, and the seat of the loop behind it.
@@ -62,6 +63,7 @@ pub fn channel(config: &Config) -> (NodeHandle, Seat) {
     let (serving, serving_seen) = watch::channel(Arc::default());
     let calls_changed = Arc::new(Notify::new());
     let (peer_have, peer_have_seen) = watch::channel(Vector::default());
+    let (peer_session, peer_session_seen) = watch::channel(None);
     let handle = NodeHandle {
         boot,
         commands,
@@ -69,6 +71,7 @@ pub fn channel(config: &Config) -> (NodeHandle, Seat) {
         serving: serving_seen,
         calls_changed: Arc::clone(&calls_changed),
         peer_have: peer_have_seen,
+        peer_session: peer_session_seen,
     };
     (
         handle,
@@ -79,6 +82,7 @@ pub fn channel(config: &Config) -> (NodeHandle, Seat) {
             serving,
             calls_changed,
             peer_have,
+            peer_session,
         },
     )
 }

@@ -76,6 +76,9 @@ impl Node {
             changed
         });
         self.tell_what_the_peer_holds();
+        self.seat
+            .peer_session
+            .send_replace(self.session.peer_session());
         self.steer_recordings();
         let status = self.status(now);
         self.phase_events(&status);

@@ -326,6 +326,14 @@ impl Node {
                 self.adopt(&report.groups).await;
                 self.waiting.heartbeats.push(answer);
             }
+            Command::Meets { head, noted } => {
+                if self.session.peer_session() != Some(head.session) {
+                    self.refresh_store(now).await;
+                    let ours = self.progress.have.clone();
+                    self.note_meeting(ours, head.have, now).await;
+                }
+                let _ = noted.send(());
+            }
             Command::Heard { head, wanted } => {
                 // What the mail brought is in the store by now; the session hears of that first.
                 self.refresh_store(now).await;

@@ -102,6 +102,7 @@ impl Node {
                 serving_seen,
                 Arc::clone(&changed),
                 watch::channel(Vector::default()).1,
+                watch::channel(None).1,
             ),
             calls: Calls::new(events.clone(), changed, config.node.id.clone()),
             alarms: Alarms::load(store.clone(), events.clone()).unwrap(),

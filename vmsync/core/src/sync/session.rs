@@ -418,6 +418,11 @@ impl Session {
         known.then_some((&self.met.0, &self.met.1))
     }
 
+    /// The peer's present session, by its nonce; `None` = it has not been heard.
+    pub fn peer_session(&self) -> Option<u64> {
+        self.peer.as_ref().map(|p| p.nonce)
+    }
+
     /// How the probes fare.
     pub fn probe(&self, now: Duration) -> ProbeView {
         self.probes.view(now)
