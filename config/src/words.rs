@@ -4,7 +4,10 @@
 //! one another (docs/decisions/0003-shared-words.md). Each is checked once, where it enters; a
 //! value of such a type is valid by construction, so no later code checks it again.
 
-use std::{collections::BTreeMap, fmt, marker::PhantomData, str::FromStr, sync::Arc};
+use std::{
+    borrow::Cow, cell::RefCell, collections::BTreeMap, fmt, marker::PhantomData, str::FromStr,
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -43,10 +46,10 @@ macro_rules! word {
             #[doc = concat!("Checks `text`: ", $rule, ".")]
             pub fn new(text: impl AsRef<str>) -> Result<Self, InvalidWord> {
                 let text = text.as_ref();
-                let fold: fn(&str) -> String = $fold;
+                let fold: fn(&str) -> Cow<'_, str> = $fold;
                 let check: fn(&str) -> bool = $check;
                 if check(text) {
-                    Ok(Self(fold(text).into()))
+                    Ok(Self(Arc::from(&*fold(text))))
                 } else {
                     Err(InvalidWord {
                         what: $what,
@@ -102,6 +105,19 @@ macro_rules! word {
     };
 }
 
+/// A copy only where there is something to fold: these words are read with every operation.
+fn lower_case(text: &str) -> Cow<'_, str> {
+    if text.bytes().any(|b| b.is_ascii_uppercase()) {
+        Cow::Owned(text.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
+fn as_it_is(text: &str) -> Cow<'_, str> {
+    Cow::Borrowed(text)
+}
+
 fn is_label(s: &str) -> bool {
     !s.is_empty()
         && s.len() <= 63
@@ -116,7 +132,7 @@ word!(
     "node id",
     "1 to 63 letters, digits or inner hyphens",
     is_label,
-    str::to_ascii_lowercase
+    lower_case
 );
 word!(
     /// A fully qualified domain name, folded to lower case (`vmpro1.example.com`); the receiver's filter (R-SY-4).
@@ -127,7 +143,7 @@ word!(
         && s.contains('.')
         && s.split('.').all(is_label)
         && s.parse::<std::net::Ipv4Addr>().is_err(),
-    str::to_ascii_lowercase
+    lower_case
 );
 word!(
     /// A mailbox's extension: digits only (R-MB-1).
@@ -135,7 +151,7 @@ word!(
     "extension",
     "1 to 15 digits",
     |s| (1..=15).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_digit()),
-    str::to_owned
+    as_it_is
 );
 word!(
     /// A service group: all systems that share one home; the unit that fails over and back.
@@ -143,7 +159,7 @@ word!(
     "group name",
     "1 to 63 letters, digits or inner hyphens",
     is_label,
-    str::to_ascii_lowercase
+    lower_case
 );
 word!(
     /// A PBX system's name, as configured.
@@ -153,7 +169,7 @@ word!(
     |s| (1..=63).contains(&s.len())
         && s.bytes()
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')),
-    str::to_owned
+    as_it_is
 );
 
 /// What happens to a mailbox's new messages by e-mail (R-MB-11). Serialised in lower case.
@@ -248,9 +264,36 @@ impl fmt::Display for Origin {
         write!(f, "{}.{:08x}", self.node, self.incarnation)
     }
 }
+thread_local! {
+    /// The origins this thread has read last: a pair has few, and every field of every record names one.
+    static READ: RefCell<Vec<(Box<str>, Origin)>> = const { RefCell::new(Vec::new()) };
+}
+/// Origins remembered by each thread.
+const REMEMBERED: usize = 4;
+
 impl FromStr for Origin {
     type Err = InvalidWord;
     fn from_str(s: &str) -> Result<Self, InvalidWord> {
+        let known = |read: &RefCell<Vec<(Box<str>, Self)>>| {
+            let read = read.borrow();
+            let found = read.iter().find(|(text, _)| **text == *s);
+            found.map(|(_, origin)| origin.clone())
+        };
+        if let Some(origin) = READ.with(known) {
+            return Ok(origin);
+        }
+        let origin = Self::parse(s)?;
+        READ.with(|read| {
+            let mut read = read.borrow_mut();
+            read.truncate(REMEMBERED - 1);
+            read.insert(0, (s.into(), origin.clone()));
+        });
+        Ok(origin)
+    }
+}
+
+impl Origin {
+    fn parse(s: &str) -> Result<Self, InvalidWord> {
         let invalid = || InvalidWord {
             what: "origin",
             value: s.chars().take(80).collect(),

@@ -48,7 +48,8 @@ mod merge;
 mod merged;
 mod messages;
 pub mod model;
-pub mod operation;
+pub mod object;
+mod operation;
 mod quarantine;
 mod rebuild;
 mod record;
@@ -86,6 +87,7 @@ pub use operation::{AudioRef, Effect, EntityKey, GreetingKind, Hlc, Operation, S
 pub use quarantine::{MAX_QUARANTINED, Quarantined, Skip};
 pub use rebuild::{Rebuilt, rebuild};
 pub use repair::{BucketItems, Item};
+pub use replication::Logged;
 pub use restore::{RestoreFrom, Restored, restore};
 pub use reunion::Reunion;
 pub use scrub::{AudioFault, MAX_AUDIO_FAULTS, ScrubAsk, Scrubbed};

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use vmsync_config::words::{Extension, InvalidWord, Origin, UnixMillis};
 
+use crate::object::{read_object, required};
+
 /// A hybrid logical clock reading: wall milliseconds and a counter for what shares one.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
@@ -80,7 +82,7 @@ pub enum Effect {
 }
 
 /// One durable change, the unit of replication.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Operation {
     /// Who and when.
     pub stamp: Stamp,
@@ -92,6 +94,17 @@ pub struct Operation {
     #[serde(flatten)]
     pub extra: BTreeMap<String, Value>,
 }
+
+read_object!(Operation, "an operation", {
+    "stamp" => stamp: Stamp,
+    "entity" => entity: EntityKey,
+    "effect" => effect: Effect,
+}, extra, Ok(Operation {
+    stamp: required("stamp", stamp)?,
+    entity: required("entity", entity)?,
+    effect: required("effect", effect)?,
+    extra,
+}));
 
 /// Member of an operation that stands for one that was skipped; it says why.
 const SKIPPED: &str = "skipped";

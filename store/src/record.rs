@@ -11,37 +11,52 @@ use serde_json::Value;
 use uuid::Uuid;
 use vmsync_config::words::Vector;
 
-use crate::operation::{AudioRef, Stamp};
+use crate::{
+    object::{read_object, required},
+    operation::{AudioRef, Stamp},
+};
 
 /// Field of messages and greetings that names their audio file.
 pub(crate) const AUDIO: &str = "audio";
 
 /// All that is known of one entity. In the order of the names they are stored under, which are those
 /// of canonical JSON.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub(crate) struct Record {
     /// Up to which operation of each origin versions count as replaced.
-    #[serde(rename = "c", default, skip_serializing_if = "Vector::is_empty")]
+    #[serde(rename = "c", skip_serializing_if = "Vector::is_empty")]
     pub(crate) replaced: Vector,
     /// The latest deletion.
     #[serde(
         rename = "d",
-        default,
         skip_serializing_if = "Option::is_none",
-        with = "short_stamp::option"
+        serialize_with = "short_stamp::serialize_option"
     )]
     pub(crate) deleted: Option<Stamp>,
     /// Last value of each field and who wrote it (entities merged by field).
-    #[serde(rename = "f", default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(rename = "f", skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) fields: BTreeMap<String, Field>,
     /// Versions nobody has replaced, newest first (entities merged by version).
-    #[serde(rename = "v", default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(rename = "v", skip_serializing_if = "Vec::is_empty")]
     pub(crate) versions: Vec<Version>,
     /// Members of a newer version, kept and passed on. Where there are any they have to be sorted in
     /// among the others: [`Record::to_bytes`].
     #[serde(flatten)]
     pub(crate) more: BTreeMap<String, Value>,
 }
+
+read_object!(Record, "a record", {
+    "c" => replaced: Vector,
+    "d" => deleted: Short,
+    "f" => fields: BTreeMap<String, Field>,
+    "v" => versions: Vec<Version>,
+}, more, Ok(Record {
+    replaced: replaced.unwrap_or_default(),
+    deleted: deleted.map(|Short(stamp)| stamp),
+    fields: fields.unwrap_or_default(),
+    versions: versions.unwrap_or_default(),
+    more,
+}));
 
 /// A field's value and the stamp of the operation that set it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,18 +65,31 @@ pub(crate) struct Field(
     #[serde(with = "short_stamp")] pub(crate) Stamp,
 );
 
+/// A stamp as records have it.
+#[derive(Deserialize)]
+struct Short(#[serde(with = "short_stamp")] Stamp);
+
 /// One whole value of a greeting or call flow.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Version {
     #[serde(rename = "f", serialize_with = "canonical_map")]
     pub(crate) fields: BTreeMap<String, Value>,
-    #[serde(rename = "s", with = "short_stamp")]
+    #[serde(rename = "s", serialize_with = "short_stamp::serialize")]
     pub(crate) stamp: Stamp,
     /// Members of a newer version, kept and passed on. Where there are any they have to be sorted in
     /// among the others: [`Record::to_bytes`].
     #[serde(flatten)]
     pub(crate) more: BTreeMap<String, Value>,
 }
+
+read_object!(Version, "a version", {
+    "f" => fields: BTreeMap<String, Value>,
+    "s" => stamp: Short,
+}, more, Ok(Version {
+    fields: required("f", fields)?,
+    stamp: required("s", stamp)?.0,
+    more,
+}));
 
 impl Version {
     /// The field's value, `None` also where it was set to null (removed).
@@ -258,24 +286,14 @@ mod short_stamp {
         d.deserialize_str(Reader)
     }
 
-    pub(super) mod option {
-        use super::{Deserializer, Serializer, Stamp};
-
-        #[allow(clippy::ref_option, reason = "the signature serde calls")]
-        pub(in super::super) fn serialize<S: Serializer>(
-            stamp: &Option<Stamp>,
-            s: S,
-        ) -> Result<S::Ok, S::Error> {
-            match stamp {
-                Some(stamp) => super::serialize(stamp, s),
-                None => s.serialize_none(),
-            }
-        }
-
-        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
-            d: D,
-        ) -> Result<Option<Stamp>, D::Error> {
-            super::deserialize(d).map(Some)
+    #[allow(clippy::ref_option, reason = "the signature serde calls")]
+    pub(super) fn serialize_option<S: Serializer>(
+        stamp: &Option<Stamp>,
+        s: S,
+    ) -> Result<S::Ok, S::Error> {
+        match stamp {
+            Some(stamp) => serialize(stamp, s),
+            None => s.serialize_none(),
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Nothing here shows the peer anything that is not durable.
 
-use std::{sync::atomic::Ordering, thread};
+use std::{io, sync::atomic::Ordering, thread};
 
 use uuid::Uuid;
 use vmsync_config::words::{Origin, Vector};
@@ -34,6 +34,17 @@ const PART: usize = 1_000;
 /// Entries of the log read at once.
 const STRIDE: usize = 256;
 
+/// An operation as it stands in the log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Logged {
+    /// Its number.
+    pub seq: u64,
+    /// The operation as JSON.
+    pub json: String,
+    /// Read, where it may name audio or stand for one that was skipped; `None` = it does neither.
+    pub read: Option<Operation>,
+}
+
 impl Store {
     /// What is held *durably*: operations not yet flushed are not in it.
     pub fn have(&self) -> Vector {
@@ -63,6 +74,23 @@ impl Store {
         after: u64,
         max: usize,
     ) -> Result<Vec<Operation>, StoreError> {
+        let logged = self.logged(origin, after, max)?;
+        let read = logged.into_iter().map(|logged| match logged.read {
+            Some(operation) => Ok(operation),
+            None => {
+                serde_json::from_str(&logged.json).map_err(|e| damaged_entry(origin, logged.seq, e))
+            }
+        });
+        read.collect()
+    }
+
+    /// As [`operations`](Self::operations), as JSON: most are passed on as they stand in the log.
+    pub fn logged(
+        &self,
+        origin: &Origin,
+        after: u64,
+        max: usize,
+    ) -> Result<Vec<Logged>, StoreError> {
         let (last, floor) = self
             .inner
             .committer
@@ -75,8 +103,8 @@ impl Store {
         let mut operations = Vec::new();
         let (mut next, mut size, mut stripped) = (after.saturating_add(1), 0, false);
         while next <= last && operations.len() < max && size < ANSWER {
-            let from = keys::log(origin, next);
             let to = keys::log(origin, last.saturating_add(1));
+            let from = keys::log(origin, next);
             let stride = STRIDE.min(max - operations.len());
             let found = self
                 .inner
@@ -85,17 +113,15 @@ impl Store {
             if found.is_empty() {
                 return Err(self.missing(origin, next));
             }
-            for (_, bytes) in found {
-                let (_, mut operation) = log::decode(&bytes).map_err(|e| {
-                    StoreError::damaged(format!("reading operation {next} of {origin}"), e)
-                })?;
-                if operation.stamp.seq != next {
+            for (key, bytes) in found {
+                if key != keys::log(origin, next) {
                     return Err(self.missing(origin, next));
                 }
-                stripped |= self.strip_gone_audio(&mut operation)?;
-                next = operation.stamp.seq.saturating_add(1);
+                let (logged, changed) = self.logged_as(origin, next, &bytes)?;
+                stripped |= changed;
+                next = next.saturating_add(1);
                 size += bytes.len();
-                operations.push(operation);
+                operations.push(logged);
                 if size >= ANSWER {
                     break;
                 }
@@ -107,6 +133,36 @@ impl Store {
             self.inner.committer.show(&reading)?;
         }
         Ok(operations)
+    }
+
+    /// One entry, and whether it is given without its audio.
+    fn logged_as(
+        &self,
+        origin: &Origin,
+        seq: u64,
+        entry: &[u8],
+    ) -> Result<(Logged, bool), StoreError> {
+        let text = log::split(entry).and_then(|(_, json)| {
+            let text = std::str::from_utf8(json);
+            text.map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+        });
+        let json = text.map_err(|e| damaged_entry(origin, seq, e))?.to_owned();
+        // Names in what this program wrote stand there as they are, without escapes.
+        let plain = !json.contains("\"audio\"") && !json.contains("\"skipped\"");
+        if plain {
+            let read = None;
+            return Ok((Logged { seq, json, read }, false));
+        }
+        let mut operation: Operation =
+            serde_json::from_str(&json).map_err(|e| damaged_entry(origin, seq, e))?;
+        let stripped = self.strip_gone_audio(&mut operation)?;
+        let json = if stripped {
+            serde_json::to_string(&operation).map_err(|e| StoreError::Invalid(e.to_string()))?
+        } else {
+            json
+        };
+        let read = Some(operation);
+        Ok((Logged { seq, json, read }, stripped))
     }
 
     /// Why an entry of the log is not there: compacted since it was asked for, or lost. The floor
@@ -301,6 +357,13 @@ impl Store {
     pub fn has_audio(&self, blob: Uuid) -> bool {
         self.inner.blobs.find(blob).is_some()
     }
+}
+
+fn damaged_entry(origin: &Origin, seq: u64, why: impl std::fmt::Display) -> StoreError {
+    StoreError::damaged(
+        format!("reading operation {seq} of {origin}"),
+        why.to_string(),
+    )
 }
 
 /// Takes operations of the peer into a transaction; how many were new.

@@ -324,8 +324,10 @@ impl World {
         match self.sabotage {
             Some(Sabotage::ForgetDeletions) => {
                 for operation in &mut mail.operations {
-                    if operation["effect"] == "delete" {
-                        operation["effect"] = serde_json::json!({"set": {}});
+                    let mut value = operation.value();
+                    if value["effect"] == "delete" {
+                        value["effect"] = serde_json::json!({"set": {}});
+                        *operation = value.into();
                     }
                 }
             }

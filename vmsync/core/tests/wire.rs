@@ -285,7 +285,7 @@ fn encode_refuses_what_the_peer_would() {
     no_sha.audio[0] = CarriedAudio::new(about, no_sha.audio[0].bytes().clone());
     assert!(refused(&no_sha).to_string().contains("sha256"));
     let mut many = voice_mail.clone();
-    many.operations = vec![json!({}); MAX_OPERATIONS + 1];
+    many.operations = vec![json!({}).into(); MAX_OPERATIONS + 1];
     assert!(refused(&many).to_string().contains("10000 operations"));
     let mut many = voice_mail.clone();
     many.release = vec!["mailbox/2001".into(); MAX_RELEASED + 1];
@@ -317,7 +317,11 @@ fn encode_refuses_what_the_peer_would() {
     crowded.audio = vec![crowded.audio[0].clone(); 257];
     assert!(refused(&crowded).to_string().contains("256 attachments"));
     let mut deep = voice_mail.clone();
-    deep.operations = vec![(0..MAX_JSON_DEPTH).fold(json!(1), |inner, _| json!([inner]))];
+    deep.operations = vec![
+        (0..MAX_JSON_DEPTH)
+            .fold(json!(1), |inner, _| json!([inner]))
+            .into(),
+    ];
     assert!(refused(&deep).to_string().contains("deeper than 64"));
     // What just fits into an operation fits into the record it makes.
     let nested = |levels| (0..levels).fold(json!(1), |inner, _| json!([inner]));
@@ -326,10 +330,10 @@ fn encode_refuses_what_the_peer_would() {
         record: json!({"v": [{"f": {"source": nested(levels)}}]}),
     };
     let operation = |levels| json!({"effect": {"set": {"source": nested(levels)}}});
-    deep.operations = vec![operation(59)];
+    deep.operations = vec![operation(59).into()];
     deep.records = vec![record(59)];
     assert!(Example::of(deep.clone()).write().is_ok());
-    deep.operations = vec![operation(60)];
+    deep.operations = vec![operation(60).into()];
     assert!(refused(&deep).to_string().contains("deeper than 64"));
     deep.operations.clear();
     deep.records = vec![record(66)];

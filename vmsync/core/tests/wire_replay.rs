@@ -129,7 +129,7 @@ impl Pair {
                 let upto = (*upto).min(after + 3);
                 for seq in after + 1..=upto {
                     mail.operations
-                        .push(json!({"stamp": {"origin": origin, "seq": seq}}));
+                        .push(json!({"stamp": {"origin": origin, "seq": seq}}).into());
                 }
                 load.upto.raise(origin, upto);
                 load.operations += upto - after;
@@ -147,7 +147,7 @@ impl Pair {
     fn deliver(&mut self, to: usize, mail: &Bytes) {
         let mail = decode(mail, &keys(), &origin(to).node).expect("a signed mail");
         for operation in &mail.operations {
-            let stamp = &operation["stamp"];
+            let stamp = &operation.value()["stamp"];
             let origin: Origin = stamp["origin"]
                 .as_str()
                 .expect("origin")

@@ -121,8 +121,9 @@ fn a_mail_of_a_later_version_is_read_and_what_it_adds_is_kept() {
     let mail = read(&mailed(&later())).expect("version 1.7");
     assert!(mail.head.speaks(7) && !mail.head.speaks(8));
     assert_eq!(mail.head.extra["mood"], json!({"of": "the day"}));
-    assert_eq!(mail.operations[0]["colour"], "blue");
-    assert_eq!(mail.operations[0]["effect"], json!({"fold": 3}));
+    let operation = mail.operations[0].value();
+    assert_eq!(operation["colour"], "blue");
+    assert_eq!(operation["effect"], json!({"fold": 3}));
     assert_eq!(mail.records[0].record, json!({"z": [1]}));
     assert_eq!(mail.head.left.map(|l| l.bytes), Some(2));
     // Passed on: what was kept is written again.

@@ -39,8 +39,8 @@ pub struct Applied {
 /// next try finds in place. All of it can be repeated.
 pub fn apply(store: &Store, mail: &Mail) -> Result<Applied, StoreError> {
     let mut operations = Vec::with_capacity(mail.operations.len());
-    for value in &mail.operations {
-        operations.push(Operation::deserialize(value).map_err(malformed)?);
+    for operation in &mail.operations {
+        operations.push(operation.read::<Operation>().map_err(malformed)?);
     }
     let have = store.have();
     let known = |o: &Operation| o.stamp.seq <= have.get(&o.stamp.origin);

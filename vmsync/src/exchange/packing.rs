@@ -9,10 +9,10 @@ use serde_json::Value;
 use vmsync_config::words::Origin;
 use vmsync_core::{
     sync::Load,
-    wire::{BucketItems, CarriedAudio, Record, SeedStep, Skip, Voice},
+    wire::{BucketItems, CarriedAudio, Json, Record, SeedStep, Skip, Voice},
 };
 use vmsync_store::{
-    AudioRef, Effect, EntityKey, Operation, Store, StoreError, model::MessageFacts,
+    AudioRef, Effect, EntityKey, Logged, Operation, Store, StoreError, model::MessageFacts,
 };
 
 use super::applying::AboutAudio;
@@ -29,8 +29,8 @@ pub(super) const FILES: usize = 64;
 /// What goes into one mail.
 #[derive(Default)]
 pub(crate) struct Packed {
-    /// As JSON, in order.
-    pub(crate) operations: Vec<Value>,
+    /// In order.
+    pub(crate) operations: Vec<Json>,
     /// Operations that stay behind.
     pub(crate) skips: Vec<Skip>,
     /// Audio they name.
@@ -78,19 +78,21 @@ pub(crate) fn pack(
             if stride == 0 {
                 return Ok(packed);
             }
-            let read = store.operations(origin, next, stride)?;
-            for operation in read {
-                if operation.stamp.seq > *upto {
+            for logged in store.logged(origin, next, stride)? {
+                if logged.seq > *upto {
                     break;
                 }
-                if let Some(why) = operation.skipped().filter(|_| room.together) {
+                let special = logged.read.as_ref();
+                if let Some(operation) = special
+                    && let Some(why) = operation.skipped().filter(|_| room.together)
+                {
                     // It stands for one that was skipped before; such go alone.
                     if packed.load.operations == 0 {
-                        packed.leave(&operation, why);
+                        packed.leave(operation, why);
                     }
                     return Ok(packed);
                 }
-                if let Added::No = packed.add(store, operation, room)? {
+                if let Added::No = packed.add(store, origin, logged, room)? {
                     return Ok(packed);
                 }
             }
@@ -123,14 +125,17 @@ impl Packed {
     fn add(
         &mut self,
         store: &Store,
-        operation: Operation,
+        origin: &Origin,
+        logged: Logged,
         room: Room,
     ) -> Result<Added, StoreError> {
-        let value =
-            |o: &Operation| serde_json::to_value(o).map_err(|e| StoreError::Invalid(e.to_string()));
-        let mut json = value(&operation)?;
-        let bytes = json.to_string().len();
-        let audio = named_audio(&operation);
+        let Logged {
+            seq,
+            mut json,
+            read,
+        } = logged;
+        let bytes = json.len();
+        let audio = read.as_ref().and_then(named_audio);
         let files = if room.together { FILES } else { 1 };
         let audio_bytes = audio.as_ref().map_or(0, |a| a.bytes);
         let alone = audio.is_some() && !room.together;
@@ -142,24 +147,23 @@ impl Packed {
         if full && self.load.operations > 0 {
             return Ok(Added::No);
         }
-        let mut operation = operation;
-        if let Some(audio) = audio {
+        if let (Some(audio), Some(operation)) = (audio, &read) {
             match store.read_audio(&audio) {
                 Ok(bytes) => {
-                    let (facts, mailbox) = (facts_of(&operation), mailbox_of(&operation));
+                    let (facts, mailbox) = (facts_of(operation), mailbox_of(operation));
                     self.carry(&operation.entity, mailbox, &facts, &audio, bytes)?;
                 }
                 Err(error) => {
                     // It may have gone between the two reads, because the message was deleted.
-                    let again = again(store, &operation)?;
-                    if named_audio(&again).is_none() {
-                        json = value(&again)?;
-                        operation = again;
+                    let again = again(store, origin, seq)?;
+                    let without = again.filter(|l| l.read.as_ref().and_then(named_audio).is_none());
+                    if let Some(without) = without {
+                        json = without.json;
                     } else if self.load.operations > 0 {
                         return Ok(Added::No);
                     } else if room.together {
                         let why = format!("its audio can't be read at this node: {error}");
-                        self.leave(&operation, &why);
+                        self.leave(operation, &why);
                         return Ok(Added::No);
                     } else {
                         return Err(error);
@@ -167,15 +171,15 @@ impl Packed {
                 }
             }
         }
+        let json = Json::new(json).map_err(|e| StoreError::Invalid(e.to_string()))?;
         self.operations.push(json);
         self.json_bytes += bytes;
-        self.count(&operation);
+        self.count(origin, seq);
         Ok(Added::Yes)
     }
 
-    fn count(&mut self, operation: &Operation) {
-        let stamp = &operation.stamp;
-        self.load.upto.raise(&stamp.origin, stamp.seq);
+    fn count(&mut self, origin: &Origin, seq: u64) {
+        self.load.upto.raise(origin, seq);
         self.load.operations += 1;
         let json = u64::try_from(self.json_bytes).unwrap_or(u64::MAX);
         self.load.bytes = json.saturating_add(self.audio_bytes);
@@ -188,7 +192,7 @@ impl Packed {
             entity: operation.entity.to_string(),
             why: why.chars().take(300).collect(),
         });
-        self.count(operation);
+        self.count(&operation.stamp.origin, operation.stamp.seq);
     }
 
     /// Takes audio along, just compared with its SHA-256 by the store.
@@ -214,10 +218,9 @@ impl Packed {
     }
 }
 
-fn again(store: &Store, operation: &Operation) -> Result<Operation, StoreError> {
-    let before = operation.stamp.seq.saturating_sub(1);
-    let read = store.operations(&operation.stamp.origin, before, 1)?;
-    Ok(read.into_iter().next().unwrap_or_else(|| operation.clone()))
+fn again(store: &Store, origin: &Origin, seq: u64) -> Result<Option<Logged>, StoreError> {
+    let read = store.logged(origin, seq.saturating_sub(1), 1)?;
+    Ok(read.into_iter().next())
 }
 
 /// The audio an operation brings into being, if any.

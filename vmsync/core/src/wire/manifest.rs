@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    BucketItems, Head, MAX_ATTACHMENTS, MAX_ITEMS, MAX_JSON_DEPTH, MAX_OPERATIONS,
+    BucketItems, Head, Json, MAX_ATTACHMENTS, MAX_ITEMS, MAX_JSON_DEPTH, MAX_OPERATIONS,
     MAX_RECORD_DEPTH, MAX_RECORDS, MAX_RELEASED, MAX_SKIPS, Mail, Record, SeedStep, Skip,
     WireError, minor,
 };
@@ -23,7 +23,7 @@ const MAX_BUCKETS: usize = 256;
 #[derive(Debug, Deserialize)]
 pub(super) struct Manifest {
     pub(super) head: Head,
-    pub(super) operations: Vec<Value>,
+    pub(super) operations: Vec<Json>,
     #[serde(default)]
     pub(super) records: Vec<Record>,
     #[serde(default)]
@@ -48,7 +48,7 @@ struct Written<'a> {
 /// All but the head.
 #[derive(Serialize)]
 struct Lists<'a> {
-    operations: &'a [Value],
+    operations: &'a [Json],
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     records: &'a [Record],
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -171,7 +171,7 @@ impl Lists<'_> {
             return too_deep(MAX_RECORD_DEPTH);
         }
         // Within the manifest and its list.
-        let deep = |operation| nests_deeper(operation, MAX_JSON_DEPTH - 2);
+        let deep = |operation: &Json| self::depth(operation.text().as_bytes()) > MAX_JSON_DEPTH - 2;
         if depth > MAX_JSON_DEPTH && (self.records.is_empty() || self.operations.iter().any(deep)) {
             return too_deep(MAX_JSON_DEPTH);
         }
@@ -223,15 +223,6 @@ fn known(version: &str) -> Result<(), WireError> {
     }
     let shown = version.chars().filter(char::is_ascii_graphic).take(20);
     Err(WireError::UnknownVersion(shown.collect()))
-}
-
-fn nests_deeper(value: &Value, than: usize) -> bool {
-    let mut inner: Box<dyn Iterator<Item = &Value>> = match value {
-        Value::Array(values) => Box::new(values.iter()),
-        Value::Object(fields) => Box::new(fields.values()),
-        _ => return false,
-    };
-    than == 0 || inner.any(|value| nests_deeper(value, than - 1))
 }
 
 /// How deep objects and arrays nest, brackets in strings not counted.

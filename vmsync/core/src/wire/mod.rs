@@ -20,6 +20,7 @@ mod base64;
 mod boundary;
 mod decode;
 pub(crate) mod encode;
+mod json;
 mod keys;
 mod manifest;
 pub(crate) mod mime;
@@ -38,6 +39,7 @@ pub use self::{
     audio::CarriedAudio,
     decode::decode,
     encode::{Form, Transfer, encode},
+    json::Json,
     keys::Keys,
     state::{BucketItems, Buckets, Item, Left, Record, SeedStep, Seeding, Skip},
 };
@@ -135,7 +137,7 @@ pub struct Mail {
     /// Who, when, what it holds.
     pub head: Head,
     /// Operations, in order per origin; JSON of the store's operations, opaque here. Empty for a hello or status.
-    pub operations: Vec<serde_json::Value>,
+    pub operations: Vec<Json>,
     /// State: what the sender holds of these entities, to be joined.
     pub records: Vec<Record>,
     /// Set when `records` are a step of a seeding.

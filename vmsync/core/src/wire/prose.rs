@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use serde_json::Value;
+use serde::Deserialize;
 use vmsync_config::words::UnixMillis;
 
-use super::{Mail, Voice, write::one_line};
+use super::{Json, Mail, Voice, write::one_line};
 
 /// Most changes listed by name; the rest is counted.
 const LISTED: usize = 20;
@@ -138,6 +138,13 @@ fn write_voice(text: &mut String, v: &Voice) {
     line(text, "The recording is attached.");
 }
 
+/// What is read of an operation to tell what it is about.
+#[derive(Default, Deserialize)]
+struct About {
+    entity: Option<String>,
+    effect: Option<Json>,
+}
+
 /// What it is about, without the values: those may be secret.
 fn list(mail: &Mail, voices: &[&Voice]) -> String {
     let mut text = String::new();
@@ -145,16 +152,25 @@ fn list(mail: &Mail, voices: &[&Voice]) -> String {
         .iter()
         .map(|v| format!("{} for {}", caller(v), one_line(&v.mailbox, 40)));
     // A voice message's own change is told by its line.
-    let told = voices.len();
-    let operations = mail
-        .operations
-        .iter()
-        .filter(|_| mail.operations.len() > told);
-    let operations = operations.map(|operation| {
-        let entity = operation.get("entity").and_then(Value::as_str);
-        let deleted = operation.get("effect").and_then(Value::as_str) == Some("delete");
-        let deleted = if deleted { " deleted" } else { "" };
-        one_line(entity.unwrap_or("(unnamed)"), 60) + deleted
+    let operations: &[Json] = if mail.operations.len() > voices.len() {
+        &mail.operations
+    } else {
+        &[]
+    };
+    let all = voices.len()
+        + operations.len()
+        + mail.records.len()
+        + mail.skips.len()
+        + mail.release.len();
+    let operations = operations.iter().map(|operation| {
+        let About { entity, effect } = operation.read().unwrap_or_default();
+        let deleted = effect.and_then(|e| e.read::<String>().ok());
+        let deleted = if deleted.as_deref() == Some("delete") {
+            " deleted"
+        } else {
+            ""
+        };
+        one_line(entity.as_deref().unwrap_or("(unnamed)"), 60) + deleted
     });
     let records = mail.records.iter().map(|r| one_line(&r.entity, 60));
     let skips = mail.skips.iter().map(|s| {
@@ -165,15 +181,15 @@ fn list(mail: &Mail, voices: &[&Voice]) -> String {
         .release
         .iter()
         .map(|entity| format!("{} is whole again", one_line(entity, 60)));
-    let mut lines = voices
+    let lines = voices
         .chain(operations)
         .chain(records)
         .chain(skips)
         .chain(release);
-    for one in lines.by_ref().take(LISTED) {
+    for one in lines.take(LISTED) {
         line(&mut text, &format!("- {one}"));
     }
-    let more = lines.count();
+    let more = all.saturating_sub(LISTED);
     if more > 0 {
         line(&mut text, &format!("- and {more} more"));
     }
