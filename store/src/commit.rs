@@ -141,6 +141,8 @@ struct State {
 pub(crate) struct Committer {
     state: Mutex<State>,
     wake: Condvar,
+    /// A group was taken to be written.
+    taken: Condvar,
     /// `None` only after opening again failed.
     index: RwLock<Option<Index>>,
     index_dir: PathBuf,
@@ -248,6 +250,7 @@ impl Committer {
                 stopping: false,
             }),
             wake: Condvar::new(),
+            taken: Condvar::new(),
             index: RwLock::new(Some(index)),
             #[cfg(feature = "simulate")]
             simulated: crate::simulate::Disk::of(&index_dir).is_some(),
@@ -341,6 +344,17 @@ impl Committer {
         drop(state);
         self.wake.notify_one();
         Ok((value, Begun { group, aftermath }))
+    }
+
+    /// Lets the committer have what is pending, if it has nothing to write. Who begins one part after
+    /// another takes the lock anew so quickly that the committer would get it only behind the last.
+    pub(crate) fn give_way(&self) {
+        let mut state = lock(&self.state);
+        let has_work = |state: &State| state.pending.awaited && state.writing.is_none();
+        while has_work(&state) && !state.stopping && !self.is_simulated() {
+            let taken = self.taken.wait(state);
+            state = taken.unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     /// Waits until what was begun is durable.
@@ -567,7 +581,9 @@ impl Committer {
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-        Some(Self::take_group(&mut state))
+        let group = Self::take_group(&mut state);
+        self.taken.notify_all();
+        Some(group)
     }
 
     fn take_group(state: &mut State) -> (TakenGroup, Memory) {

@@ -70,7 +70,7 @@ impl Store {
         let mut settings = Settings::new();
         for (name, mut record) in self.records_of_kind("setting/")? {
             if let Some(field) = record.fields.remove(VALUE) {
-                settings.insert(name, (field.0, field.1));
+                settings.insert(name, (field.0.value(), field.1));
             }
         }
         Ok(settings)

@@ -319,8 +319,7 @@ fn read_record(name: &str, value: &[u8]) -> Result<Record, StoreError> {
 /// its length with it.
 pub(crate) fn sound(given: &PeerRecord) -> Result<(Record, usize), StoreError> {
     let wrong = |why: &str| StoreError::Invalid(format!("the record of {}: {why}", given.entity));
-    let record: Record =
-        serde_json::from_value(given.record.clone()).map_err(|e| wrong(&e.to_string()))?;
+    let record = Record::from_value(&given.record).map_err(|e| wrong(&e.to_string()))?;
     let bytes = record.to_bytes().map_err(|e| wrong(&e.to_string()))?.len();
     if bytes > limits::RECORD {
         return Err(wrong(&format!(
@@ -371,9 +370,9 @@ fn sound_vector(vector: &Vector) -> Result<(), StoreError> {
 
 /// The audio files a record refers to, as it describes them.
 pub(crate) fn audio_refs(record: &Record) -> Vec<AudioRef> {
-    let fields = record.get(AUDIO).into_iter();
+    let field = record.read(AUDIO).into_iter();
     let versions = record.versions.iter().filter_map(|v| v.get(AUDIO));
-    fields.chain(versions).filter_map(audio_of).collect()
+    field.chain(versions.filter_map(audio_of)).collect()
 }
 
 /// The audio files a record refers to that `here` does not know.

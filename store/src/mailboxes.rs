@@ -187,7 +187,7 @@ impl Store {
         let Some(hash) = view::pin_hash(&record) else {
             return Ok(false);
         };
-        let hash = PasswordHash::new(hash).map_err(|e| {
+        let hash = PasswordHash::new(&hash).map_err(|e| {
             StoreError::damaged(
                 format!("reading the PIN hash of mailbox {ext}"),
                 e.to_string(),
@@ -269,12 +269,12 @@ fn with_email_mode(
     let mode = wanted.unwrap_or(held.map_or(EmailMode::Off, |s| s.mode));
     let given = fields.iter().rev().find(|(name, _)| *name == "email");
     let email = match given {
-        Some((_, email)) => email.as_str(),
-        None if view::mailbox_exists(record) => record.get("email").and_then(Value::as_str),
+        Some((_, email)) => email.as_str().map(str::to_owned),
+        None if view::mailbox_exists(record) => record.read("email"),
         None => None,
     };
     if mode != EmailMode::Off {
-        limits::mailable(mode, email)?;
+        limits::mailable(mode, email.as_deref())?;
     }
     if wanted.is_none() || mode == held.map_or(EmailMode::Off, |s| s.mode) {
         return Ok(fields);

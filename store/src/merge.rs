@@ -62,7 +62,7 @@ use vmsync_config::words::Vector;
 
 use crate::{
     operation::{Effect, EntityKey, Operation, Stamp},
-    record::{Field, Record, Version, canonical_bytes},
+    record::{Field, Json, Record, Version, canonical_bytes},
 };
 
 /// Field by which a version says what it replaces; a [`Vector`].
@@ -190,7 +190,7 @@ fn made_by(rule: Rule, operation: &Operation) -> Record {
             settle(rule, &mut record);
         }
         Effect::Set(fields) => {
-            let field = |v: &Value| Field(v.clone(), stamp.clone());
+            let field = |v: &Value| Field(Json::of(v), stamp.clone());
             record.fields = fields.iter().map(|(n, v)| (n.clone(), field(v))).collect();
         }
     }
@@ -198,9 +198,9 @@ fn made_by(rule: Rule, operation: &Operation) -> Record {
 }
 
 /// Whether a value stands against another of the same field.
-fn later((stamp, value): (&Stamp, &Value), (held_stamp, held): (&Stamp, &Value)) -> bool {
+fn later((stamp, value): (&Stamp, &Json), (held_stamp, held): (&Stamp, &Json)) -> bool {
     match stamp.cmp(held_stamp) {
-        Ordering::Equal => canonical_bytes(value) > canonical_bytes(held),
+        Ordering::Equal => value.text() > held.text(),
         order => order.is_gt(),
     }
 }

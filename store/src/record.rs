@@ -4,10 +4,10 @@
 //! (`1790000000000.0@vmpro1.5f3a9c01#42`). The same bytes are what the digest is taken of, so
 //! two nodes that hold the same record hold the same bytes.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use serde::{Deserialize, Serialize, Serializer};
-use serde_json::Value;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Value, value::RawValue};
 use uuid::Uuid;
 use vmsync_config::words::Vector;
 
@@ -21,27 +21,18 @@ pub(crate) const AUDIO: &str = "audio";
 
 /// All that is known of one entity. In the order of the names they are stored under, which are those
 /// of canonical JSON.
-#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Record {
-    /// Up to which operation of each origin versions count as replaced.
-    #[serde(rename = "c", skip_serializing_if = "Vector::is_empty")]
+    /// `c`: up to which operation of each origin versions count as replaced.
     pub(crate) replaced: Vector,
-    /// The latest deletion.
-    #[serde(
-        rename = "d",
-        skip_serializing_if = "Option::is_none",
-        serialize_with = "short_stamp::serialize_option"
-    )]
+    /// `d`: the latest deletion.
     pub(crate) deleted: Option<Stamp>,
-    /// Last value of each field and who wrote it (entities merged by field).
-    #[serde(rename = "f", skip_serializing_if = "BTreeMap::is_empty")]
+    /// `f`: last value of each field and who wrote it (entities merged by field).
     pub(crate) fields: BTreeMap<String, Field>,
-    /// Versions nobody has replaced, newest first (entities merged by version).
-    #[serde(rename = "v", skip_serializing_if = "Vec::is_empty")]
+    /// `v`: versions nobody has replaced, newest first (entities merged by version).
     pub(crate) versions: Vec<Version>,
     /// Members of a newer version, kept and passed on. Where there are any they have to be sorted in
     /// among the others: [`Record::to_bytes`].
-    #[serde(flatten)]
     pub(crate) more: BTreeMap<String, Value>,
 }
 
@@ -58,16 +49,56 @@ read_object!(Record, "a record", {
     more,
 }));
 
-/// A field's value and the stamp of the operation that set it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Field(
-    #[serde(serialize_with = "canonical")] pub(crate) Value,
-    #[serde(with = "short_stamp")] pub(crate) Stamp,
-);
+/// A field's value and the stamp of the operation that set it. Written as an array of both.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Field(pub(crate) Json, pub(crate) Stamp);
+
+impl<'de> Deserialize<'de> for Field {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let (value, Short(stamp)) = <(&RawValue, Short)>::deserialize(d)?;
+        Ok(Self(Json(value.get().into()), stamp))
+    }
+}
+
+/// A field's value: canonical JSON, kept as the text it is, since few changes look into it, and all
+/// write it again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Json(Arc<str>);
+
+impl Json {
+    pub(crate) fn of(value: &Value) -> Self {
+        let text = String::from_utf8(canonical_bytes(value));
+        // JSON is written in UTF-8.
+        Self(text.unwrap_or_default().into())
+    }
+
+    /// As it is written; to compare values by, too.
+    pub(crate) fn text(&self) -> &str {
+        &self.0
+    }
+
+    /// Read as what it should be; `None` when it is something else.
+    pub(crate) fn read<'a, T: Deserialize<'a>>(&'a self) -> Option<T> {
+        serde_json::from_str(&self.0).ok()
+    }
+
+    pub(crate) fn value(&self) -> Value {
+        // It was written from a value.
+        self.read().unwrap_or_default()
+    }
+
+    fn is_null(&self) -> bool {
+        &*self.0 == "null"
+    }
+}
 
 /// A stamp as records have it.
 #[derive(Deserialize)]
-struct Short(#[serde(with = "short_stamp")] Stamp);
+struct Short(#[serde(deserialize_with = "short_stamp::deserialize")] Stamp);
+
+/// The same, to be written.
+#[derive(Serialize)]
+struct Written<'a>(#[serde(serialize_with = "short_stamp::serialize")] &'a Stamp);
 
 /// One whole value of a greeting or call flow.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -105,8 +136,13 @@ impl Record {
     }
 
     /// The field's value, `None` also where it was set to null (removed).
-    pub(crate) fn get(&self, name: &str) -> Option<&Value> {
+    pub(crate) fn get(&self, name: &str) -> Option<&Json> {
         self.fields.get(name).map(|f| &f.0).filter(|v| !v.is_null())
+    }
+
+    /// The field's value read as what it should be; `None` also when it is something else.
+    pub(crate) fn read<'a, T: Deserialize<'a>>(&'a self, name: &str) -> Option<T> {
+        self.get(name)?.read()
     }
 
     /// Stamp of the operation that last set the field.
@@ -130,9 +166,19 @@ impl Record {
 
     /// The audio files it refers to.
     pub(crate) fn audio(&self) -> Vec<Uuid> {
-        let fields = self.get(AUDIO).into_iter();
+        #[derive(Deserialize)]
+        struct Named {
+            blob: Uuid,
+        }
+        let field = self.read(AUDIO).map(|Named { blob }| blob).into_iter();
         let versions = self.versions.iter().filter_map(|v| v.get(AUDIO));
-        fields.chain(versions).filter_map(blob_of).collect()
+        field.chain(versions.filter_map(blob_of)).collect()
+    }
+
+    /// Whether both name the same audio files, in the same words.
+    pub(crate) fn has_audio_of(&self, other: &Self) -> bool {
+        let field = |r: &Self| r.get(AUDIO).cloned();
+        field(self) == field(other) && self.versions == other.versions
     }
 
     /// Whether a deletion has left nothing of it.
@@ -163,16 +209,65 @@ impl Record {
 
     /// Canonical JSON.
     pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
+        let mut known = Vec::with_capacity(1024);
+        self.write_known(&mut known)?;
         if self.more.is_empty() && self.versions.iter().all(|v| v.more.is_empty()) {
-            return serde_json::to_vec(self);
+            return Ok(known);
         }
-        let value = serde_json::to_value(self)?;
-        serde_json::to_vec(&Part::Value(&value))
+        let mut value: Value = serde_json::from_slice(&known)?;
+        if let Value::Object(members) = &mut value {
+            let more = self.more.iter().map(|(n, v)| (n.clone(), v.clone()));
+            members.extend(more);
+        }
+        Ok(canonical_bytes(&value))
+    }
+
+    /// The members known here, in the order of their names. Those of versions come as they are.
+    fn write_known(&self, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+        fn member(name: &str, out: &mut Vec<u8>) {
+            let before = if out.len() == 1 { "" } else { "," };
+            out.extend([before, "\"", name, "\":"].iter().flat_map(|s| s.bytes()));
+        }
+        out.push(b'{');
+        if !self.replaced.is_empty() {
+            member("c", out);
+            serde_json::to_writer(&mut *out, &self.replaced)?;
+        }
+        if let Some(deleted) = &self.deleted {
+            member("d", out);
+            serde_json::to_writer(&mut *out, &Written(deleted))?;
+        }
+        if !self.fields.is_empty() {
+            member("f", out);
+            let mut separator = b'{';
+            for (name, Field(value, stamp)) in &self.fields {
+                out.push(separator);
+                separator = b',';
+                serde_json::to_writer(&mut *out, name)?;
+                out.extend_from_slice(b":[");
+                out.extend_from_slice(value.text().as_bytes());
+                out.push(b',');
+                serde_json::to_writer(&mut *out, &Written(stamp))?;
+                out.push(b']');
+            }
+            out.push(b'}');
+        }
+        if !self.versions.is_empty() {
+            member("v", out);
+            serde_json::to_writer(&mut *out, &self.versions)?;
+        }
+        out.push(b'}');
+        Ok(())
     }
 
     /// Reads what [`to_bytes`](Self::to_bytes) wrote.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(bytes)
+    }
+
+    /// Reads a record as another program may have written it.
+    pub(crate) fn from_value(value: &Value) -> Result<Self, serde_json::Error> {
+        Self::from_bytes(&canonical_bytes(value))
     }
 }
 
@@ -285,17 +380,6 @@ mod short_stamp {
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Stamp, D::Error> {
         d.deserialize_str(Reader)
     }
-
-    #[allow(clippy::ref_option, reason = "the signature serde calls")]
-    pub(super) fn serialize_option<S: Serializer>(
-        stamp: &Option<Stamp>,
-        s: S,
-    ) -> Result<S::Ok, S::Error> {
-        match stamp {
-            Some(stamp) => serialize(stamp, s),
-            None => s.serialize_none(),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -322,7 +406,10 @@ mod tests {
         };
         record.fields.insert(
             "facts".into(),
-            Field(json!({"z": 1.5, "a": [true, null]}), stamp.clone()),
+            Field(
+                Json::of(&json!({"z": 1.5, "a": [true, null]})),
+                stamp.clone(),
+            ),
         );
         record.replaced.raise(&stamp.origin, 41);
         let bytes = record.to_bytes().unwrap();

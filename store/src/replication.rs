@@ -30,7 +30,7 @@ const ANSWER: usize = 8 * 1024 * 1024;
 /// Audio files written side by side.
 const SIDE_BY_SIDE: usize = 4;
 /// Operations of the peer taken as one transaction.
-const PART: usize = 1_000;
+const PART: usize = 500;
 /// Entries of the log read at once.
 const STRIDE: usize = 256;
 
@@ -319,6 +319,7 @@ impl Store {
             let (count, part) = self.begin(true, |t| take(t, part))?;
             new += count;
             begun.push(part);
+            self.inner.committer.give_way();
             Ok(())
         });
         for part in begun {

@@ -154,7 +154,7 @@ fn verify(
     let mut done = Progress::default();
     let mut lines = Lines::open(from.backup)?;
     while let Some((entity, value, _)) = lines.next()? {
-        let record = Record::deserialize(&value).map_err(|e| lines.damaged(e))?;
+        let record = Record::from_value(&value).map_err(|e| lines.damaged(e))?;
         for audio_ref in audio_refs(&record) {
             match audio.verify(&audio_ref) {
                 Ok(()) => done.audio_files += 1,
@@ -275,7 +275,7 @@ impl Joining<'_> {
     /// Puts the audio of a record in its place, and the record to those joined next.
     fn take(&mut self, given: PeerRecord, bytes: usize) -> Result<(), StoreError> {
         let PeerRecord { entity, record } = &given;
-        let read = Record::deserialize(record)
+        let read = Record::from_value(record)
             .map_err(|e| StoreError::Invalid(format!("the record of {entity}: {e}")))?;
         for audio in audio_refs(&read) {
             let blob = audio.blob;

@@ -11,7 +11,7 @@ use vmsync_config::words::{EmailMode, Extension, UnixMillis};
 
 use crate::{
     model::{Counts, Flow, Greeting, Mailbox, Message, MessageFacts, MessageState},
-    operation::{GreetingKind, Hlc, Stamp},
+    operation::{AudioRef, GreetingKind, Hlc, Stamp},
     record::{AUDIO, Record, Version, audio_of},
 };
 
@@ -89,7 +89,7 @@ pub(crate) fn mailbox_exists(record: &Record) -> bool {
 /// What of a mailbox is to be e-mailed; `None` = nothing, also where a newer version of the program
 /// has set a mode that is unknown here.
 pub(crate) fn email_setting(mailbox: &Record) -> Option<EmailSetting> {
-    let setting: EmailSetting = read(mailbox.get(EMAIL_MODE))?;
+    let setting: EmailSetting = mailbox.read(EMAIL_MODE)?;
     (mailbox_exists(mailbox) && setting.mode != EmailMode::Off).then_some(setting)
 }
 
@@ -109,12 +109,12 @@ pub(crate) fn mailbox(extension: &Extension, record: &Record, summary: &Summary)
     let record = if deleted { &empty } else { record };
     Mailbox {
         extension: extension.clone(),
-        name: read(record.get("name")).unwrap_or_default(),
-        home_system: read(record.get("home_system")),
-        email: read(record.get("email")),
+        name: record.read("name").unwrap_or_default(),
+        home_system: record.read("home_system"),
+        email: record.read("email"),
         email_mode: email_setting(record).map_or(EmailMode::Off, |s| s.mode),
-        enabled: !deleted && read(record.get("enabled")).unwrap_or(true),
-        max_messages: read(record.get("max_messages")),
+        enabled: !deleted && record.read("enabled").unwrap_or(true),
+        max_messages: record.read("max_messages"),
         has_pin: pin_hash(record).is_some(),
         deleted,
         counts: summary.counts,
@@ -127,27 +127,44 @@ pub(crate) fn mailbox(extension: &Extension, record: &Record, summary: &Summary)
 }
 
 /// The Argon2id hash of the mailbox's PIN.
-pub(crate) fn pin_hash(mailbox: &Record) -> Option<&str> {
-    mailbox.get("pin_hash")?.as_str()
+pub(crate) fn pin_hash(mailbox: &Record) -> Option<String> {
+    mailbox.read("pin_hash")
 }
 
 /// The message of a record; `None` while its creation has not arrived, and once it is deleted.
 pub(crate) fn message(id: Uuid, record: &Record) -> Option<Message> {
     Some(Message {
         id,
-        mailbox: read(record.get("mailbox"))?,
-        audio: audio_of(record.get(AUDIO)?)?,
+        mailbox: record.read("mailbox")?,
+        audio: record.read(AUDIO)?,
         state: state(record),
-        facts: read(record.get("facts")).unwrap_or_else(MessageFacts::default),
+        facts: record.read("facts").unwrap_or_else(MessageFacts::default),
         stamp: record.stamp(AUDIO)?.clone(),
-        emailed: read(record.get(EMAILED)),
-        email_failed: read(record.get(EMAIL_FAILED)),
+        emailed: record.read(EMAILED),
+        email_failed: record.read(EMAIL_FAILED),
+    })
+}
+
+/// Where a message is listed, and as what.
+pub(crate) struct Listed {
+    pub(crate) mailbox: Extension,
+    pub(crate) at: Hlc,
+    pub(crate) state: MessageState,
+}
+
+/// The same of a record that [`message`] gives a message of, without reading all of it.
+pub(crate) fn listed(record: &Record) -> Option<Listed> {
+    record.read::<AudioRef>(AUDIO)?;
+    Some(Listed {
+        mailbox: record.read("mailbox")?,
+        at: record.stamp(AUDIO)?.at,
+        state: state(record),
     })
 }
 
 /// The state of a message. One of a newer version is rather shown as new than lost from sight.
 pub(crate) fn state(message: &Record) -> MessageState {
-    read(message.get("state")).unwrap_or(MessageState::New)
+    message.read("state").unwrap_or(MessageState::New)
 }
 
 /// Whether nothing but the state differs between two records of a message, and it is deleted in both

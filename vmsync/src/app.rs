@@ -285,6 +285,17 @@ impl NodeHandle {
     pub fn status(&self) -> Arc<Status> {
         Arc::clone(&self.status.borrow())
     }
+    /// Waits while the nodes exchange what one of them lacks, for at most `patience`: for work that
+    /// anything else goes before.
+    pub(crate) async fn calm(&self, patience: Duration) {
+        let mut status = self.watch();
+        let calm = |s: &Arc<Status>| {
+            let directions = [&s.sync.out, &s.sync.incoming];
+            directions.iter().all(|d| d.pending_ops == 0)
+        };
+        // Out of patience, or stopping: either way it is not worth waiting for.
+        let _ = tokio::time::timeout(patience, status.wait_for(calm)).await;
+    }
     /// Follows the status.
     pub fn watch(&self) -> watch::Receiver<Arc<Status>> {
         self.status.clone()

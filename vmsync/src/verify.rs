@@ -17,6 +17,8 @@ const BURST: usize = 500;
 const REST: u32 = 4;
 /// And at least so long while others write.
 const STAND_BACK: Duration = Duration::from_millis(100);
+/// A burst waits so long at most for the exchange of a backlog.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Time until what failed is begun anew.
 const AGAIN: Duration = Duration::from_secs(30);
 
@@ -36,6 +38,7 @@ async fn verify(app: &App) {
     }
     let (begun, mut looked, mut before) = (clock::now().mono, 0, 0);
     loop {
+        app.node.calm(PATIENCE).await;
         let burst = clock::now().mono;
         let rest = match app.store(burst_of).await {
             Ok((entries, Verified::More { commits, .. })) => {

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use uuid::Uuid;
 use vmsync_config::words::{Extension, Origin};
 
 use super::{Entry, Finished, Transaction};
@@ -14,7 +15,7 @@ use crate::{
     model::{Message, MessageState},
     operation::{EntityKey, GreetingKind},
     record::Record,
-    view,
+    view::{self, Listed},
 };
 
 impl Transaction<'_> {
@@ -27,25 +28,10 @@ impl Transaction<'_> {
         let mut buckets = BTreeSet::new();
         let mut joined = Vec::new();
         for (entity, entry) in std::mem::take(&mut self.entries) {
-            let (before, after) = (entry.before.audio(), entry.now.audio());
             let excused = self.memory.quarantine.contains_key(&entity);
-            for blob in &after {
-                let new = !before.contains(blob);
-                if new && !excused && blobs.find(*blob).is_none() {
-                    return Err(StoreError::MissingAudio(*blob));
-                }
-                // One that was missing here may have come with what names it again.
-                if new || self.named.contains(blob) {
-                    aftermath.settle.push(*blob);
-                }
+            if !self.named.is_empty() || !entry.before.has_audio_of(&entry.now) {
+                self.use_audio(&entry, excused, blobs, &mut aftermath, &mut used)?;
             }
-            for blob in &before {
-                if !after.contains(blob) {
-                    self.put(keys::doomed(*blob), Some(Vec::new()));
-                    aftermath.doomed.push(*blob);
-                }
-            }
-            used.extend(before.into_iter().chain(after));
             if entry.before != entry.now || excused != self.before.quarantine.contains_key(&entity)
             {
                 self.store_record(&entity, &entry, &mut buckets)?;
@@ -77,6 +63,36 @@ impl Transaction<'_> {
             tell,
             aftermath,
         })
+    }
+
+    /// What becomes of the audio files of one record.
+    fn use_audio(
+        &mut self,
+        entry: &Entry,
+        excused: bool,
+        blobs: &Blobs,
+        aftermath: &mut Aftermath,
+        used: &mut BTreeSet<Uuid>,
+    ) -> Result<(), StoreError> {
+        let (before, after) = (entry.before.audio(), entry.now.audio());
+        for blob in &after {
+            let new = !before.contains(blob);
+            if new && !excused && blobs.find(*blob).is_none() {
+                return Err(StoreError::MissingAudio(*blob));
+            }
+            // One that was missing here may have come with what names it again.
+            if new || self.named.contains(blob) {
+                aftermath.settle.push(*blob);
+            }
+        }
+        for blob in &before {
+            if !after.contains(blob) {
+                self.put(keys::doomed(*blob), Some(Vec::new()));
+                aftermath.doomed.push(*blob);
+            }
+        }
+        used.extend(before.into_iter().chain(after));
+        Ok(())
     }
 
     fn store_record(
@@ -116,11 +132,12 @@ impl Transaction<'_> {
     ) -> Result<(), StoreError> {
         match entity {
             EntityKey::Message(id) => {
-                let is = view::message(*id, after);
                 // Most changes are of the state alone.
                 if view::same_but_state(before, after) {
-                    return is.map_or(Ok(()), |is| self.relist(view::state(before), &is));
+                    let is = view::listed(after);
+                    return is.map_or(Ok(()), |is| self.relist(*id, view::state(before), &is));
                 }
+                let is = view::message(*id, after);
                 if let Some(was) = view::message(*id, before) {
                     self.unlist(&was)?;
                 }
@@ -136,12 +153,12 @@ impl Transaction<'_> {
     }
 
     /// A message of which nothing but the state has changed.
-    fn relist(&mut self, was: MessageState, is: &Message) -> Result<(), StoreError> {
+    fn relist(&mut self, id: Uuid, was: MessageState, is: &Listed) -> Result<(), StoreError> {
         if was == is.state {
             return Ok(());
         }
         let state = serde_json::to_vec(&is.state).map_err(|e| self.failed(e.into()))?;
-        let place = keys::place(is.stamp.at, is.id);
+        let place = keys::place(is.at, id);
         self.put(keys::arrival(&is.mailbox, &place), Some(state));
         let counts = &mut self.summary(&is.mailbox)?.counts;
         let before = counts.of(was);

@@ -31,6 +31,8 @@ const HURRIED_BYTES: u64 = 16 * 1024 * 1024;
 /// Between two steps of these, for others; and at least so many times as long as the step took.
 const BREATH: Duration = Duration::from_millis(50);
 const BREATHS: u32 = 4;
+/// A step of the first look waits so long at most for the exchange of a backlog.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// The peer is asked again for what is still missing, and it is looked at again here.
 const AGAIN: Duration = Duration::from_mins(10);
 
@@ -152,6 +154,7 @@ impl Scrubber {
     async fn first_look(&self) {
         let mut after: Option<String> = None;
         loop {
+            self.app.node.calm(PATIENCE).await;
             let begun = clock::now().mono;
             let from = after.take();
             let looked = self

@@ -232,7 +232,7 @@ impl Node {
                     self.app.alarms.clear("diverged", &peer);
                     // What was lost with the old copy is here again.
                     self.app.alarms.clear_all("restored");
-                    self.equal_again(now).await;
+                    self.equal_again(now);
                     self.filled_in().await;
                     "finished"
                 }

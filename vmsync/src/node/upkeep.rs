@@ -18,7 +18,7 @@ use vmsync_core::wire::Head;
 use vmsync_store::{CompactTo, MergeReport, Reunion, Store, StoreError};
 
 use super::{Node, holdings::PeerHolds, housekeeping::Housekeeping};
-use crate::exchange;
+use crate::{app::App, exchange};
 
 /// Operations kept in the log although both nodes hold them, so that a short absence or a peer
 /// restored from a recent copy needs no state.
@@ -64,6 +64,8 @@ pub(crate) struct ReunionReport {
 #[derive(Default)]
 pub(super) struct Upkeep {
     reunion: Option<Open>,
+    /// Held while a report is being made: what the note of the last reunion is kept for.
+    reporting: Arc<tokio::sync::Mutex<()>>,
     compact_at: Duration,
     compacting: Arc<AtomicBool>,
     release_at: Duration,
@@ -119,6 +121,7 @@ impl Node {
             return;
         }
         self.upkeep.reunion = Some(open.clone());
+        let _no_report = self.upkeep.reporting.lock().await;
         let kept = self.app.store(move |store| {
             let bytes = serde_json::to_vec(&open);
             let bytes = bytes.map_err(|e| StoreError::Invalid(e.to_string()))?;
@@ -130,41 +133,17 @@ impl Node {
     }
 
     /// Both hold the same: the report of what that took.
-    pub(super) async fn equal_again(&mut self, now: Now) {
+    pub(super) fn equal_again(&mut self, now: Now) {
         let Some(open) = self.upkeep.reunion.take() else {
             return;
         };
-        let digest = self.progress.digest.clone();
-        let made = self
-            .app
-            .store(move |store| {
-                let report = ReunionReport {
-                    id: open.id,
-                    met_at: open.at,
-                    equal_at: now.wall,
-                    digest,
-                    report: store.merge_report(&open.reunion)?,
-                };
-                keep(store, &report)?;
-                store.put_local(REUNION, PRESENT, None)?;
-                Ok(report)
-            })
-            .await;
-        match made {
-            Ok(report) => {
-                let (here, there) = (
-                    report.report.here.operations,
-                    report.report.there.operations,
-                );
-                let conflicts = report.report.conflicts.len();
-                tracing::info!(here, there, conflicts, "both nodes hold the same again");
-                self.app.events.publish(
-                    "merged",
-                    serde_json::json!({"report": report.id, "here": here, "there": there, "conflicts": conflicts}),
-                );
-            }
-            Err(error) => tracing::warn!(%error, "the report of a reunion could not be kept"),
-        }
+        let (app, digest) = (Arc::clone(&self.app), self.progress.digest.clone());
+        let reporting = Arc::clone(&self.upkeep.reporting);
+        // Beside the loop: after a long time apart there is much to read, and nobody waits for it.
+        tokio::spawn(async move {
+            let _alone = reporting.lock().await;
+            report(&app, open, digest, now).await;
+        });
     }
 
     /// The peer's sums came with this head: which buckets differ from ours?
@@ -211,6 +190,11 @@ impl Node {
             return;
         }
         let heard = self.session.started().and(self.session.peer_have());
+        if self.upkeep.reporting.try_lock().is_err() {
+            // What is being reported is still needed.
+            self.upkeep.compacting.store(false, Ordering::Release);
+            return;
+        }
         let reunion = self.upkeep.reunion.as_ref();
         let to = CompactTo {
             both: heard.cloned().unwrap_or_default(),
@@ -227,6 +211,32 @@ impl Node {
             }
             busy.store(false, Ordering::Release);
         });
+    }
+}
+
+/// Makes and keeps the report of what `open` came to.
+async fn report(app: &App, open: Open, digest: String, now: Now) {
+    let made = app.store(move |store| {
+        let report = ReunionReport {
+            id: open.id,
+            met_at: open.at,
+            equal_at: now.wall,
+            digest,
+            report: store.merge_report(&open.reunion)?,
+        };
+        keep(store, &report)?;
+        store.put_local(REUNION, PRESENT, None)?;
+        Ok(report)
+    });
+    match made.await {
+        Ok(ReunionReport { id, report, .. }) => {
+            let (here, there) = (report.here.operations, report.there.operations);
+            let conflicts = report.conflicts.len();
+            tracing::info!(here, there, conflicts, "both nodes hold the same again");
+            let told = serde_json::json!({"report": id, "here": here, "there": there, "conflicts": conflicts});
+            app.events.publish("merged", told);
+        }
+        Err(error) => tracing::warn!(%error, "the report of a reunion could not be kept"),
     }
 }
 

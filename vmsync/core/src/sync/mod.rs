@@ -68,7 +68,7 @@ pub use session::Session;
 /// Mails under way at once at most.
 pub const WINDOW: usize = 4;
 /// Operations in one mail at most, unless it is being narrowed down.
-pub const BATCH: u64 = 2_000;
+pub const BATCH: u64 = 4_000;
 
 /// Names one mail from [`Session::poll`] to its [`Session::sent`] or [`Session::failed`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
