@@ -140,6 +140,8 @@ struct State {
 /// See the head of this module.
 pub(crate) struct Committer {
     state: Mutex<State>,
+    /// Held while waiting for `state`: see [`Committer::state`].
+    next: Mutex<()>,
     wake: Condvar,
     /// A group was taken to be written.
     taken: Condvar,
@@ -249,6 +251,7 @@ impl Committer {
                 failures: 0,
                 stopping: false,
             }),
+            next: Mutex::new(()),
             wake: Condvar::new(),
             taken: Condvar::new(),
             index: RwLock::new(Some(index)),
@@ -265,12 +268,20 @@ impl Committer {
         }
     }
 
+    /// The writers' lock, given in turn: whoever waits for it is next. (A mutex alone goes to whoever comes
+    /// by first, and that is the one who has just let it go: a backlog would be worked out to its end
+    /// before the committer could say that it is done with the last group, and take the next.)
+    fn state(&self) -> MutexGuard<'_, State> {
+        let _next = lock(&self.next);
+        lock(&self.state)
+    }
+
     pub(crate) fn origin(&self) -> Origin {
-        lock(&self.state).memory.origin.clone()
+        self.state().memory.origin.clone()
     }
 
     pub(crate) fn totals(&self) -> Totals {
-        lock(&self.state).memory.totals
+        self.state().memory.totals
     }
 
     /// Vector and digest buckets as of the last durable group.
@@ -316,7 +327,7 @@ impl Committer {
         remote: bool,
         build: impl FnOnce(&mut Transaction<'_>) -> Result<T, StoreError>,
     ) -> Result<(T, Begun), StoreError> {
-        let mut state = lock(&self.state);
+        let mut state = self.state();
         let (value, finished) = self.with_transaction(&mut state, now, |mut t| {
             Ok((build(&mut t)?, t.finish(&self.blobs)?))
         })?;
@@ -349,7 +360,7 @@ impl Committer {
     /// Lets the committer have what is pending, if it has nothing to write. Who begins one part after
     /// another takes the lock anew so quickly that the committer would get it only behind the last.
     pub(crate) fn give_way(&self) {
-        let mut state = lock(&self.state);
+        let mut state = self.state();
         let has_work = |state: &State| state.pending.awaited && state.writing.is_none();
         while has_work(&state) && !state.stopping && !self.is_simulated() {
             let taken = self.taken.wait(state);
@@ -369,7 +380,7 @@ impl Committer {
         now: UnixMillis,
         look: impl FnOnce(&mut Transaction<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let mut state = lock(&self.state);
+        let mut state = self.state();
         self.with_transaction(&mut state, now, |mut t| look(&mut t))
     }
 
@@ -378,7 +389,7 @@ impl Committer {
         &self,
         look: impl FnOnce(&Index, &[Option<&Overlay>], &mut Memory) -> io::Result<T>,
     ) -> Result<T, StoreError> {
-        let mut state = lock(&self.state);
+        let mut state = self.state();
         let state = &mut *state;
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
         let index = index.as_ref().filter(|_| state.broken.is_none());
@@ -414,19 +425,19 @@ impl Committer {
 
     /// Waits until everything written so far is durable.
     pub(crate) fn barrier(&self) -> Result<(), StoreError> {
-        let group = Self::last_group(&lock(&self.state));
+        let group = Self::last_group(&self.state());
         self.wait(group)
     }
 
     /// Begins to read what is to leave the node; ends with [`show`](Self::show).
     pub(crate) fn reading(&self) -> Reading {
-        Reading(lock(&self.state).failures)
+        Reading(self.state().failures)
     }
 
     /// Waits until everything read since is durable. Fails where a write has failed meanwhile:
     /// what was read may not be there when the index is opened again.
     pub(crate) fn show(&self, reading: &Reading) -> Result<(), StoreError> {
-        let state = lock(&self.state);
+        let state = self.state();
         if let Some(failure) = &state.broken {
             return Err(failure.to_error(&self.disk));
         }
@@ -443,7 +454,7 @@ impl Committer {
 
     /// Lays changes over what is pending without waiting: they go with the next group.
     pub(crate) fn add_unawaited(&self, overlay: Overlay) {
-        let mut state = lock(&self.state);
+        let mut state = self.state();
         if state.broken.is_none() {
             state.pending.overlay.extend(overlay);
         }
@@ -522,7 +533,7 @@ impl Committer {
     /// In a simulation whoever waits commits, so that the steps come in one order.
     fn commit_here(&self) {
         loop {
-            let mut state = lock(&self.state);
+            let mut state = self.state();
             if !state.pending.awaited {
                 return;
             }
@@ -546,7 +557,7 @@ impl Committer {
 
     fn make_durable(&self, pending: &TakenGroup, snapshot: Memory) {
         let outcome = self.commit(pending);
-        let mut state = lock(&self.state);
+        let mut state = self.state();
         state.writing = None;
         if let Err(failure) = &outcome {
             state.broken = Some(failure.clone());
@@ -571,7 +582,7 @@ impl Committer {
 
     /// Waits for changes; `None` when the store closes.
     fn next_group(&self) -> Option<(TakenGroup, Memory)> {
-        let mut state = lock(&self.state);
+        let mut state = self.state();
         while !state.pending.awaited {
             if state.stopping {
                 return None;
@@ -654,7 +665,7 @@ impl Committer {
 
     /// Makes [`run`](Self::run) return once nobody waits any more.
     pub(crate) fn stop(&self) {
-        lock(&self.state).stopping = true;
+        self.state().stopping = true;
         self.wake.notify_all();
     }
 }
