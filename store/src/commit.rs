@@ -20,7 +20,7 @@
 mod memory;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     io,
     path::PathBuf,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock},
@@ -130,6 +130,8 @@ struct State {
     memory: Memory,
     pending: Pending,
     writing: Option<Writing>,
+    /// Counts what was laid over the index.
+    generation: u64,
     /// Why nothing more is taken until the index was opened again.
     broken: Option<Failure>,
     /// How many flushes have failed.
@@ -159,6 +161,23 @@ pub(crate) struct Committer {
     simulated: bool,
     #[cfg(test)]
     pub(crate) fail_next: std::sync::atomic::AtomicBool,
+}
+
+/// Values read for a writer's next part. The index can't be read while a group is written to it, so a
+/// writer of several parts reads what the next needs before it lets go of the last, and works it out
+/// while the last is written.
+#[derive(Default)]
+pub(crate) struct ReadAhead {
+    /// Of the state they were read in; in any other they may be outdated.
+    generation: u64,
+    values: HashMap<Vec<u8>, Option<Vec<u8>>>,
+}
+
+impl ReadAhead {
+    /// The value of a key; `None` = it was not read.
+    pub(crate) fn get(&self, key: &[u8]) -> Option<&Option<Vec<u8>>> {
+        self.values.get(key)
+    }
 }
 
 /// What is left to do with files once a transaction is durable.
@@ -247,6 +266,7 @@ impl Committer {
                 memory,
                 pending: Pending::default(),
                 writing: None,
+                generation: 0,
                 broken: None,
                 failures: 0,
                 stopping: false,
@@ -327,8 +347,22 @@ impl Committer {
         remote: bool,
         build: impl FnOnce(&mut Transaction<'_>) -> Result<T, StoreError>,
     ) -> Result<(T, Begun), StoreError> {
+        let (value, begun, _) = self.begin_part(now, remote, ReadAhead::default(), &[], build)?;
+        Ok((value, begun))
+    }
+
+    /// As [`begin`](Self::begin), for one of several parts: with what was read `ahead` for it, and reading
+    /// ahead the values of `next`.
+    pub(crate) fn begin_part<T>(
+        &self,
+        now: UnixMillis,
+        remote: bool,
+        ahead: ReadAhead,
+        next: &[Vec<u8>],
+        build: impl FnOnce(&mut Transaction<'_>) -> Result<T, StoreError>,
+    ) -> Result<(T, Begun, ReadAhead), StoreError> {
         let mut state = self.state();
-        let (value, finished) = self.with_transaction(&mut state, now, |mut t| {
+        let (value, finished) = self.with_transaction(&mut state, now, &ahead, |mut t| {
             Ok((build(&mut t)?, t.finish(&self.blobs)?))
         })?;
         let Finished {
@@ -352,9 +386,29 @@ impl Committer {
                 remote,
             });
         }
+        let ahead = self.read_ahead(&state, next);
         drop(state);
         self.wake.notify_one();
-        Ok((value, Begun { group, aftermath }))
+        Ok((value, Begun { group, aftermath }, ahead))
+    }
+
+    fn read_ahead(&self, state: &State, keys: &[Vec<u8>]) -> ReadAhead {
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        let value = |key: &Vec<u8>| {
+            let writing = state.writing.as_ref().map(|w| &*w.overlay);
+            let layers = [Some(&state.pending.overlay), writing];
+            let laid = layers.into_iter().flatten().find_map(|l| l.get(key));
+            // What can't be read now is read, or its failure told, by who needs it.
+            let value = match laid {
+                Some(laid) => laid.clone(),
+                None => index.as_ref()?.get(key).ok()?,
+            };
+            Some((key.clone(), value))
+        };
+        ReadAhead {
+            generation: state.generation,
+            values: keys.iter().filter_map(value).collect(),
+        }
     }
 
     /// Lets the committer have what is pending, if it has nothing to write. Who begins one part after
@@ -381,7 +435,7 @@ impl Committer {
         look: impl FnOnce(&mut Transaction<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let mut state = self.state();
-        self.with_transaction(&mut state, now, |mut t| look(&mut t))
+        self.with_transaction(&mut state, now, &ReadAhead::default(), |mut t| look(&mut t))
     }
 
     /// Looks at what the next writer would see, and changes what is only kept in memory.
@@ -408,6 +462,7 @@ impl Committer {
         &self,
         state: &mut State,
         now: UnixMillis,
+        ahead: &ReadAhead,
         run: impl FnOnce(Transaction<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         self.heal(state)?;
@@ -420,7 +475,9 @@ impl Committer {
             state.writing.as_ref().map(|w| &*w.overlay),
         ];
         let memory = state.memory.clone();
-        run(Transaction::new(index, layers, memory, now, &self.disk))
+        let ahead = Some(ahead).filter(|ahead| ahead.generation == state.generation);
+        let transaction = Transaction::new(index, layers, memory, now, &self.disk);
+        run(transaction.with(ahead))
     }
 
     /// Waits until everything written so far is durable.
@@ -457,6 +514,7 @@ impl Committer {
         let mut state = self.state();
         if state.broken.is_none() {
             state.pending.overlay.extend(overlay);
+            state.generation += 1;
         }
     }
 
@@ -474,6 +532,7 @@ impl Committer {
         }
         state.memory = memory;
         state.pending.overlay.extend(overlay);
+        state.generation += 1;
         state.pending.awaited = true;
         Some(state.pending.group.clone())
     }
@@ -519,6 +578,7 @@ impl Committer {
             ..Pending::default()
         };
         state.broken = None;
+        state.generation += 1;
         tracing::warn!(index = %self.index_dir.display(), "the index was opened again after a failed write; writes are taken again");
         Ok(())
     }

@@ -10,6 +10,7 @@ use vmsync_config::words::{Origin, Vector};
 use crate::{
     blobs::{Blobs, NewAudio},
     chance, clock,
+    commit::ReadAhead,
     digest::Digest,
     disk::Purpose,
     error::StoreError,
@@ -315,13 +316,24 @@ impl Store {
         self.inner.disk.room_for(size, purpose)?;
         let (mut new, mut begun) = (0, Vec::new());
         // The next are worked out while the committer writes the last.
-        let taken = operations.chunks(PART).try_for_each(|part| {
-            let (count, part) = self.begin(true, |t| take(t, part))?;
+        let committer = &self.inner.committer;
+        let mut ahead = ReadAhead::default();
+        let mut parts = operations.chunks(PART).peekable();
+        let mut take_next = |part: &[Operation], next: &[Operation]| {
+            let keys: Vec<_> = next.iter().map(|o| keys::record(&o.entity)).collect();
+            let read = std::mem::take(&mut ahead);
+            let begin = committer.begin_part(self.now(), true, read, &keys, |t| take(t, part));
+            let (count, part, read) = begin?;
+            ahead = read;
             new += count;
             begun.push(part);
-            self.inner.committer.give_way();
+            committer.give_way();
             Ok(())
-        });
+        };
+        let mut taken = Ok(());
+        while let (Some(part), Ok(())) = (parts.next(), &taken) {
+            taken = take_next(part, parts.peek().copied().unwrap_or_default());
+        }
         for part in begun {
             self.finish(part)?;
         }

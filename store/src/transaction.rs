@@ -23,7 +23,7 @@ use vmsync_config::words::{Extension, Origin, UnixMillis, Vector};
 
 use crate::{
     clock,
-    commit::{Aftermath, Memory},
+    commit::{Aftermath, Memory, ReadAhead},
     disk::Disk,
     error::StoreError,
     index::{Index, Overlay},
@@ -41,6 +41,8 @@ pub(crate) struct Transaction<'a> {
     index: &'a Index,
     /// Not yet in the index: newest first.
     layers: [Option<&'a Overlay>; 2],
+    /// What was read of all these before.
+    ahead: Option<&'a ReadAhead>,
     disk: &'a Disk,
     writes: Overlay,
     /// Keys of records whose value so far is a large one.
@@ -105,6 +107,7 @@ impl<'a> Transaction<'a> {
         Self {
             index,
             layers,
+            ahead: None,
             disk,
             writes: Overlay::new(),
             large: BTreeSet::new(),
@@ -120,6 +123,12 @@ impl<'a> Transaction<'a> {
         }
     }
 
+    /// With what was read ahead, where that is still true.
+    pub(crate) fn with(mut self, ahead: Option<&'a ReadAhead>) -> Self {
+        self.ahead = ahead;
+        self
+    }
+
     // ---- reading ----
 
     fn failed(&self, source: io::Error) -> StoreError {
@@ -128,11 +137,15 @@ impl<'a> Transaction<'a> {
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        let layers = self.layers.iter().flatten().copied();
-        for layer in std::iter::once(&self.writes).chain(layers) {
-            if let Some(value) = layer.get(key) {
-                return Ok(value.clone());
-            }
+        if let Some(value) = self.writes.get(key) {
+            return Ok(value.clone());
+        }
+        if let Some(value) = self.ahead.and_then(|ahead| ahead.get(key)) {
+            return Ok(value.clone());
+        }
+        let mut layers = self.layers.iter().flatten();
+        if let Some(value) = layers.find_map(|layer| layer.get(key)) {
+            return Ok(value.clone());
         }
         self.index.get(key).map_err(|e| self.failed(e))
     }
