@@ -1,5 +1,6 @@
 # Two stages: built from the lock file, run by a user without rights on a small base.
 FROM rust:1.95-slim-bookworm AS build
+RUN apt-get update && apt-get install -y --no-install-recommends make && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
 RUN cargo build --release --locked -p vmsync

@@ -19,7 +19,6 @@ pub mod exchange;
 pub mod http;
 pub mod keys;
 pub mod mailroom;
-mod memory;
 pub mod node;
 pub mod pair;
 pub mod pki;

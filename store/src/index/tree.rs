@@ -15,7 +15,7 @@ pub(super) use sled::IVec as Bytes;
 use crate::durable;
 
 /// sled's own memory; the state proper is small and hot.
-const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+const CACHE_BYTES: u64 = 32 * 1024 * 1024;
 
 /// Changes that are applied as one: a value, or `None` to remove. Later ones overlay earlier ones.
 pub(crate) type Batch = Vec<(Bytes, Option<Bytes>)>;

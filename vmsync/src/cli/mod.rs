@@ -8,7 +8,7 @@ use std::{io::Write, path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand};
 use vmsync_config::words::Fqdn;
 
-use crate::{bench, clock, demo, keys, memory, pki, serve};
+use crate::{bench, clock, demo, keys, pki, serve};
 
 /// Voicemail resilience: two servers that keep each other's mailboxes, in step over SMTP.
 #[derive(Parser)]
@@ -157,7 +157,6 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Serve(args) => {
-            memory::settle();
             let config = load(&args.config)?;
             serve::init_logging();
             runtime()?.block_on(serve::run(config, args.stop_on_stdin_eof))?;
