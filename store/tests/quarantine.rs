@@ -317,6 +317,10 @@ fn skips_follow_the_log_as_operations_do() {
     let listed = a.quarantined();
     assert_eq!(listed.len(), 2);
     assert_eq!(listed[0].why.len(), 300);
+    // Also without a number: the one that stayed behind is still what is lacking.
+    a.skip(&[skip(peer, 0, "flow/x")]).unwrap();
+    let noted = &a.quarantined()[0];
+    assert_eq!((noted.origin.to_string().as_str(), noted.seq), (peer, 2));
     // Repeated, it is noted and nothing else.
     a.skip(&[skip(peer, 1, "flow/x")]).unwrap();
     assert_eq!(a.have().get(&peer.parse().unwrap()), 2);

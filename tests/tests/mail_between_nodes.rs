@@ -7,9 +7,12 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
+use vmsync_config::words::UnixMillis;
+use vmsync_core::wire::{Addresses, Form, Head, Keys, Mail, Skip, encode};
 use vmsync_tests::{
     mailhog::{MailHog, Options},
     pair::{ONE, Pair, TWO, client, soon},
+    swaks::Swaks,
 };
 
 /// A pair without TLS whose primary mails through the fixture.
@@ -199,4 +202,67 @@ async fn no_pin_or_key_is_in_a_mail() {
         }
     }
     assert!(machine_parts > 0, "no mail was seen");
+}
+
+/// What the primary has told of itself last.
+fn last_head(fixture: &MailHog) -> Head {
+    let mails = fixture.mails();
+    let parts = mails.iter().filter_map(|m| m.mime.as_ref());
+    let machine = parts.flat_map(|m| &m.parts).filter(|p| {
+        let kind = p.headers.get("Content-Type");
+        kind.is_some_and(|t| t[0].contains("vmsync"))
+    });
+    let heads = machine.map(|part| {
+        let body: String = part.body.split_whitespace().collect();
+        let mut manifest: Value = serde_json::from_slice(&STANDARD.decode(body).unwrap()).unwrap();
+        serde_json::from_value::<Head>(manifest["head"].take()).unwrap()
+    });
+    heads.max_by_key(|head| head.sent_at).unwrap()
+}
+
+/// Whoever takes down a mail can send it again, at any time (docs/wire-format.md, section 12).
+#[tokio::test]
+async fn a_skip_sent_again_is_in_sight_and_both_agree_again_soon() {
+    let (pair, fixture) = observed().await;
+    pair.in_step().await;
+    let mut head = last_head(&fixture);
+    head.id = uuid::Uuid::now_v7();
+    head.sent_at = UnixMillis(head.sent_at.0 + 1);
+    let mail = Mail {
+        skips: vec![Skip {
+            origin: head.from.clone(),
+            seq: 0,
+            entity: "mailbox/2001".to_owned(),
+            why: "a mail of old".to_owned(),
+        }],
+        ..Mail::of(head)
+    };
+    let key = std::fs::read_to_string(pair.layout().join("pair.key")).unwrap();
+    let addresses = Addresses {
+        from: "vmsync@vmpro1.demo.example".to_owned(),
+        to: "vmsync@vmpro2.demo.example".to_owned(),
+    };
+    let form = Form {
+        peer_minor: 1,
+        ..Form::default()
+    };
+    let keys = Keys::parse(&key).unwrap();
+    let bytes = encode(&mail, &[], &addresses, &keys, form).unwrap();
+    let file = pair.file("skip.eml", bytes);
+    let again = Swaks::mail(&pair.secondary, &addresses.to);
+    let again = again.with("--data", &format!("@{}", file.display()));
+    again.send().await.taken();
+    soon("the quarantine to be in sight", async || {
+        let history = pair.secondary.try_get("/api/v1/alarms").await?;
+        let raised = history.to_string().contains("quarantined");
+        raised.then_some(()).ok_or(history.to_string())
+    })
+    .await;
+    soon("the quarantine to end", async || {
+        let sync = pair.secondary.try_get("/api/v1/sync").await?;
+        let none = sync["quarantine"] == json!([]);
+        none.then_some(()).ok_or(sync["quarantine"].to_string())
+    })
+    .await;
+    pair.in_step().await;
 }

@@ -57,26 +57,21 @@ impl Mailroom {
             .store(move |store| exchange::apply(store, &mail))
             .await
             .map_err(|e| self.not_applied(&e))?;
-        tracing::debug!(mail = %head.id, operations = count, new = applied.new, "mail of the peer applied");
+        let new = applied.new;
+        tracing::debug!(mail = %head.id, operations = count, new, "mail of the peer applied");
         // The peer must not hear 250 before our decisions know what it said: order is kept by the channel.
         if self
             .app
             .node
             .commands
-            .send(Command::Heard {
-                head,
-                wanted: applied.wanted,
-            })
+            .send(Command::Heard { head, applied })
             .await
             .is_err()
         {
             return Err(Refusal::try_later("this node is stopping"));
         }
         Ok(Accepted {
-            text: format!(
-                "{} of {count} operations were new, all are durable",
-                applied.new
-            ),
+            text: format!("{new} of {count} operations were new, all are durable"),
         })
     }
 

@@ -103,6 +103,11 @@ impl Transaction<'_> {
         let notes = Arc::make_mut(&mut self.memory.quarantine);
         if let Some(earlier) = notes.get(entity) {
             note.since = earlier.since;
+            if note.seq == 0 {
+                // The operation that stayed behind before is what it lacks still.
+                note.origin = earlier.origin.clone();
+                note.seq = earlier.seq;
+            }
             note.stand_ins.merge(&earlier.stand_ins);
         } else if notes.len() >= MAX_QUARANTINED {
             return Err(StoreError::QuarantineFull {

@@ -33,6 +33,10 @@ pub struct Applied {
     pub new: u64,
     /// Entities whose records the peer should get.
     pub wanted: Vec<String>,
+    /// Entities under quarantine here that count in the peer's digest: their release is to be tried.
+    pub quarantined: Vec<String>,
+    /// It began or ended quarantines: the digest in its head is from before.
+    pub old_digest: bool,
 }
 
 /// Audio first, then what names it: a crash in between leaves files that nothing names, which the
@@ -57,9 +61,14 @@ pub fn apply(store: &Store, mail: &Mail) -> Result<Applied, StoreError> {
         applied.new += store.apply(&operations)? as u64;
     }
     store.release_with(&entities(&mail.release)?, &records)?;
+    applied.old_digest = !mail.skips.is_empty() || !mail.release.is_empty();
     if !mail.items.is_empty() {
-        let wanted = store.compare_items(&items(&mail.items)?)?;
+        let items = items(&mail.items)?;
+        let wanted = store.compare_items(&items)?;
         applied.wanted = wanted.iter().map(ToString::to_string).collect();
+        let counted = items.iter().flat_map(|b| &b.items).map(|i| &i.entity);
+        let quarantined = counted.filter(|entity| store.is_quarantined(entity));
+        applied.quarantined = quarantined.map(ToString::to_string).collect();
     }
     Ok(applied)
 }

@@ -5,6 +5,8 @@
 mod applying;
 mod packing;
 mod state;
+#[cfg(test)]
+mod two_nodes;
 
 use uuid::Uuid;
 use vmsync_config::words::{NodeId, Origin, UnixMillis};

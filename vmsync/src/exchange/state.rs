@@ -5,8 +5,10 @@
 //! A record whose audio can't be read still goes, marked: both nodes quarantine its entity, and
 //! nothing behind it waits.
 
+use std::collections::BTreeMap;
+
 use vmsync_config::words::Vector;
-use vmsync_core::wire::{BucketItems, Item, Record, SeedStep, Skip};
+use vmsync_core::wire::{BucketItems, Item, MAX_SKIPS, Record, SeedStep, Skip};
 use vmsync_store::{EntityKey, HeldRecord, RecordsAsk, RecordsPage, Store, StoreError};
 
 use super::packing::{AUDIO_BYTES, FILES, JSON_BYTES, Packed};
@@ -51,20 +53,28 @@ impl Step<'_> {
     }
 }
 
-/// A step of a seeding, with as many records as go into one mail.
+/// A step of a seeding, with as many records as go into one mail. What is quarantined here is so
+/// there too, which may never have heard of it, or the digests would differ until the release.
 pub(crate) fn seed(store: &Store, step: &Step<'_>) -> Result<Packed, StoreError> {
     let page = step.records(store)?;
+    let quarantined = store.quarantined().into_iter();
+    let quarantined: BTreeMap<_, _> = quarantined.map(|q| (q.entity, q.why)).collect();
     let mut packed = Packed::default();
     let mut through = page.through;
     let mut last = step.after.map(str::to_owned);
     for held in page.records {
-        let entity = held.entity.to_string();
+        let (entity, told) = (held.entity.clone(), packed.skips.len());
         if !packed.add_record(store, held)? {
             through = last;
             break;
         }
+        if let Some(why) = quarantined.get(&entity)
+            && packed.skips.len() == told
+        {
+            packed.quarantine(store, &entity, why);
+        }
         packed.load.operations += 1;
-        last = Some(entity);
+        last = Some(entity.to_string());
     }
     step.ends(&mut packed, through);
     Ok(packed)
@@ -80,12 +90,7 @@ pub(crate) fn seed_without(
     let page = Step { most: 1, ..*step }.records(store)?;
     let mut packed = Packed::default();
     for held in &page.records {
-        packed.skips.push(Skip {
-            origin: store.origin(),
-            seq: NO_OPERATION,
-            entity: held.entity.to_string(),
-            why: why.chars().take(300).collect(),
-        });
+        packed.quarantine(store, &held.entity, why);
     }
     packed.load.operations = 1;
     step.ends(&mut packed, page.through);
@@ -150,13 +155,24 @@ pub(crate) fn records(
 }
 
 impl Packed {
+    /// The receiver quarantines it as this node does.
+    fn quarantine(&mut self, store: &Store, entity: &EntityKey, why: &str) {
+        self.skips.push(Skip {
+            origin: store.origin(),
+            seq: NO_OPERATION,
+            entity: entity.to_string(),
+            why: why.chars().take(300).collect(),
+        });
+    }
+
     /// False when the mail is full; at least one record goes into each.
     fn add_record(&mut self, store: &Store, held: HeldRecord) -> Result<bool, StoreError> {
         let bytes = held.record.to_string().len();
         let audio: u64 = held.audio.iter().map(|a| a.bytes).sum();
         let full = self.json_bytes + bytes > JSON_BYTES
             || self.audio_bytes.saturating_add(audio) > AUDIO_BYTES
-            || self.audio.len() + held.audio.len() > FILES;
+            || self.audio.len() + held.audio.len() > FILES
+            || self.skips.len() >= MAX_SKIPS;
         if full && !self.records.is_empty() {
             return Ok(false);
         }
@@ -180,12 +196,8 @@ impl Packed {
             }
         }
         if let Some(why) = unreadable {
-            self.skips.push(Skip {
-                origin: store.origin(),
-                seq: NO_OPERATION,
-                entity: held.entity.to_string(),
-                why: format!("its audio can't be read at {}: {why}", store.origin().node),
-            });
+            let why = format!("its audio can't be read at {}: {why}", store.origin().node);
+            self.quarantine(store, &held.entity, &why);
         }
         self.json_bytes += bytes;
         self.load.bytes = (self.json_bytes as u64).saturating_add(self.audio_bytes);

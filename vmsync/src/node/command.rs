@@ -9,6 +9,7 @@ use vmsync_core::{
 
 use crate::{
     app::{CertificateAnswer, Guard, Outcome, Refused, Registration, SeenPhone},
+    exchange::Applied,
     pair::Report,
 };
 
@@ -33,8 +34,8 @@ pub enum Command {
     Heard {
         /// What it says of its sender.
         head: Head,
-        /// Entities whose records it shows the peer to need.
-        wanted: Vec<String>,
+        /// What followed from the rest of it.
+        applied: Applied,
     },
     /// An operator's request.
     Request {

@@ -334,15 +334,20 @@ impl Node {
                 }
                 let _ = noted.send(());
             }
-            Command::Heard { head, wanted } => {
+            Command::Heard { head, applied } => {
                 // What the mail brought is in the store by now; the session hears of that first.
                 self.refresh_store(now).await;
-                self.session.heard(&head, now);
+                if applied.old_digest {
+                    self.session.heard_with_old_digest(&head, now);
+                } else {
+                    self.session.heard(&head, now);
+                }
                 if let Some((ours, theirs)) = self.session.meeting() {
                     let (ours, theirs) = (ours.clone(), theirs.clone());
                     self.note_meeting(ours, theirs, now).await;
                 }
-                self.session.want(wanted);
+                self.session.want(applied.wanted);
+                self.session.release(applied.quarantined);
                 self.compare_buckets(&head).await;
             }
             Command::Request {

@@ -185,6 +185,16 @@ impl Session {
     /// A mail of the peer was accepted (its operations are durable and applied). Also to be told
     /// when the mail carried nothing new.
     pub fn heard(&mut self, head: &Head, now: Now) {
+        self.hear(head, now, true);
+    }
+
+    /// As [`Self::heard`], of a mail that began or ended a quarantine: its head was written before the
+    /// peer did the same, so that the digest it told differs means nothing yet.
+    pub fn heard_with_old_digest(&mut self, head: &Head, now: Now) {
+        self.hear(head, now, false);
+    }
+
+    fn hear(&mut self, head: &Head, now: Now, comparable: bool) {
         self.peer_node = Some(head.from.node.clone());
         self.progress_in = now.mono;
         if self.peer.as_ref().is_none_or(|p| p.nonce != head.session) {
@@ -211,7 +221,7 @@ impl Session {
             self.owed = now.mono;
         }
         self.check_memory(head);
-        self.compare(now, true);
+        self.compare(now, comparable);
     }
 
     /// The peer told the sums of its buckets, and these differ from ours, read at the same vector.

@@ -189,3 +189,32 @@ fn a_late_word_of_the_peer_does_not_take_the_place_of_a_newer_one() {
     let digest = newer.digest.as_str();
     assert_eq!(duo.nodes[0].session.peer_digest(), Some(digest));
 }
+
+#[test]
+fn a_mail_that_begins_or_ends_a_quarantine_shows_no_difference_yet() {
+    let mut duo = met();
+    // The peer's mail ends a quarantine here; at the peer it ends with our 250.
+    let plan = |duo: &mut Duo| {
+        duo.nodes[1].write(1, at(duo.now));
+        duo.now += SECOND;
+        duo.nodes[1].session.poll(duo.now).expect("a mail")
+    };
+    let told = plan(&mut duo);
+    let head = duo.head(1, &told);
+    duo.nodes[0].have = head.have.clone();
+    duo.nodes[0].damage = 7;
+    duo.nodes[0].tell(at(duo.now));
+    let now = at(duo.now);
+    let session = &mut duo.nodes[0].session;
+    session.heard_with_old_digest(&head, now);
+    assert!(!session.diverged() && !session.finished());
+    // Where it stays so the peer is asked, and its word counts.
+    duo.now += Duration::from_secs(11);
+    let asks = duo.nodes[0].session.poll(duo.now).expect("a question");
+    assert!(asks.asks && asks.kind == Kind::Status, "{asks:?}");
+    let mut word = head;
+    word.sent_at.0 += 11_000;
+    let now = at(duo.now);
+    duo.nodes[0].session.heard(&word, now);
+    assert!(duo.nodes[0].session.diverged());
+}
