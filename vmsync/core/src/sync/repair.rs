@@ -22,6 +22,8 @@ pub(super) struct Repair {
     /// At most so many in the next mail, after one that was refused; `None` = no limit but the usual.
     narrowed: Option<usize>,
     wanted: BTreeSet<String>,
+    /// Wanted before, and taken since: if they are wanted once more, the record was not what lacked.
+    sent: BTreeSet<String>,
     /// Groups to be sent together: released ones, and halves of what was refused.
     groups: VecDeque<(Vec<String>, bool)>,
 }
@@ -32,10 +34,13 @@ impl Repair {
         self.buckets.extend(buckets);
     }
 
-    /// The peer wants these entities.
+    /// The peer wants these entities. One that has taken the record and wants it still has quarantined
+    /// the entity, as far as can be told: the record goes with a release.
     pub(super) fn want(&mut self, entities: impl IntoIterator<Item = String>) {
         for entity in entities {
-            if self.wanted.len() < MOST_WANTED {
+            if self.sent.contains(&entity) {
+                self.release(vec![entity]);
+            } else if self.wanted.len() < MOST_WANTED {
                 self.wanted.insert(entity);
             }
         }
@@ -111,6 +116,9 @@ impl Repair {
         } else {
             for entity in entities.iter().take(sent.max(1)) {
                 self.wanted.remove(entity);
+                if self.sent.len() < MOST_WANTED {
+                    self.sent.insert(entity.clone());
+                }
             }
         }
     }
@@ -129,6 +137,11 @@ impl Repair {
                 self.groups.push_back((half.to_vec(), release));
             }
         }
+    }
+
+    /// Both hold the same: what was sent has done what it should.
+    pub(super) fn agreed(&mut self) {
+        self.sent.clear();
     }
 
     pub(super) fn forget(&mut self) {
@@ -210,5 +223,23 @@ mod tests {
         let (group, _) = repair.records().unwrap();
         repair.taken(&group, 3);
         assert_eq!(repair.records().unwrap().0, names(3..10));
+    }
+
+    #[test]
+    fn what_is_wanted_again_although_it_was_taken_goes_with_a_release() {
+        let mut repair = Repair::default();
+        repair.want(names(0..2));
+        let (group, release) = repair.records().unwrap();
+        assert!(!release);
+        repair.taken(&group, 2);
+        repair.want(names(1..3));
+        let one = |n| names(n..n + 1);
+        assert_eq!(repair.records().unwrap(), (one(1), true));
+        repair.taken(&one(1), 1);
+        assert_eq!(repair.records().unwrap(), (one(2), false));
+        repair.taken(&one(2), 1);
+        repair.agreed();
+        repair.want(one(1));
+        assert_eq!(repair.records().unwrap(), (one(1), false));
     }
 }

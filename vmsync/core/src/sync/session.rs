@@ -507,6 +507,7 @@ impl Session {
             _ => Agreement::Unknown,
         };
         if agreement == Agreement::Same {
+            self.repair.agreed();
             self.certificate = Some(Certificate {
                 at: now.wall,
                 vector: self.local.have.clone(),
