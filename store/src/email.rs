@@ -5,7 +5,7 @@
 //! and a restart forgets nothing; the keys `e` hold it ready, so that nobody reads through a
 //! mailbox to find one message. Who mails it is the caller's.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 use vmsync_config::words::Extension;
 
@@ -13,7 +13,7 @@ use crate::{
     disk::Purpose,
     error::StoreError,
     keys,
-    mailboxes::{PAGE, SMALL, after},
+    mailboxes::{PAGE, SMALL, after, existing},
     messages::to_json,
     model::{EmailFailed, Message, MessageState},
     operation::EntityKey,
@@ -133,6 +133,68 @@ impl Store {
             let failed = to_json(EmailFailed { at, to, why })?;
             t.set(&entity, [(EMAIL_FAILED, failed)])?;
             Ok(view::message(id, t.record(&entity)?))
+        })
+    }
+
+    /// Lets messages of a mailbox whose e-mail failed for good wait again: `only` that one, or all.
+    /// What would not wait without that mark either (it is deleted, or came before the mode was set)
+    /// keeps it. How many wait now that did not.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`StoreError::Conflict`] where the mailbox has no e-mail mode, or the
+    /// one message has not failed or would not wait.
+    pub fn email_again(&self, ext: &Extension, only: Option<Uuid>) -> Result<u64, StoreError> {
+        if let Some(id) = only {
+            if self.again(ext, &[id])? == 0 {
+                return Err(StoreError::Conflict(format!(
+                    "message {id} does not wait to be e-mailed for want of another try: its e-mail has not failed, or it is deleted or came before email_mode was set"
+                )));
+            }
+            return Ok(1);
+        }
+        let (mut count, mut cursor) = (self.again(ext, &[])?, None);
+        loop {
+            let page = self.messages(ext, &[], cursor.as_deref(), PAGE)?;
+            let failed = page.items.iter().filter(|m| m.email_failed.is_some());
+            let failed: Vec<_> = failed.map(|m| m.id).collect();
+            if !failed.is_empty() {
+                count += self.again(ext, &failed)?;
+            }
+            cursor = page.next;
+            if cursor.is_none() {
+                return Ok(count);
+            }
+        }
+    }
+
+    /// As [`email_again`](Self::email_again), of some messages, in one change.
+    fn again(&self, ext: &Extension, ids: &[Uuid]) -> Result<u64, StoreError> {
+        let size = SMALL + 4096 * ids.len() as u64;
+        self.write(size, Purpose::Upkeep, |t| {
+            existing(t, ext)?;
+            let Some(since) = t.summary(ext)?.email_since else {
+                return Err(StoreError::Conflict(format!(
+                    "mailbox {ext} has no e-mail mode: set email and email_mode first"
+                )));
+            };
+            let mut count = 0;
+            for id in ids {
+                let entity = EntityKey::Message(*id);
+                let held = view::message(*id, t.record(&entity)?).filter(|m| m.mailbox == *ext);
+                let held = held.ok_or_else(|| StoreError::no_message(*id));
+                let mut message = match held {
+                    Ok(message) => message,
+                    // Purged since it was listed.
+                    Err(_) if ids.len() > 1 => continue,
+                    Err(error) => return Err(error),
+                };
+                let failed = message.email_failed.take().is_some();
+                if failed && view::is_unmailed(&message, Some(since)) {
+                    t.set(&entity, [(EMAIL_FAILED, Value::Null)])?;
+                    count += 1;
+                }
+            }
+            Ok(count)
         })
     }
 

@@ -114,6 +114,54 @@ fn copying_again(store: &Store) {
 }
 
 #[test]
+fn what_failed_waits_again_when_somebody_asks_for_it() {
+    let (_dir, store) = node("vmpro1");
+    mailbox(&store, "2001");
+    let before = deposit(&store, "2001", b"before the mode").id;
+    copying_again(&store);
+    let all = [b"a", b"b", b"c", b"d"].map(|audio| deposit(&store, "2001", audio).id);
+    let [a, b, c, d] = all;
+    let ext = ext("2001");
+    let fail = |id| store.mark_email_failed(id, "ann@example.com", "550 no such user");
+    for id in [a, b, c, before] {
+        fail(id).unwrap();
+    }
+    store.set_message_state(c, MessageState::Deleted).unwrap();
+    store.mark_emailed(d, false).unwrap();
+    assert!(waiting(&store).is_empty());
+
+    // One of them; the same once more changes nothing.
+    assert_eq!(store.email_again(&ext, Some(b)).unwrap(), 1);
+    assert_eq!(waiting(&store), [b]);
+    assert_eq!(store.message(b).unwrap().unwrap().email_failed, None);
+    let have = store.have();
+    for not_failed in [b, c, d, before] {
+        let error = store.email_again(&ext, Some(not_failed)).unwrap_err();
+        assert!(matches!(error, StoreError::Conflict(_)), "{error}");
+    }
+    let nobody = uuid::Uuid::now_v7();
+    let error = store.email_again(&ext, Some(nobody)).unwrap_err();
+    assert!(matches!(error, StoreError::NotFound { .. }), "{error}");
+    assert_eq!(store.have(), have);
+    // All: but for what is deleted, or of before the mode.
+    assert_eq!(store.email_again(&ext, None).unwrap(), 1);
+    assert_eq!(waiting(&store), [a, b]);
+    assert_eq!(store.email_again(&ext, None).unwrap(), 0);
+    let marked = |id| store.message(id).unwrap().unwrap().email_failed.is_some();
+    assert!(marked(c) && marked(before));
+    // It may fail again, and be mailed in the end.
+    fail(a).unwrap();
+    assert_eq!(waiting(&store), [b]);
+    store.email_again(&ext, Some(a)).unwrap();
+    store.mark_emailed(a, false).unwrap();
+    assert!(store.email_again(&ext, Some(a)).is_err());
+    // Without a mode nothing waits.
+    change(&store, &mode(EmailMode::Off)).unwrap();
+    let error = store.email_again(&ext, None).unwrap_err();
+    assert!(error.to_string().contains("email_mode first"), "{error}");
+}
+
+#[test]
 fn a_mark_ends_the_waiting_and_a_forwarded_message_is_deleted_with_it() {
     let (_dir, store) = node("vmpro1");
     copying(&store);

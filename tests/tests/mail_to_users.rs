@@ -13,7 +13,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use vmsync_tests::{
     mailhog::{Behaviour, Guard, Item, MailHog},
-    pair::{Node, ONE, Pair, TWO, soon},
+    pair::{Node, ONE, Pair, TWO, run, soon, vmsync},
     swaks::Swaks,
 };
 
@@ -57,6 +57,19 @@ async fn marked(node: &Node, mailbox: &str, id: &str) -> Value {
     soon(&what, async || {
         let message = message(node, mailbox, id).await?;
         match message["emailed_at"] {
+            Value::Null => Err(message.to_string()),
+            _ => Ok(message),
+        }
+    })
+    .await
+}
+
+/// Waits until `node` knows that it will not be mailed.
+async fn not_mailed(node: &Node, mailbox: &str, id: &str) -> Value {
+    let what = format!("{id} to be marked as not e-mailed at {}", node.id);
+    soon(&what, async || {
+        let message = message(node, mailbox, id).await?;
+        match message["email_failed"] {
             Value::Null => Err(message.to_string()),
             _ => Ok(message),
         }
@@ -285,7 +298,7 @@ async fn a_refused_recipient_is_shown_at_the_message_and_alarmed_until_cured() {
     assert_eq!(alarm["subject"], "2001");
     pair.in_step().await;
     for node in pair.nodes() {
-        let failed = message(node, "2001", &id).await.unwrap();
+        let failed = not_mailed(node, "2001", &id).await;
         assert_eq!(failed["state"], "new", "nothing is lost");
         let why = failed["email_failed"]["why"].as_str().unwrap();
         assert!(why.contains("550 5.1.1 no such user here"), "{failed}");
@@ -298,6 +311,55 @@ async fn a_refused_recipient_is_shown_at_the_message_and_alarmed_until_cured() {
     ended(node, "email_failed").await;
     once(&server, &next);
     assert!(mails_of(&server, &id).is_empty());
+}
+
+#[tokio::test]
+async fn what_failed_is_mailed_again_when_somebody_asks_for_it() {
+    let (pair, server) = with_server(Guard::default(), "").await;
+    let node = &pair.primary;
+    set(node, "2001", "ada@example.com", "copy").await;
+    server.behave(Behaviour::recipients(550, "5.1.1 no such user here"));
+    let one = node.leave("2001", "5551234", ONE).await;
+    let other = node.leave("2001", "5551235", TWO).await;
+    for id in [&one, &other] {
+        not_mailed(node, "2001", id).await;
+    }
+    node.alarm("email_failed").await;
+    server.behave(Behaviour::default());
+
+    let path = "/api/v1/email/resend";
+    let body = json!({"mailbox": "2001", "message": one});
+    let reader = node.stranger(Method::POST, path).token(&node.read_token);
+    let refused = reader.json(&body).send().await;
+    refused.problem(403, "admin_needed", &["admin"]);
+    let answer = node.post(path, &body).await.must_be(200).json();
+    assert_eq!(answer, json!({"mailbox": "2001", "again": 1}));
+    for node in pair.nodes() {
+        let mailed = marked(node, "2001", &one).await;
+        assert!(mailed["email_failed"].is_null(), "{mailed}");
+    }
+    once(&server, &one);
+    assert!(mails_of(&server, &other).is_empty());
+    let answer = node.post(path, &body).await;
+    answer.problem(409, "conflict", &["has not failed"]);
+
+    // The rest, by the command; the alarm ends with the mail that is taken.
+    let args = [
+        "email",
+        "resend",
+        "2001",
+        "--url",
+        &node.http,
+        "--token",
+        &node.admin_token,
+    ];
+    let said = run(vmsync(), &args, Duration::from_secs(20)).await.well();
+    assert!(said.out.contains("1 messages of mailbox 2001"), "{said:?}");
+    marked(node, "2001", &other).await;
+    once(&server, &other);
+    ended(node, "email_failed").await;
+    let answer = node.post(path, &json!({"mailbox": "2001"})).await;
+    assert_eq!(answer.must_be(200).json()["again"], 0);
 }
 
 /// The server has the mail, and the node is killed before it hears so: it goes out once more, under

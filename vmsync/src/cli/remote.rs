@@ -73,6 +73,11 @@ pub(crate) enum RemoteCommand {
         #[command(flatten)]
         node: Node,
     },
+    /// E-mail to users.
+    Email {
+        #[command(subcommand)]
+        command: EmailCommand,
+    },
     /// Active calls.
     Calls {
         #[command(flatten)]
@@ -89,6 +94,20 @@ pub(crate) enum RemoteCommand {
     },
     /// Alarms.
     Alarms {
+        #[command(flatten)]
+        node: Node,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum EmailCommand {
+    /// Mail again what could not be e-mailed for good, once its cause is mended.
+    Resend {
+        /// The mailbox's extension.
+        extension: String,
+        /// Only this message; default all of the mailbox that failed.
+        #[arg(long)]
+        message: Option<String>,
         #[command(flatten)]
         node: Node,
     },
@@ -133,6 +152,18 @@ pub(crate) async fn run(command: RemoteCommand) -> Result<(), Failure> {
             None,
             messages,
         ),
+        RemoteCommand::Email { command } => {
+            let EmailCommand::Resend {
+                extension,
+                message,
+                node,
+            } = command;
+            let mut body = json!({"mailbox": extension});
+            if let Some(message) = message {
+                body["message"] = json!(message);
+            }
+            (node, "/api/v1/email/resend".to_owned(), Some(body), resent)
+        }
         RemoteCommand::Calls { node } => (node, "/api/v1/calls".to_owned(), None, calls),
         RemoteCommand::Sync {
             check_audio: false,
@@ -363,6 +394,11 @@ fn messages(list: &Value) -> String {
         &["ID", "STATE", "CALLER", "RECEIVED", "LENGTH", "E-MAILED"],
         rows,
     )
+}
+
+fn resent(answer: &Value) -> String {
+    let (again, mailbox) = (&answer["again"], text(&answer["mailbox"]));
+    format!("{again} messages of mailbox {mailbox} wait to be e-mailed again")
 }
 
 fn calls(list: &Value) -> String {

@@ -2,20 +2,30 @@
 
 use std::sync::Arc;
 
-use axum::{Json, extract::State};
-use serde::Serialize;
+use axum::{
+    Json,
+    extract::{OriginalUri, State},
+};
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
-use vmsync_config::{Sender, SenderTls, words::UnixMillis};
+use uuid::Uuid;
+use vmsync_config::{
+    Sender, SenderTls,
+    words::{Extension, UnixMillis},
+};
 use vmsync_core::wire::NODE_MAILBOX;
 
+use super::{extract, problem::Problem, serving::mailbox_here};
 use crate::{
     app::App,
     delivery::{LaneState, Trouble},
 };
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::new().routes(routes!(email))
+    OpenApiRouter::new()
+        .routes(routes!(email))
+        .routes(routes!(resend))
 }
 
 /// Mail out.
@@ -186,4 +196,49 @@ fn delivery(lane: &LaneState) -> DeliveryView {
             })
             .collect(),
     }
+}
+
+/// Which messages are to be mailed again.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Resend {
+    /// Extension of the mailbox.
+    mailbox: String,
+    /// Only this one; default all of the mailbox whose e-mail failed.
+    #[schema(value_type = Option<String>, format = "uuid")]
+    message: Option<Uuid>,
+}
+
+/// What came of it.
+#[derive(Debug, Serialize, ToSchema)]
+struct ResendAnswer {
+    /// Extension of the mailbox.
+    mailbox: String,
+    /// Messages that wait to be mailed again.
+    again: u64,
+}
+
+/// Mails again what could not be e-mailed for good, to the mailbox's present address.
+#[utoipa::path(
+    post, path = "/email/resend", tag = "messages",
+    request_body = Resend,
+    responses(
+        (status = 200, body = ResendAnswer, description = "So many wait now; none where none had failed"),
+        (status = 307, description = "The other node serves this mailbox", headers(("Location" = String))),
+        (status = 409, description = "The mailbox has no e-mail mode, or this message would not be mailed", body = super::problem::ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+async fn resend(
+    State(app): State<Arc<App>>,
+    OriginalUri(uri): OriginalUri,
+    extract::Json(wanted): extract::Json<Resend>,
+) -> Result<Json<ResendAnswer>, Problem> {
+    let ext = Extension::new(wanted.mailbox)?;
+    mailbox_here(&app, &ext, &uri).await?;
+    let of = ext.clone();
+    let again = app.store(move |s| s.email_again(&of, wanted.message));
+    Ok(Json(ResendAnswer {
+        again: again.await?,
+        mailbox: ext.into(),
+    }))
 }
