@@ -10,7 +10,7 @@ use uuid::Uuid;
 use vmsync_config::words::{EmailMode, Extension, UnixMillis};
 
 use crate::{
-    model::{Counts, Flow, Greeting, Mailbox, Message, MessageFacts, MessageState},
+    model::{Counts, Flow, Greeting, Mailbox, Message, MessageState},
     operation::{AudioRef, GreetingKind, Hlc, Stamp},
     record::{AUDIO, Record, Version, audio_of},
 };
@@ -138,7 +138,7 @@ pub(crate) fn message(id: Uuid, record: &Record) -> Option<Message> {
         mailbox: record.read("mailbox")?,
         audio: record.read(AUDIO)?,
         state: state(record),
-        facts: record.read("facts").unwrap_or_else(MessageFacts::default),
+        facts: record.read("facts").unwrap_or_default(),
         stamp: record.stamp(AUDIO)?.clone(),
         emailed: record.read(EMAILED),
         email_failed: record.read(EMAIL_FAILED),

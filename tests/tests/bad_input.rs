@@ -295,7 +295,7 @@ async fn a_missing_key_or_certificate_is_named() {
 /// A mail to `node` that says it is from its peer, signed with `key`.
 fn forged(node: &Node, key: &str) -> Vec<u8> {
     let mail = Mail {
-        operations: vec![json!({"an": "operation"})],
+        operations: vec![json!({"an": "operation"}).into()],
         ..Mail::of(Head {
             version: VERSION.to_owned(),
             id: uuid::Uuid::now_v7(),

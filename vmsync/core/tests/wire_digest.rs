@@ -99,7 +99,7 @@ fn a_lone_voice_message_is_a_mail_and_one_among_other_news_is_in_a_digest() {
     let operation = |e: &mut Example| {
         e.mail
             .operations
-            .push(json!({"entity": "mailbox/2001"}).into())
+            .push(json!({"entity": "mailbox/2001"}).into());
     };
     assert_eq!(among(operation), (true, 1));
     assert_eq!(among(|e| e.mail.audio.push(audio(7, vec![7]))), (true, 1));

@@ -149,6 +149,7 @@ prop_compose! {
         items in any_items(), skips in prop::collection::vec(any_skip(), 0..3),
         release in prop::collection::vec(any_key(), 0..3),
     ) -> Mail {
+        let operations = operations.into_iter().map(Into::into).collect();
         Mail { operations, audio, records, seed, items, skips, release, ..Mail::of(head) }
     }
 }

@@ -326,6 +326,7 @@ async fn play_loop(
         match command {
             Command::Housekeeping { answer, .. } => drop(answer.send(Vec::new())),
             Command::CheckAudio { answer } => drop(answer.send(())),
+            Command::Meets { noted, .. } => drop(noted.send(())),
             Command::Request {
                 group,
                 guard,

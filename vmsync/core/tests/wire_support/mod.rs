@@ -90,7 +90,10 @@ pub(crate) fn example(name: &str) -> Example {
     let list = |list: &Value| list.as_array().cloned().unwrap_or_default();
     let mail = &input["mail"];
     let mail = Mail {
-        operations: list(&mail["operations"]),
+        operations: list(&mail["operations"])
+            .into_iter()
+            .map(Into::into)
+            .collect(),
         records: part(&mail["records"]),
         seed: part(&mail["seed"]),
         items: part(&mail["items"]),
