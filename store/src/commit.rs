@@ -347,7 +347,7 @@ impl Committer {
         remote: bool,
         build: impl FnOnce(&mut Transaction<'_>) -> Result<T, StoreError>,
     ) -> Result<(T, Begun), StoreError> {
-        let (value, begun, _) = self.begin_part(now, remote, ReadAhead::default(), &[], build)?;
+        let (value, begun, _) = self.begin_part(now, remote, &ReadAhead::default(), &[], build)?;
         Ok((value, begun))
     }
 
@@ -357,12 +357,12 @@ impl Committer {
         &self,
         now: UnixMillis,
         remote: bool,
-        ahead: ReadAhead,
+        ahead: &ReadAhead,
         next: &[Vec<u8>],
         build: impl FnOnce(&mut Transaction<'_>) -> Result<T, StoreError>,
     ) -> Result<(T, Begun, ReadAhead), StoreError> {
         let mut state = self.state();
-        let (value, finished) = self.with_transaction(&mut state, now, &ahead, |mut t| {
+        let (value, finished) = self.with_transaction(&mut state, now, ahead, |mut t| {
             Ok((build(&mut t)?, t.finish(&self.blobs)?))
         })?;
         let Finished {

@@ -322,8 +322,8 @@ impl Store {
         let mut take_next = |part: &[Operation], next: &[Operation]| {
             let keys: Vec<_> = next.iter().map(|o| keys::record(&o.entity)).collect();
             let read = std::mem::take(&mut ahead);
-            let begin = committer.begin_part(self.now(), true, read, &keys, |t| take(t, part));
-            let (count, part, read) = begin?;
+            let taken = committer.begin_part(self.now(), true, &read, &keys, |t| take(t, part));
+            let (count, part, read) = taken?;
             ahead = read;
             new += count;
             begun.push(part);
