@@ -8,12 +8,18 @@
 
 mod common;
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+};
 
 use common::{
     act, audio, deposit, ext,
     link::{assert_same, send, synchronise},
-    mailbox, node,
+    mailbox, named, node,
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -364,4 +370,56 @@ fn an_incarnation_nothing_was_written_under_leaves_no_trace() {
         (have, seen),
         "starts alone add no origins"
     );
+}
+
+/// A long mail is taken in parts, each reading ahead for the next: what others write between two parts must
+/// not be lost, nor what an earlier part wrote.
+#[test]
+fn a_long_mail_is_taken_as_if_operation_by_operation_while_others_write() {
+    let (_a, a) = node("vmpro1");
+    let (_b, b) = node("vmpro2");
+    for n in 0..20 {
+        mailbox(&a, &format!("20{n:02}"));
+    }
+    synchronise(&a, &b);
+    let after = a.have().get(&a.origin());
+    for n in 0..6_000 {
+        let patch = MailboxPatch {
+            max_messages: Some(1 + n % 500),
+            ..MailboxPatch::default()
+        };
+        // Few mailboxes, so that each part changes what the ones before and behind it change.
+        a.change_mailbox(&ext(&format!("20{:02}", n % 20)), &patch)
+            .unwrap();
+    }
+    let operations = a.operations(&a.origin(), after, usize::MAX).unwrap();
+    assert_eq!(operations.len(), 6_000);
+    let (taken, renamed) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for first in 0..4 {
+            let (b, taken, renamed) = (&b, &taken, &renamed);
+            scope.spawn(move || {
+                for n in (0..20).cycle().skip(first) {
+                    if taken.load(Ordering::Acquire) {
+                        return;
+                    }
+                    let name = renamed.fetch_add(1, Ordering::Relaxed);
+                    let name = named(&format!("name {name}"));
+                    b.change_mailbox(&ext(&format!("20{n:02}")), &name).unwrap();
+                }
+            });
+        }
+        b.apply(&operations).unwrap();
+        taken.store(true, Ordering::Release);
+    });
+    let renamed = renamed.into_inner();
+    assert!(
+        renamed > 10,
+        "only {renamed} changes of others came between"
+    );
+    // At the other node each change comes by itself, and in another order.
+    for operation in b.operations(&b.origin(), 0, usize::MAX).unwrap() {
+        a.apply(&[operation]).unwrap();
+    }
+    assert_same(&a, &b);
 }
