@@ -168,12 +168,21 @@ impl Blobs {
 
     /// Opens a file, its header read and checked; the file stands at the first byte of audio.
     pub(crate) fn open_file(&self, blob: Uuid) -> io::Result<(File, Header)> {
-        let path = self
-            .find(blob)
-            .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-        let mut file = File::open(path)?;
+        let mut file = self.handle(blob)?;
         let header = read_head(&mut file)?;
         Ok((file, header))
+    }
+
+    fn handle(&self, blob: Uuid) -> io::Result<File> {
+        let find = || {
+            let found = self.find(blob);
+            found.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+        };
+        match File::open(find()?) {
+            // It was settled between the two steps. A file moves once: now it is there, or gone.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => File::open(find()?),
+            opened => opened,
+        }
     }
 
     /// The header of a file that is as long as it says; the audio itself is not read.
@@ -448,6 +457,21 @@ mod tests {
         };
         blobs.write(new, AUDIO).unwrap();
         (dir, blobs)
+    }
+
+    #[test]
+    fn a_file_can_be_read_while_it_is_being_settled() {
+        let (_dir, blobs) = written();
+        for _ in 0..300 {
+            std::thread::scope(|scope| {
+                let settling = scope.spawn(|| blobs.settle(audio().blob));
+                while !settling.is_finished() {
+                    assert_eq!(blobs.read(&audio()).unwrap(), AUDIO);
+                }
+            });
+            let (from, to) = (blobs.settled(audio().blob), blobs.incoming(audio().blob));
+            std::fs::rename(from, to).unwrap();
+        }
     }
 
     #[test]

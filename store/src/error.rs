@@ -2,6 +2,7 @@
 
 use std::{io, path::PathBuf};
 
+use rustix::io::Errno;
 use uuid::Uuid;
 use vmsync_config::words::{Extension, Origin};
 
@@ -106,6 +107,17 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the process or the machine lacked something for a moment (file descriptors, memory), so
+    /// that it says nothing about what was to be read.
+    pub fn is_passing(&self) -> bool {
+        let Self::Io { source, .. } = self else {
+            return false;
+        };
+        let passing = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN];
+        let number = source.raw_os_error();
+        number.is_some_and(|n| passing.iter().any(|e| e.raw_os_error() == n))
+    }
+
     pub(crate) fn io(doing: impl Into<String>, source: io::Error) -> Self {
         Self::Io {
             doing: doing.into(),

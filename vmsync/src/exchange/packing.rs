@@ -153,6 +153,8 @@ impl Packed {
                     let (facts, mailbox) = (facts_of(operation), mailbox_of(operation));
                     self.carry(&operation.entity, mailbox, &facts, &audio, bytes)?;
                 }
+                // The file may be well; the same mail is packed again.
+                Err(error) if error.is_passing() => return Err(error),
                 Err(error) => {
                     // It may have gone between the two reads, because the message was deleted.
                     let again = again(store, origin, seq)?;

@@ -186,6 +186,7 @@ impl Packed {
                     let facts = held.facts(reference);
                     self.carry(&held.entity, held.mailbox(), &facts, reference, bytes)?;
                 }
+                Err(error) if error.is_passing() => return Err(error),
                 Err(error) => {
                     let checked = store.check_audio_of(std::slice::from_ref(&held.entity));
                     if let Err(error) = checked {
