@@ -68,7 +68,8 @@ impl Peer {
     /// Of two words at one vector its clock tells which is the newer, and that may have been set
     /// back. So one that says what is held here (`ours`) counts whatever its time is: else the
     /// end of a quarantine or a repair, which moves no vector, would not be heard. Should it have
-    /// been a late mail after all, the peer still sees the difference and tells its sums again.
+    /// been a late mail after all, the peer still sees the difference and tells its sums again. And
+    /// should the other be the late one, this side does, and asks (`Plan::asks`).
     pub(super) fn hear(&mut self, head: &Head, ours: &Held, steps_under_way: bool) {
         self.have.merge(&head.have);
         let word = Held {

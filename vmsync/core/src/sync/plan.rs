@@ -35,8 +35,9 @@ impl Session {
         if again {
             self.asked = Some(now);
         }
-        // Who says hello has not been told, whatever the peer believes.
-        let asks = again || (kind == Kind::Hello && tells.answers.is_some());
+        // Who says hello has not been told, whatever the peer believes; and who sees a difference may be
+        // alone in that, by a late word, and then the peer has no reason to say anything.
+        let asks = again || buckets || (kind == Kind::Hello && tells.answers.is_some());
         let plan = |ticket| Plan {
             ticket,
             kind: kind.clone(),

@@ -31,8 +31,13 @@ fn a_difference_is_repaired_bucket_by_bucket() {
     let head = duo.head(0, &plan);
     duo.deliver(1, &head, &[]);
     duo.nodes[0].session.sent(plan.ticket, at(duo.now));
-    // The shell of node 1 has compared them with its own.
+    // Sums ask for a word; the shell of node 1 has compared them with its own meanwhile.
     duo.nodes[1].session.differs([3, 250]);
+    let plan = duo.nodes[1].session.poll(duo.now).expect("its word");
+    assert_eq!(plan.kind, Kind::Status);
+    let head = duo.head(1, &plan);
+    duo.deliver(0, &head, &[]);
+    duo.nodes[1].session.sent(plan.ticket, at(duo.now));
     let plan = duo.nodes[1].session.poll(duo.now).expect("items");
     assert_eq!(
         plan.kind,
@@ -217,4 +222,33 @@ fn a_mail_that_begins_or_ends_a_quarantine_shows_no_difference_yet() {
     let now = at(duo.now);
     duo.nodes[0].session.heard(&word, now);
     assert!(duo.nodes[0].session.diverged());
+}
+
+/// Of two words at one vector the one with the later time counts. That time may be of a clock that was
+/// set back since, and its mail may come last: then this side alone sees a difference, and only the
+/// other can end it.
+#[test]
+fn who_alone_sees_a_difference_is_told_again_what_the_peer_holds() {
+    let mut duo = met();
+    duo.nodes[1].damage = 7;
+    duo.nodes[1].tell(at(duo.now));
+    duo.now += SECOND;
+    let plan = duo.nodes[1].session.poll(duo.now).expect("a status");
+    let mut late = duo.head(1, &plan);
+    late.sent_at.0 += 3_600_000;
+    duo.nodes[1].session.sent(plan.ticket, at(duo.now));
+    duo.nodes[1].damage = 0;
+    duo.nodes[1].tell(at(duo.now));
+    duo.run(10 * SECOND);
+    assert!(duo.finished());
+    duo.deliver(0, &late, &[]);
+    assert!(duo.nodes[0].session.diverged());
+    assert!(duo.nodes[1].session.finished());
+    duo.mails.clear();
+    duo.run(70 * SECOND);
+    assert!(duo.finished());
+    assert!(duo.mails.len() <= 4, "{:?}", duo.mails);
+    duo.mails.clear();
+    duo.run(600 * SECOND);
+    assert_eq!(duo.mails, [], "quiet again");
 }
