@@ -149,6 +149,14 @@ impl Blobs {
         }
     }
 
+    /// As [`settle`](Self::settle), and durable in its place with this: nothing is committed after it
+    /// that would see to that.
+    pub(crate) fn settle_durably(&self, blob: Uuid) -> io::Result<()> {
+        self.settle(blob)?;
+        let place = self.settled(blob);
+        place.parent().map_or(Ok(()), durable::sync_dir)
+    }
+
     /// Removes the file, wherever it is. Repeatable.
     pub(crate) fn remove(&self, blob: Uuid) -> io::Result<()> {
         for path in [self.incoming(blob), self.settled(blob)] {

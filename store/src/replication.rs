@@ -269,12 +269,13 @@ impl Store {
         self.replace_audio(new, bytes)
     }
 
-    /// Writes a file anew in the place of what is there.
+    /// Writes a file anew in the place of what is there, durably: the record that refers to it was
+    /// there before, so that no commit makes the name durable.
     pub(crate) fn replace_audio(&self, new: NewAudio<'_>, bytes: &[u8]) -> Result<(), StoreError> {
         let blob = new.audio.blob;
         self.write_replica(new, bytes)?;
         let doing = format!("replacing the damaged audio {blob}");
-        let settled = self.inner.blobs.settle(blob);
+        let settled = self.inner.blobs.settle_durably(blob);
         settled.map_err(|e| self.inner.disk.error(doing, e))
     }
 

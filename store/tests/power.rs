@@ -11,7 +11,7 @@ mod common;
 
 use common::{assert_sound, audio, ext, from_source, named, options};
 use vmsync_store::{
-    CompactTo, GreetingKind, Store, StoreError,
+    CompactTo, EntityKey, GreetingKind, NewAudio, ScrubAsk, Store, StoreError,
     model::MessageState,
     simulate::{Disk, Lie, When, seed_chance},
 };
@@ -156,6 +156,50 @@ fn the_power_may_be_lost_again_while_the_store_is_opened() {
         assert!((0..kept).all(|act| done(&store, act, kept >= 7)));
     }
     assert!(cut > 20, "{cut}");
+}
+
+/// The 250 to a mail that brings the peer's copy says that it is here: the peer's own may be the next
+/// to go.
+#[test]
+fn audio_replaced_by_the_peers_copy_stays_so() {
+    for seed in 0..40 {
+        let folder = Folder::new(seed);
+        let store = folder.open().unwrap();
+        store.create_mailbox(&ext("2001"), &named("Ann")).unwrap();
+        let bytes = b"what a caller said";
+        let (message, _) = store
+            .deposit(&ext("2001"), from_source("1"), audio(bytes), bytes)
+            .unwrap();
+        let name = format!("{}.vma", message.audio.blob);
+        let place = folder.dir.path().join("audio").join(&name[34..36]);
+        if seed % 2 == 0 {
+            std::fs::remove_file(place.join(&name)).unwrap();
+        } else {
+            std::fs::write(place.join(&name), b"no audio file at all").unwrap();
+        }
+        let all = ScrubAsk {
+            after: None,
+            files: u64::MAX,
+            bytes: u64::MAX,
+            read: true,
+        };
+        store.scrub(&all).unwrap();
+        assert_eq!(store.audio_faults().len(), 1);
+        let copy = NewAudio {
+            entity: EntityKey::Message(message.id),
+            mailbox: Some(ext("2001")),
+            audio: &message.audio,
+            facts: serde_json::Value::Null,
+        };
+        store.put_audios(&[(copy, bytes)]).unwrap();
+        assert_eq!(store.audio_faults(), []);
+        folder.disk.lose_power();
+        drop(store);
+        folder.disk.restore_power().unwrap();
+        let store = folder.open().unwrap();
+        let read = store.read_audio(&message.audio);
+        assert_eq!(read.unwrap(), bytes, "seed {seed}");
+    }
 }
 
 /// The test would notice a store that answers too early.
