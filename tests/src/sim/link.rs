@@ -1,7 +1,9 @@
 //! The mail link between the nodes: what becomes of one mail. It never lies about success: a 250 is
-//! heard only for what the receiver has said 250 to.
+//! heard only for what the receiver has said 250 to. And a receiver that will not have what is in some.
 
 use std::time::Duration;
+
+use vmsync_core::wire::{Json, Mail};
 
 use super::rng::Rng;
 
@@ -75,5 +77,53 @@ impl Link {
         } else {
             Fate::Arrives(delay)
         }
+    }
+}
+
+/// Why a receiver takes no mail with certain entities in it: a fault of its own, a program on the way
+/// that will not let some content pass. What is chosen follows from a number, so that the same is
+/// refused as long as this lasts, whatever it comes with and however often.
+#[derive(Debug, Clone, Copy)]
+pub struct Refuser {
+    /// It ends then.
+    pub until: Duration,
+    salt: u64,
+    one_in: u64,
+    /// Every mail that so much as names them, that they are skipped too.
+    named: bool,
+}
+
+impl Refuser {
+    /// One that lasts until then.
+    pub fn new(rng: &mut Rng, until: Duration) -> Self {
+        Self {
+            until,
+            salt: rng.number(),
+            one_in: 3 + rng.below(20),
+            named: rng.chance(15),
+        }
+    }
+
+    /// An entity of this mail that is refused.
+    pub fn refuses(&self, mail: &Mail) -> Option<String> {
+        let operation = |o: &Json| {
+            let of = |e: &serde_json::Value| e.as_str().map(str::to_owned);
+            o.value().get("entity").and_then(of)
+        };
+        let operations = mail.operations.iter().filter_map(operation);
+        let records = mail.records.iter().map(|r| r.entity.clone());
+        let skips = mail.skips.iter().map(|s| s.entity.clone());
+        let items = mail.items.iter().flat_map(|b| &b.items);
+        let items = items.map(|i| i.entity.clone());
+        let named = skips.chain(items).filter(|_| self.named);
+        let mut entities = operations.chain(records).chain(named);
+        entities.find(|entity| self.has_chosen(entity))
+    }
+
+    fn has_chosen(&self, entity: &str) -> bool {
+        let folded = entity.bytes().fold(self.salt, |sum, byte| {
+            (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        Rng::new(folded).below(self.one_in) == 0
     }
 }

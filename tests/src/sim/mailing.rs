@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use vmsync::exchange::{self, Content, Letterhead};
 use vmsync_core::{
-    sync::{Blame, Kind, Plan, Ticket},
+    sync::{BATCH, Blame, Kind, Plan, Ticket},
     wire::{self, Addresses, NODE_MAILBOX, Transfer},
 };
 
@@ -57,7 +57,7 @@ impl Reply {
 impl World {
     /// Puts the mail of `plan` together and hands it to the link.
     pub(super) fn post(&mut self, n: usize, plan: &Plan) -> Result<(), String> {
-        let mut plan = plan.clone();
+        let (asked, mut plan) = (plan, plan.clone());
         // Smaller mails than the nodes', so that several are needed.
         match &mut plan.kind {
             Kind::Operations { most, .. } => *most = (*most).min(1 + self.rng.below(12)),
@@ -69,12 +69,15 @@ impl World {
             return Ok(());
         };
         self.count("mails");
-        self.count(match plan.kind {
+        self.count(match &asked.kind {
             Kind::Hello => "hellos",
             Kind::Operations { skip: Some(_), .. } => "skips mailed",
+            Kind::Operations { most, .. } if *most < BATCH => "mails narrowed",
             Kind::Operations { .. } => "mails of operations",
+            Kind::Seed { skip: Some(_), .. } => "steps past a record",
             Kind::Seed { .. } => "steps of seedings",
             Kind::Items { .. } => "mails of items",
+            Kind::Records { release: true, .. } if released.is_empty() => "releases put off",
             Kind::Records { release: true, .. } => "releases mailed",
             Kind::Records { .. } => "mails of records",
             Kind::Status => "statuses",
@@ -299,6 +302,14 @@ impl World {
             Ok(mail) => self.sabotaged(mail),
             Err(error) => return Err(format!("node {n} can't read what its peer wrote: {error}")),
         };
+        let refuser = self.refusers[n].filter(|r| self.now < r.until);
+        if let Some(entity) = refuser.and_then(|r| r.refuses(&mail)) {
+            self.count("mails refused for what is in them");
+            self.note(&format!(
+                "node {n} answers 554: it takes nothing of {entity}"
+            ));
+            return Ok((554, format!("nothing of {entity} is taken here")));
+        }
         let taken = self.at(n, |live, now| {
             Ok(match exchange::apply(&live.store, &mail) {
                 Ok(applied) => {
@@ -312,6 +323,9 @@ impl World {
             })
         })?;
         let (code, text) = taken.unwrap_or((421, "it is gone".to_owned()));
+        if code == 250 {
+            self.look_for_mended(n);
+        }
         if code != 250 && self.nodes[n].live.is_some() {
             self.count("mails not taken");
             self.note(&format!("node {n} answers {code}: {text}"));

@@ -1,12 +1,13 @@
 //! The pair in virtual time: two nodes, each with the real store on a disk that loses power at any
 //! step, the real session and real mails over a bad link; cuts, wrong clocks, data folders replaced
-//! by old copies or by nothing; everything from one seed.
+//! by old copies or by nothing, receivers that will not have what is in some mails, audio files that
+//! are lost or can't be read; everything from one seed.
 //!
 //! A run is a time of troubles, a healing, and a rest. During the troubles the [`oracle`] checks
 //! what must never happen; after the rest it checks what must have happened: nothing acknowledged
 //! is lost, both nodes hold the same (and know it), deletions stayed deleted, no sequence number
-//! was used twice, exactly one node serves, epochs only grew, memory and logs are bounded, and the
-//! pair went quiet.
+//! was used twice, exactly one node serves, epochs only grew, memory and logs are bounded, nothing
+//! stayed quarantined, all audio can be read on both nodes, and the pair went quiet.
 //!
 //! | module | is |
 //! |---|---|
@@ -15,10 +16,12 @@
 //! | `mailing` | mails and the connections they go over |
 //! | `link` | what becomes of one mail |
 //! | `trouble` | what befalls the pair |
+//! | `damage` | what befalls its audio files |
 //! | `oracle` | what must hold |
 //!
 //! A failing seed says how to replay it: `cargo run -p vmsync-tests --bin simulate -- --seed N`.
 
+mod damage;
 pub mod link;
 mod mailing;
 pub mod node;
@@ -89,20 +92,29 @@ pub enum Sabotage {
     BelieveRefusals,
     /// A receiver forgets that something was deleted.
     ForgetDeletions,
+    /// Audio files are looked at, and not compared with their SHA-256.
+    LookWithoutReading,
+    /// What is quarantined is never tried again.
+    NeverRelease,
     /// A node restored from an old copy asks nobody what it has forgotten.
     ReuseNumbers,
+    /// What takes the place of a damaged audio file is not what the peer sent.
+    SpoilMended,
     /// The receiver answers 250 and does not keep what came.
     TakeNothing,
 }
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::AnswerBeforeDurable,
         Self::BelieveLostAnswers,
         Self::BelieveRefusals,
         Self::ForgetDeletions,
+        Self::LookWithoutReading,
+        Self::NeverRelease,
         Self::ReuseNumbers,
+        Self::SpoilMended,
         Self::TakeNothing,
     ];
 }
@@ -111,6 +123,8 @@ impl Sabotage {
 const TROUBLES: Duration = Duration::from_secs(150);
 /// Time to come to rest after healing. Longer than any retry pause and failback timer in use.
 const REST: Duration = Duration::from_mins(2);
+/// So long after healing some more audio files are lost or damaged: disks go bad in quiet times too.
+const AUDIO_GOES_BAD: Duration = Duration::from_secs(30);
 /// Time in which nothing may be mailed.
 const QUIET: Duration = Duration::from_secs(40);
 
@@ -142,7 +156,9 @@ pub fn told(seed: u64) -> (Vec<String>, Option<String>) {
 fn story(world: &mut World) -> Result<(), String> {
     world.run(TROUBLES)?;
     world.heal();
-    world.run(REST)?;
+    world.run(AUDIO_GOES_BAD)?;
+    world.disks_go_bad()?;
+    world.run(REST.saturating_sub(AUDIO_GOES_BAD))?;
     world.bring_home()?;
     world.run(Duration::from_secs(30))?;
     world.check_rest()?;

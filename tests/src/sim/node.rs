@@ -2,7 +2,7 @@
 
 use std::{
     cell::Cell,
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -22,8 +22,11 @@ use vmsync_core::{
     wire::Head,
 };
 use vmsync_store::{
-    Committed, CompactTo, EntityKey, Operation, Options, Reunion, Store, StoreError, simulate::Disk,
+    Committed, CompactTo, EntityKey, HeldRecord, Operation, Options, Quarantined, Reunion,
+    ScrubAsk, Store, StoreError, simulate::Disk,
 };
+
+use super::Sabotage;
 
 /// Without an answer to a heartbeat for this long the peer is invisible.
 const INVISIBLE_AFTER: Duration = Duration::from_secs(5);
@@ -33,7 +36,16 @@ const GRACE: Duration = Duration::from_secs(10);
 const COMPACT_EVERY: Duration = Duration::from_secs(10);
 /// Time between two attempts to release what is quarantined.
 const RELEASE_EVERY: Duration = Duration::from_mins(1);
+/// Time between two steps of a course through the audio files.
+const SCRUB_STEP: Duration = Duration::from_secs(10);
+/// Steps of a course; and the least a step reads.
+const SCRUB_STEPS: u64 = 6;
+const LEAST_FILES: u64 = 20;
+/// The peer is asked again for audio, and it is looked at again here.
+const MEND_AGAIN: Duration = Duration::from_secs(30);
 const OWNERSHIP: &str = "ownership";
+/// Where the course is kept.
+const SCRUB: (&str, &str) = ("audio_check", "course");
 
 thread_local! {
     static WALL: Cell<u64> = const { Cell::new(0) };
@@ -59,11 +71,16 @@ pub struct Node {
     pub disk: Disk,
     /// What is surely on it, as the store told last.
     pub have: Vector,
+    /// What is quarantined there, as it told last.
+    pub quarantine: Quarantine,
     /// `None` while the process is down.
     pub live: Option<Live>,
     /// Starts so far; an outcome meant for an earlier life is dropped.
     pub boot: u64,
 }
+
+/// Entities under quarantine at a node, and what that holds of each all the same.
+pub type Quarantine = BTreeMap<EntityKey, Option<HeldRecord>>;
 
 /// What a node tells in a heartbeat.
 #[derive(Debug, Clone)]
@@ -111,10 +128,8 @@ pub struct Live {
     pub deadline: Option<Duration>,
     /// Committed since they were last looked at; whether the peer's.
     pub committed: Arc<Mutex<Vec<(Operation, bool)>>>,
-    /// Sabotage: it does not ask what it has forgotten.
-    pub trusts: bool,
-    /// Sabotage: it takes the end of a connection for a 250.
-    pub credulous: bool,
+    /// What this node does otherwise than it should.
+    pub sabotage: Option<Sabotage>,
     startup: Startup,
     sight: Result<Duration, Duration>,
     last_heard: Duration,
@@ -125,6 +140,11 @@ pub struct Live {
     reunion: Option<Reunion>,
     compact_at: Duration,
     release_at: Duration,
+    scrub_at: Duration,
+    look_again: Duration,
+    mend_at: Duration,
+    /// Audio faults noted when the peer was last asked.
+    faults_asked_for: u64,
 }
 
 /// How long logs are, by seed.
@@ -145,6 +165,7 @@ impl Node {
             dir,
             disk,
             have: Vector::default(),
+            quarantine: Quarantine::default(),
             live: None,
             boot: 0,
         }
@@ -177,8 +198,7 @@ impl Node {
             way: Way::default(),
             deadline: None,
             committed,
-            trusts: false,
-            credulous: false,
+            sabotage: None,
             startup: Startup::new(now.mono, GRACE),
             sight: Err(now.mono),
             last_heard: Duration::ZERO,
@@ -189,8 +209,40 @@ impl Node {
             reunion: None,
             compact_at: now.mono,
             release_at: now.mono,
+            scrub_at: now.mono,
+            look_again: now.mono + MEND_AGAIN,
+            mend_at: now.mono,
+            faults_asked_for: 0,
         });
         Ok(())
+    }
+
+    /// Looks at what is quarantined; what is so now that was not, and what no longer.
+    pub fn look_at_quarantine(&mut self) -> (Vec<Quarantined>, Vec<EntityKey>) {
+        let mut begun = Vec::new();
+        let Some(live) = &self.live else {
+            return (begun, Vec::new());
+        };
+        let quarantined = live.store.quarantined();
+        if quarantined.is_empty() && self.quarantine.is_empty() {
+            return (begun, Vec::new());
+        }
+        let keys: Vec<_> = quarantined.iter().map(|q| q.entity.clone()).collect();
+        let mut before = std::mem::take(&mut self.quarantine);
+        let held = live.store.records_of(&keys);
+        for (key, why) in keys.into_iter().zip(quarantined) {
+            let earlier = before.remove(&key);
+            if earlier.is_none() {
+                begun.push(why);
+            }
+            let record = match &held {
+                Ok(held) => held.iter().find(|r| r.entity == key).cloned(),
+                // The power is gone: what was held before is.
+                Err(_) => earlier.flatten(),
+            };
+            self.quarantine.insert(key, record);
+        }
+        (begun, before.into_keys().collect())
     }
 
     /// Ends it, as `kill -9` or a loss of power does.
@@ -307,7 +359,7 @@ impl Live {
     pub fn disconnect(&mut self, now: Now, why: &str) {
         let passing = vmsync_core::sync::Blame::Passing;
         for slip in std::mem::take(&mut self.way.outstanding) {
-            if self.credulous {
+            if self.sabotage == Some(Sabotage::BelieveLostAnswers) {
                 self.session.sent(slip.ticket, now);
             } else {
                 self.session.failed(slip.ticket, now, passing, why);
@@ -323,12 +375,16 @@ impl Live {
             let origin = self.store.origin();
             let held = self.store.have().get(&origin);
             let known = self.report.as_ref().map(|r| r.seen.get(&origin));
-            if !self.trusts && exchange::must_begin_anew(held, known) {
+            if !self.trusts() && exchange::must_begin_anew(held, known) {
                 self.new_incarnation(now)?;
             }
             self.remembers = true;
         }
         Ok(true)
+    }
+
+    fn trusts(&self) -> bool {
+        self.sabotage == Some(Sabotage::ReuseNumbers)
     }
 
     fn new_incarnation(&mut self, now: Now) -> Result<(), StoreError> {
@@ -388,13 +444,14 @@ impl Live {
         let mut happened = Vec::new();
         while let Some(event) = self.session.next_event() {
             match event {
-                Event::PeerKnowsMore { .. } if self.trusts => {}
+                Event::PeerKnowsMore { .. } if self.trusts() => {}
                 Event::PeerKnowsMore { origin, .. } if origin == self.store.origin() => {
                     self.new_incarnation(now)?;
                     happened.push("forgotten operations found");
                 }
                 Event::Started { ours, theirs } => {
                     self.release_at = now.mono;
+                    self.mend_at = now.mono;
                     if let Some(reunion) = &mut self.reunion {
                         reunion.again(&ours, &theirs);
                     } else if !(ours.covers(&theirs) && theirs.covers(&ours)) {
@@ -434,9 +491,60 @@ impl Live {
             self.release_at = now.mono + RELEASE_EVERY;
             let quarantined = self.store.quarantined().into_iter();
             let entities = quarantined.map(|q| q.entity.to_string()).collect();
-            self.session.release(entities);
+            if self.sabotage != Some(Sabotage::NeverRelease) {
+                self.session.release(entities);
+            }
         }
         Ok(gone)
+    }
+
+    /// Whether each audio file is there and whole, as a node looks once it has started.
+    pub fn first_look(&mut self) -> Result<(), StoreError> {
+        let mut after: Option<String> = None;
+        loop {
+            let step = self.store.scrub(&ScrubAsk {
+                after: after.as_deref(),
+                files: 1_000,
+                bytes: u64::MAX,
+                read: false,
+            })?;
+            after = step.through;
+            if after.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads some audio files, and asks the peer for those found missing or damaged.
+    pub fn see_to_audio(&mut self, now: Now) -> Result<(), StoreError> {
+        if now.mono >= self.look_again {
+            self.look_again = now.mono + MEND_AGAIN;
+            let faulty = self.store.audio_faults().into_iter().map(|f| f.entity);
+            self.store.check_audio_of(&faulty.collect::<Vec<_>>())?;
+        }
+        if now.mono >= self.scrub_at {
+            self.scrub_at = now.mono + SCRUB_STEP;
+            let after = self.store.local(SCRUB.0, SCRUB.1)?;
+            let after = after.and_then(|bytes| String::from_utf8(bytes).ok());
+            let files = self.store.totals()?.messages.div_ceil(SCRUB_STEPS);
+            let step = self.store.scrub(&ScrubAsk {
+                after: after.as_deref(),
+                files: files.max(LEAST_FILES),
+                bytes: u64::MAX,
+                read: self.sabotage != Some(Sabotage::LookWithoutReading),
+            })?;
+            let through = step.through.as_ref().map(String::as_bytes);
+            self.store.put_local(SCRUB.0, SCRUB.1, through)?;
+        }
+        let (faults, noted) = self.store.audio_fault_counts();
+        let asked = noted == self.faults_asked_for && now.mono < self.mend_at;
+        if faults > 0 && self.session.started().is_some() && !asked {
+            self.faults_asked_for = noted;
+            self.mend_at = now.mono + MEND_AGAIN;
+            let faults = self.store.audio_faults();
+            self.session.lacks(faults.iter().map(|f| f.bucket));
+        }
+        Ok(())
     }
 
     /// The peer holds the records of these entities.

@@ -14,12 +14,15 @@ use vmsync_store::{
 
 use super::{
     Sabotage,
+    damage::Damage,
+    link::Refuser,
+    node::Quarantine,
     oracle::Numbers,
     rng::Rng,
     world::{BACKUP, Event, World, id},
 };
 
-const MAILBOXES: [&str; 3] = ["2001", "2002", "2003"];
+pub(super) const MAILBOXES: [&str; 3] = ["2001", "2002", "2003"];
 
 /// An old copy of a data folder, and what is known of it.
 #[derive(Debug, Clone)]
@@ -27,6 +30,8 @@ pub(super) struct Copy {
     image: Image,
     have: Vector,
     numbers: Numbers,
+    quarantine: Quarantine,
+    damages: Vec<Damage>,
     epoch: u64,
 }
 
@@ -40,6 +45,8 @@ impl World {
         self.schedule(pause, Event::Trouble);
         let n = self.rng.node();
         match self.rng.below(1000) {
+            0..20 if self.tempers.refuses => self.refuse(n),
+            20..60 if self.tempers.spoils => self.disk_goes_bad(n)?,
             0..600 => self.client(n)?,
             600..720 => self.phone(),
             720..750 => self.calls(),
@@ -152,6 +159,14 @@ impl World {
         }
     }
 
+    /// A node begins to refuse for good what is in some mails.
+    fn refuse(&mut self, n: usize) {
+        let until = self.now + self.rng.millis(3_000, 90_000);
+        self.refusers[n] = Some(Refuser::new(&mut self.rng, until));
+        self.count("refusers");
+        self.note(&format!("node {n} refuses some content until {until:?}"));
+    }
+
     /// A process ends, by `kill -9` or with the power of its machine.
     pub(super) fn crash(&mut self, n: usize) {
         if self.nodes[n].live.is_none() {
@@ -206,12 +221,16 @@ impl World {
             return Ok(());
         }
         if let Some(live) = &mut self.nodes[n].live {
-            live.trusts = self.sabotage == Some(Sabotage::ReuseNumbers);
-            live.credulous = self.sabotage == Some(Sabotage::BelieveLostAnswers);
+            live.sabotage = self.sabotage;
         }
         self.note(&format!("node {n} starts"));
         self.found(n)?;
-        self.looked_at(n)
+        self.looked_at(n)?;
+        self.mended_stays(n)?;
+        if self.tempers.spoils {
+            self.at(n, |live, _| live.first_look())?;
+        }
+        Ok(())
     }
 
     /// What a loss of power has left of writes that nobody was told of is as good as any.
@@ -248,11 +267,17 @@ impl World {
         let Some(live) = &node.live else {
             return Ok(());
         };
+        if !self.whole(n) {
+            self.count("copies put off");
+            return Ok(());
+        }
         let image = node.disk.image().map_err(|e| e.to_string())?;
         self.copies[n] = Some(Copy {
             image,
             have: live.store.have(),
             numbers: self.oracle.numbers(),
+            quarantine: node.quarantine.clone(),
+            damages: self.damages_of(n),
             epoch: live.ownership.epoch,
         });
         self.count("copies");
@@ -263,7 +288,7 @@ impl World {
 
     /// The node's disk dies and the old copy takes its place. Nobody tells the node.
     fn restore(&mut self, n: usize) {
-        if let Some(copy) = self.copies[n].clone() {
+        if let Some(copy) = self.copies[n].clone().filter(|_| self.whole(1 - n)) {
             self.count("restores");
             self.note(&format!(
                 "node {n} is restored from a copy, {}",
@@ -275,12 +300,17 @@ impl World {
 
     /// The node's disk dies and an empty one takes its place.
     fn replace(&mut self, n: usize) {
+        if !self.whole(1 - n) {
+            return;
+        }
         self.count("replacements");
         self.note(&format!("node {n} is replaced by an empty one"));
         let copy = Copy {
             image: Image::default(),
             have: Vector::default(),
             numbers: Numbers::default(),
+            quarantine: Quarantine::default(),
+            damages: Vec::new(),
             epoch: 0,
         };
         self.put_in_place(n, &copy);
@@ -289,11 +319,19 @@ impl World {
     fn put_in_place(&mut self, n: usize, copy: &Copy) {
         self.crash(n);
         self.forget_mails_of(n);
-        let peer = &self.nodes[1 - n].have;
+        let Copy {
+            have,
+            numbers,
+            quarantine,
+            ..
+        } = copy;
+        let peer = (&self.nodes[1 - n].have, &self.nodes[1 - n].quarantine);
         self.oracle
-            .replaced(n, (&copy.have, &copy.numbers), peer, copy.epoch);
+            .replaced(n, (have, numbers, quarantine), peer, copy.epoch);
         let put = self.nodes[n].disk.install(&copy.image);
-        self.nodes[n].have = copy.have.clone();
+        self.nodes[n].have.clone_from(have);
+        self.nodes[n].quarantine.clone_from(quarantine);
+        self.replaced_files(n, &copy.damages);
         self.replaced[n] = self.now;
         if let Err(error) = put {
             self.note(&format!("the copy could not be put in place: {error}"));

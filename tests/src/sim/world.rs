@@ -15,11 +15,12 @@ use vmsync_core::{
     resilience::{Ask, Request, Rules},
     wire::Keys,
 };
-use vmsync_store::{StoreError, simulate};
+use vmsync_store::{Quarantined, StoreError, simulate};
 
 use super::{
     Report as Counts, Sabotage,
-    link::Link,
+    damage::Damage,
+    link::{Link, Refuser},
     mailing::{Mail, Reply},
     node::{Lengths, Live, Node, Report, set_wall},
     oracle::Oracle,
@@ -52,6 +53,17 @@ pub(super) enum Event {
     Trouble,
     Restart(usize),
     Join(usize),
+    /// This audio file of the node can be read again.
+    Readable(usize, uuid::Uuid),
+}
+
+/// Troubles that not every seed has: without them the others come further.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tempers {
+    /// Receivers refuse for good what is in some mails.
+    pub(super) refuses: bool,
+    /// Disks lose audio files, or spoil them.
+    pub(super) spoils: bool,
 }
 
 /// The two nodes and everything around them.
@@ -77,6 +89,12 @@ pub struct World {
     pub(super) troubled: bool,
     /// Old copies of the data folders.
     pub(super) copies: [Option<Copy>; 2],
+    /// Who takes no mail with certain entities in it.
+    pub(super) refusers: [Option<Refuser>; 2],
+    /// Audio files that were lost or damaged.
+    pub(super) damages: Vec<Damage>,
+    /// What happens in this seed beside all else.
+    pub(super) tempers: Tempers,
     pub(super) sabotage: Option<Sabotage>,
     /// When the data folder of each node was last replaced.
     pub(super) replaced: [Duration; 2],
@@ -110,6 +128,10 @@ impl World {
         };
         let step = 1 + rng.below(6);
         let link = Link::new(&mut rng);
+        let tempers = Tempers {
+            refuses: rng.chance(40),
+            spoils: rng.chance(45),
+        };
         let mut node = |id: &NodeId| {
             let folder = dir.path().join(id.as_str());
             Node::new(id.clone(), folder, rng.number())
@@ -134,6 +156,9 @@ impl World {
             link,
             troubled: true,
             copies: [None, None],
+            refusers: [None, None],
+            damages: Vec::new(),
+            tempers,
             sabotage,
             replaced: [Duration::ZERO; 2],
             wakes: [None; 2],
@@ -174,6 +199,8 @@ impl World {
         self.troubled = false;
         self.cut = [false; 2];
         self.link = Link::healed();
+        self.refusers = [None, None];
+        self.all_readable_soon();
         for n in 0..2 {
             self.nodes[n].disk.hold();
             if self.nodes[n].live.is_none() {
@@ -330,6 +357,7 @@ impl World {
                 self.cut[n] = false;
                 return Ok(());
             }
+            Event::Readable(n, blob) => return self.readable(n, blob),
         };
         self.settle(n)
     }
@@ -394,6 +422,18 @@ impl World {
             self.nodes[n].have = live.store.have();
             self.oracle.durable(&live.committed())?;
         }
+        let (begun, ended) = self.nodes[n].look_at_quarantine();
+        for Quarantined { entity, why, .. } in begun {
+            self.count("quarantined");
+            if why.contains("its audio can't be read") {
+                self.count("quarantined, its audio unreadable");
+            }
+            self.note(&format!("node {n}: {entity} is quarantined: {why}"));
+        }
+        for entity in ended {
+            self.count("quarantines ended");
+            self.note(&format!("node {n}: {entity} is quarantined no longer"));
+        }
         if self.nodes[n].live.is_some() && self.nodes[n].disk.is_down() {
             self.count("power losses at a step");
             self.crash(n);
@@ -413,6 +453,9 @@ impl World {
         let lengths = self.lengths;
         let gone = self.at(n, |live, now| live.upkeep(lengths, now))?;
         self.counts_up("log entries compacted", gone.unwrap_or(0));
+        if self.tempers.spoils {
+            self.at(n, Live::see_to_audio)?;
+        }
         let peer = (&self.nodes[1 - n].have, self.replaced[1 - n]);
         self.oracle.at_any_time(&self.nodes[n], peer)?;
         while let Some(plan) = self.due(n) {
