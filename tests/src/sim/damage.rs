@@ -304,12 +304,15 @@ fn file(dir: &Path, blob: Uuid) -> Option<PathBuf> {
     [settled, incoming].into_iter().find(|p| p.is_file())
 }
 
-/// A file is a header and then the audio.
+/// A file is a header, its SHA-256, and then the audio.
 fn is_good(file: &[u8], audio: &AudioRef) -> bool {
     let length = usize::try_from(audio.bytes).unwrap_or(usize::MAX);
-    let begin = file.len().checked_sub(length);
-    let bytes = begin.and_then(|begin| file.get(begin..));
-    bytes.is_some_and(|b| hex::encode(Sha256::digest(b)) == audio.sha256)
+    let begin = file.len().checked_sub(length).unwrap_or(0);
+    let (before, bytes) = file.split_at(begin);
+    let sound = before
+        .split_last_chunk::<32>()
+        .is_some_and(|(header, check)| Sha256::digest(header).as_slice() == check);
+    sound && hex::encode(Sha256::digest(bytes)) == audio.sha256
 }
 
 fn has_good(dir: &Path, audio: &AudioRef) -> bool {
