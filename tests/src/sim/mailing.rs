@@ -313,7 +313,7 @@ impl World {
         let taken = self.at(n, |live, now| {
             Ok(match exchange::apply(&live.store, &mail) {
                 Ok(applied) => {
-                    live.hear(&mail.head, applied.wanted, now);
+                    live.hear(&mail.head, applied, now);
                     (250, String::new())
                 }
                 Err(error) => {

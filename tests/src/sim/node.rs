@@ -430,10 +430,15 @@ impl Live {
     }
 
     /// The mail's head, once what it brought is durable.
-    pub fn hear(&mut self, head: &Head, wanted: Vec<String>, now: Now) {
+    pub fn hear(&mut self, head: &Head, applied: exchange::Applied, now: Now) {
         self.tell(now);
-        self.session.heard(head, now);
-        self.session.want(wanted);
+        if applied.old_digest {
+            self.session.heard_with_old_digest(head, now);
+        } else {
+            self.session.heard(head, now);
+        }
+        self.session.want(applied.wanted);
+        self.session.release(applied.quarantined);
         if head.buckets.is_some() && self.session.diverged() {
             self.session.differs(exchange::differing(&self.store, head));
         }
