@@ -307,7 +307,7 @@ fn file(dir: &Path, blob: Uuid) -> Option<PathBuf> {
 /// A file is a header, its SHA-256, and then the audio.
 fn is_good(file: &[u8], audio: &AudioRef) -> bool {
     let length = usize::try_from(audio.bytes).unwrap_or(usize::MAX);
-    let begin = file.len().checked_sub(length).unwrap_or(0);
+    let begin = file.len().saturating_sub(length);
     let (before, bytes) = file.split_at(begin);
     let sound = before
         .split_last_chunk::<32>()
