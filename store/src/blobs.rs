@@ -478,7 +478,7 @@ mod tests {
                 }
             });
             let (from, to) = (blobs.settled(audio().blob), blobs.incoming(audio().blob));
-            std::fs::rename(from, to).unwrap();
+            durable::rename(&from, &to).unwrap();
         }
     }
 
