@@ -6,6 +6,9 @@
 //! ([`Committer::durable`]), listeners are told in order, waiters get their answer. While it does
 //! so the next group gathers, so one fsync serves as many writers as there are.
 //!
+//! The writers' lock goes to whoever has waited longest, and a writer of several parts reads ahead for the
+//! next (`ahead`), so that working out and writing a long mail overlap.
+//!
 //! Writers read through three layers: what is pending, what is being written, the index. Readers
 //! read the index alone: they see a change once its group is written, its writer returns only
 //! after that, and nothing that leaves for the peer is read beyond the durable vector.
@@ -17,10 +20,11 @@
 //! any operation: listeners are told of it with the next group. What is not there is gone, and its
 //! sequence numbers are free again, because nobody was ever shown them.
 
+mod ahead;
 mod memory;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     io,
     path::PathBuf,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock},
@@ -42,6 +46,7 @@ use crate::{
     watermark::Watermark,
 };
 
+pub(crate) use ahead::ReadAhead;
 pub(crate) use memory::Memory;
 use memory::{create, load, operations_since};
 
@@ -161,23 +166,6 @@ pub(crate) struct Committer {
     simulated: bool,
     #[cfg(test)]
     pub(crate) fail_next: std::sync::atomic::AtomicBool,
-}
-
-/// Values read for a writer's next part. The index can't be read while a group is written to it, so a
-/// writer of several parts reads what the next needs before it lets go of the last, and works it out
-/// while the last is written.
-#[derive(Default)]
-pub(crate) struct ReadAhead {
-    /// Of the state they were read in; in any other they may be outdated.
-    generation: u64,
-    values: HashMap<Vec<u8>, Option<Vec<u8>>>,
-}
-
-impl ReadAhead {
-    /// The value of a key; `None` = it was not read.
-    pub(crate) fn get(&self, key: &[u8]) -> Option<&Option<Vec<u8>>> {
-        self.values.get(key)
-    }
 }
 
 /// What is left to do with files once a transaction is durable.
@@ -392,25 +380,6 @@ impl Committer {
         Ok((value, Begun { group, aftermath }, ahead))
     }
 
-    fn read_ahead(&self, state: &State, keys: &[Vec<u8>]) -> ReadAhead {
-        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
-        let value = |key: &Vec<u8>| {
-            let writing = state.writing.as_ref().map(|w| &*w.overlay);
-            let layers = [Some(&state.pending.overlay), writing];
-            let laid = layers.into_iter().flatten().find_map(|l| l.get(key));
-            // What can't be read now is read, or its failure told, by who needs it.
-            let value = match laid {
-                Some(laid) => laid.clone(),
-                None => index.as_ref()?.get(key).ok()?,
-            };
-            Some((key.clone(), value))
-        };
-        ReadAhead {
-            generation: state.generation,
-            values: keys.iter().filter_map(value).collect(),
-        }
-    }
-
     /// Lets the committer have what is pending, if it has nothing to write. Who begins one part after
     /// another takes the lock anew so quickly that the committer would get it only behind the last.
     pub(crate) fn give_way(&self) {
@@ -475,7 +444,7 @@ impl Committer {
             state.writing.as_ref().map(|w| &*w.overlay),
         ];
         let memory = state.memory.clone();
-        let ahead = Some(ahead).filter(|ahead| ahead.generation == state.generation);
+        let ahead = Some(ahead).filter(|ahead| ahead.is_true_of(state));
         let transaction = Transaction::new(index, layers, memory, now, &self.disk);
         run(transaction.with(ahead))
     }

@@ -149,13 +149,18 @@ impl Store {
         });
         let json = text.map_err(|e| damaged_entry(origin, seq, e))?.to_owned();
         // Names in what this program wrote stand there as they are, without escapes.
-        let plain = !json.contains("\"audio\"") && !json.contains("\"skipped\"");
+        let plain = !json.contains("\"audio\"")
+            && !json.contains("\"skipped\"")
+            && json.contains(&format!("\"seq\":{seq}}}"));
         if plain {
             let read = None;
             return Ok((Logged { seq, json, read }, false));
         }
         let mut operation: Operation =
             serde_json::from_str(&json).map_err(|e| damaged_entry(origin, seq, e))?;
+        if operation.stamp.seq != seq {
+            return Err(self.missing(origin, seq));
+        }
         let stripped = self.strip_gone_audio(&mut operation)?;
         let json = if stripped {
             serde_json::to_string(&operation).map_err(|e| StoreError::Invalid(e.to_string()))?
