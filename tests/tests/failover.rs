@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use vmsync_tests::pair::{Answer, Node, ONE, Pair, TWO, soon};
+use vmsync_tests::pair::{Answer, Node, ONE, OpenCall, Pair, TWO, soon};
 
 const ACTIVATE: &str = "/api/v1/groups/primary/activate-backup";
 const FAILBACK: &str = "/api/v1/groups/primary/failback";
@@ -276,12 +276,6 @@ async fn a_home_that_comes_back_alone_remembers_that_it_does_not_serve() {
     pair.served_by(&pair.secondary).await;
 }
 
-async fn start_call(node: &Node) -> (String, Value) {
-    let call = json!({"kind": "leave", "mailbox": "2001", "caller_number": "5550199"});
-    let answer = node.post("/api/v1/calls", &call).await.must_be(201).json();
-    (answer["id"].as_str().unwrap().to_owned(), answer)
-}
-
 async fn waits_for(node: &Node, words: &str) {
     soon(&format!("failback to wait for {words:?}"), async || {
         let waiting = group(node).await["failback"]["waiting_for"].clone();
@@ -299,7 +293,7 @@ async fn waits_for(node: &Node, words: &str) {
 async fn a_call_holds_graceful_failback() {
     let pair = Pair::start().await;
     pair.fail_over().await;
-    let (call, _) = start_call(&pair.secondary).await;
+    let call = OpenCall::to_leave(&pair.secondary, "2001", "5550199").await;
     let left = pair.secondary.leave("2002", "1", TWO).await;
     pair.primary.start().await;
     pair.in_step().await;
@@ -319,10 +313,7 @@ async fn a_call_holds_graceful_failback() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     pair.served_by(&pair.secondary).await;
 
-    pair.secondary
-        .delete(&format!("/api/v1/calls/{call}"))
-        .await
-        .must_be(204);
+    call.ends().await.must_be(204);
     pair.served_by(&pair.primary).await;
     let reason = group(&pair.primary).await["reason"]
         .as_str()
@@ -338,19 +329,8 @@ async fn forced_failback_loses_nothing_of_a_call() {
     let pair = Pair::start().await;
     pair.fail_over().await;
     let backup = &pair.secondary;
-    let (call, mut step) = start_call(backup).await;
-    while step["waiting_for"] != "recording" {
-        let event = match step["waiting_for"].as_str() {
-            Some("played") => json!({"event": "played"}),
-            Some("digits") => json!({"event": "timeout"}),
-            _ => panic!("the call flow never records: {step}"),
-        };
-        step = backup
-            .post(&format!("/api/v1/calls/{call}/events"), &event)
-            .await
-            .must_be(200)
-            .json();
-    }
+    let mut call = OpenCall::to_leave(backup, "2001", "5550199").await;
+    call.up_to_the_beep().await;
     pair.primary.start().await;
     pair.in_step().await;
     granted(backup, json!({"force": true})).await;
@@ -365,18 +345,10 @@ async fn forced_failback_loses_nothing_of_a_call() {
     );
 
     // The caller goes on speaking, on the node that has the call.
-    let path = format!("/api/v1/calls/{call}/recording");
-    let kept = backup
-        .request(Method::POST, &path)
-        .wav(ONE)
-        .send()
-        .await
-        .must_be(201)
-        .json();
-    let message = kept["message"].as_str().unwrap();
-    pair.primary.hears("2001", message, ONE).await;
+    let message = call.says(ONE).await;
+    pair.primary.hears("2001", &message, ONE).await;
     pair.primary
-        .shows("2001", message, "caller_number", "5550199")
+        .shows("2001", &message, "caller_number", "5550199")
         .await;
 }
 

@@ -12,21 +12,33 @@
 )]
 
 mod api;
+mod call;
+mod cuts;
+mod ledger;
 mod node;
 mod ports;
 mod process;
 mod wait;
+mod watch;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::time::Instant;
 
 pub use api::{Answer, Call, client};
+pub use call::OpenCall;
+pub use cuts::{Cut, Net, Way};
+pub use ledger::Ledger;
 pub use node::Node;
 pub use ports::Ports;
 pub use process::{Ended, Process, installed, run, vmsync};
 pub use wait::{LIMIT, soon};
+pub use watch::{Watch, group_of};
 
 /// Spoken audio: 16-bit PCM at 8 kHz, 3.7 s.
 pub const ONE: &[u8] = include_bytes!("../../../vmsync/assets/voice/one.wav");
@@ -61,7 +73,7 @@ pub struct Pair {
     pub secondary: Node,
     // Dropped after the nodes, whose processes write to it.
     dir: Folder,
-    _ports: Ports,
+    ports: Ports,
 }
 
 impl Pair {
@@ -86,7 +98,7 @@ impl Pair {
             primary,
             secondary,
             dir,
-            _ports: ports,
+            ports,
         }
     }
 
@@ -159,6 +171,44 @@ impl Pair {
     pub async fn served_by(&self, owner: &Node) {
         for node in self.nodes() {
             node.names_owner(owner).await;
+        }
+    }
+
+    /// Waits until both are in sight of one another and name the same owner of `group`, which alone
+    /// serves it; gives its id and how long that took.
+    pub async fn one_owner(&self, group: &str) -> (String, Duration) {
+        let begun = Instant::now();
+        let owner = soon(&format!("one owner of {group}"), async || {
+            let here = self.primary.try_status().await?;
+            let there = self.secondary.try_status().await?;
+            let of = [&here, &there].map(|status| group_of(status, group));
+            let same = of[0]["owner"] == of[1]["owner"] && of[0]["epoch"] == of[1]["epoch"];
+            let in_sight = [&here, &there].iter().all(|s| s["peer"]["visible"] == true);
+            let serves = [&here, &there].map(|s| {
+                let owner = group_of(s, group)["owner"] == s["node"]["id"];
+                group_of(s, group)["serving_here"] == if owner { "yes" } else { "no" }
+            });
+            if same && in_sight && serves == [true, true] {
+                Ok(of[0]["owner"].as_str().unwrap_or_default().to_owned())
+            } else {
+                Err(format!("{} / {}", of[0], of[1]))
+            }
+        })
+        .await;
+        (owner, begun.elapsed())
+    }
+
+    /// Waits until neither node has an alarm up.
+    pub async fn calm(&self) {
+        for node in self.nodes() {
+            soon(&format!("no alarm at {}", node.id), async || {
+                let alarms = node.try_get("/api/v1/alarms?active=true").await?;
+                match alarms["items"].as_array() {
+                    Some(up) if up.is_empty() => Ok(()),
+                    _ => Err(alarms["items"].to_string()),
+                }
+            })
+            .await;
         }
     }
 

@@ -59,6 +59,25 @@ impl Node {
         }
     }
 
+    /// The same node for somebody who only asks it things: its process is not his.
+    pub(super) fn seen_by_another(&self) -> Self {
+        Self {
+            id: self.id.clone(),
+            fqdn: self.fqdn.clone(),
+            http: self.http.clone(),
+            smtp: self.smtp.clone(),
+            ftp: self.ftp.clone(),
+            admin_token: self.admin_token.clone(),
+            read_token: self.read_token.clone(),
+            data_dir: self.data_dir.clone(),
+            vrl_dir: self.vrl_dir.clone(),
+            config: self.config.clone(),
+            log: self.log.clone(),
+            process: Mutex::new(None),
+            client: super::api::client(),
+        }
+    }
+
     /// Starts its process and waits until it serves or stands by.
     pub async fn start(&self) {
         self.launch().await;

@@ -10,10 +10,12 @@ use std::{
     sync::atomic::{AtomicU16, Ordering},
 };
 
-/// Ports of one pair: the demo takes five.
-const EACH: u16 = 8;
+/// Ports of one pair: the demo takes five, the lines between its nodes four.
+const EACH: u16 = 12;
 const FIRST: u16 = 20_000;
-const BLOCKS: u16 = 1_500;
+const BLOCKS: u16 = 1_000;
+/// Where the ports of the lines begin in a block.
+const LINES: u16 = 8;
 
 /// A block of ports, held until dropped.
 pub struct Ports {
@@ -45,6 +47,13 @@ impl Ports {
             "no free block of {EACH} ports between {FIRST} and {}",
             FIRST + BLOCKS * EACH
         )
+    }
+}
+
+impl Ports {
+    /// Four ports that the demo leaves free.
+    pub(super) fn lines(&self) -> [u16; 4] {
+        [0, 1, 2, 3].map(|n| self.base + LINES + n)
     }
 }
 

@@ -1,0 +1,373 @@
+//! The cluster matrix: who is cut off, who is back first, and what goes on meanwhile.
+//!
+//! | cut | back first |
+//! |---|---|
+//! | the primary (killed) | – |
+//! | the secondary (killed) | – |
+//! | both (killed) | primary, secondary, both at once |
+//! | the line between them, refused or silent | – |
+//!
+//! each while nothing goes on, during a call, during synchronisation and during failback. A cell
+//! ends as it began: the primary owns the group, both hold the same, no alarm is up. It must show
+//! that one owner is named by both within 5 s of the return; that no epoch went down, or had two
+//! owners; that each message acknowledged anywhere is on both nodes, once, byte for byte; that each
+//! move is told in the history. While the line is cut both nodes take messages and say how they stand.
+//!
+//! The cells of a row follow one another on the same pair. `FULL=1` goes through each row three times.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test says what failed by panicking, and how long it took"
+)]
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::Instant;
+use vmsync_tests::pair::{Cut, Ledger, Net, Node, OpenCall, Pair, Watch, Way, group_of, soon};
+
+const GROUP: &str = "primary";
+/// Issue of the partition: on healing there is one owner within this time.
+const ONE_OWNER_WITHIN: Duration = Duration::from_secs(5);
+/// Messages of a backlog, a second of sound each: 16 KB.
+const BACKLOG: usize = 16;
+/// What the line lets through while a backlog is to be under way, bytes a second.
+const TRICKLE: u32 = 50_000;
+
+/// What is cut, and how it comes back.
+#[derive(Debug, Clone, Copy)]
+enum Row {
+    Primary,
+    Secondary,
+    Both(First),
+    Line(Cut),
+}
+
+/// Of two nodes that were killed, who is started first; the other when that one serves.
+#[derive(Debug, Clone, Copy)]
+enum First {
+    Primary,
+    Secondary,
+    AtOnce,
+}
+
+/// What goes on when it happens.
+#[derive(Debug, Clone, Copy)]
+enum Meanwhile {
+    Nothing,
+    Call,
+    Sync,
+    Failback,
+}
+
+#[tokio::test]
+async fn the_primary_is_cut_and_comes_back() {
+    row(Row::Primary).await;
+}
+
+#[tokio::test]
+async fn the_secondary_is_cut_and_comes_back() {
+    row(Row::Secondary).await;
+}
+
+#[tokio::test]
+async fn both_are_cut_and_the_primary_is_back_first() {
+    row(Row::Both(First::Primary)).await;
+}
+
+#[tokio::test]
+async fn both_are_cut_and_the_secondary_is_back_first() {
+    row(Row::Both(First::Secondary)).await;
+}
+
+#[tokio::test]
+async fn both_are_cut_and_come_back_at_once() {
+    row(Row::Both(First::AtOnce)).await;
+}
+
+#[tokio::test]
+async fn the_line_is_cut_and_connections_are_refused() {
+    row(Row::Line(Cut::Refused)).await;
+}
+
+#[tokio::test]
+async fn the_line_is_cut_and_all_is_silent() {
+    row(Row::Line(Cut::Silent)).await;
+}
+
+async fn row(row: Row) {
+    let scene = Scene::set(row).await;
+    let times = if std::env::var("FULL").is_ok_and(|full| full == "1") {
+        3
+    } else {
+        1
+    };
+    for _ in 0..times {
+        for meanwhile in [
+            Meanwhile::Nothing,
+            Meanwhile::Call,
+            Meanwhile::Sync,
+            Meanwhile::Failback,
+        ] {
+            scene.cell(meanwhile).await;
+        }
+    }
+}
+
+struct Scene {
+    row: Row,
+    // Before the pair, so that it is dropped first.
+    net: Net,
+    watch: Watch,
+    ledger: Ledger,
+    pair: Pair,
+}
+
+impl Scene {
+    /// A pair that notices soon: out of sight after 600 ms, failed over a second later.
+    async fn set(row: Row) -> Self {
+        let pair = Pair::laid_out().await;
+        for (from, to) in [
+            ("heartbeat = \"250ms\"", "heartbeat = \"100ms\""),
+            (
+                "invisible_after = \"1500ms\"",
+                "invisible_after = \"600ms\"",
+            ),
+            ("startup_grace = \"3s\"", "startup_grace = \"1500ms\""),
+            ("trigger = \"phones\"", "trigger = \"visibility\""),
+            ("failover_after = \"3m\"", "failover_after = \"1s\""),
+        ] {
+            pair.configure_both(from, to);
+        }
+        let net = Net::between(&pair);
+        pair.start_both().await;
+        pair.served_by(&pair.primary).await;
+        Self {
+            row,
+            net,
+            watch: Watch::over(&pair),
+            ledger: Ledger::default(),
+            pair,
+        }
+    }
+
+    /// One cell of the matrix, from normal operation to normal operation.
+    async fn cell(&self, meanwhile: Meanwhile) {
+        let Self { pair, ledger, .. } = self;
+        let begun = Instant::now();
+        let epoch = self.epoch(&pair.primary).await;
+        ledger.leave(&pair.primary, "2001").await;
+        let mut call = self.under_way(meanwhile).await;
+
+        let cut = Instant::now();
+        self.cut().await;
+        let noticed = self.apart(meanwhile).await.duration_since(cut);
+        if matches!(meanwhile, Meanwhile::Call) {
+            self.call_finishes(&mut call).await;
+        }
+
+        let back = self.back().await;
+        let (_, healed) = pair.one_owner(GROUP).await;
+        let healed = healed + back;
+        assert!(
+            healed <= ONE_OWNER_WITHIN,
+            "one owner after {healed:?} only"
+        );
+        self.call_finishes(&mut call).await;
+
+        pair.in_step().await;
+        pair.served_by(&pair.primary).await;
+        pair.one_owner(GROUP).await;
+        let left = ledger.len();
+        ledger.is_on_both(pair).await;
+        pair.calm().await;
+        self.watch.saw_nothing_wrong();
+        self.watch.is_told(pair, GROUP, epoch).await;
+        let moves = self.epoch(&pair.primary).await - epoch;
+        assert_eq!(moves, self.moves(meanwhile), "failovers and failbacks");
+        println!(
+            "{:?}, {meanwhile:?}: settled {} ms after the cut, one owner {} ms after the return ({} ms of it starting), {moves} moves, {left} messages, cell {:.1} s",
+            self.row,
+            noticed.as_millis(),
+            healed.as_millis(),
+            back.as_millis(),
+            begun.elapsed().as_secs_f32(),
+        );
+    }
+
+    /// Brings about what is to be interrupted; gives the call, where there is one.
+    async fn under_way(&self, meanwhile: Meanwhile) -> Option<OpenCall<'_>> {
+        let Self {
+            pair, net, ledger, ..
+        } = self;
+        match meanwhile {
+            Meanwhile::Nothing => None,
+            Meanwhile::Call => Some(self.call_at(&pair.primary).await),
+            Meanwhile::Sync => {
+                let (from, to) = (&pair.primary, &pair.secondary);
+                net.slow(Way::Smtp, from, to, TRICKLE);
+                let carried = || net.carried(Way::Smtp, from, to);
+                let before = carried();
+                for _ in 0..BACKLOG {
+                    ledger.leave(from, "2002").await;
+                }
+                soon("a backlog to be under way", async || {
+                    let so_far = carried() - before;
+                    (so_far > 40_000)
+                        .then_some(())
+                        .ok_or(format!("{so_far} bytes"))
+                })
+                .await;
+                let held = to.get("/api/v1/status").await["totals"]["messages"].as_u64();
+                let all = u64::try_from(ledger.len()).unwrap();
+                assert!(held.unwrap() < all, "the backlog is over already");
+                None
+            }
+            Meanwhile::Failback => {
+                pair.primary.kill().await;
+                pair.secondary.names_owner(&pair.secondary).await;
+                let call = self.call_at(&pair.secondary).await;
+                pair.primary.start().await;
+                soon("failback to wait for the call", async || {
+                    let group = group_of(&pair.secondary.try_status().await?, GROUP);
+                    let waits = group["failback"]["waiting_for"].to_string();
+                    let only = waits == "[\"1 call on vmpro2 to end\"]";
+                    (group["phase"] == "returning" && only)
+                        .then_some(())
+                        .ok_or(waits)
+                })
+                .await;
+                Some(call)
+            }
+        }
+    }
+
+    async fn call_at<'n>(&self, node: &'n Node) -> OpenCall<'n> {
+        let mut call = OpenCall::to_leave(node, "2003", &self.ledger.caller()).await;
+        call.up_to_the_beep().await;
+        call
+    }
+
+    async fn cut(&self) {
+        let Self { pair, net, .. } = self;
+        match self.row {
+            Row::Primary => pair.primary.kill().await,
+            Row::Secondary => pair.secondary.kill().await,
+            Row::Both(_) => {
+                for node in pair.nodes() {
+                    node.kill().await;
+                }
+            }
+            Row::Line(cut) => net.cut_all(cut),
+        }
+    }
+
+    /// Waits until whoever is left has done what is his, and leaves messages there; gives when it
+    /// had been done. Of two that were killed, one is started here.
+    async fn apart(&self, meanwhile: Meanwhile) -> Instant {
+        let Self { pair, ledger, .. } = self;
+        let [primary, secondary] = pair.nodes();
+        let resilience = matches!(meanwhile, Meanwhile::Failback);
+        let mut alone = match self.row {
+            Row::Primary | Row::Both(First::Secondary) => vec![secondary],
+            Row::Secondary | Row::Both(First::Primary) => vec![primary],
+            Row::Both(First::AtOnce) => vec![],
+            Row::Line(_) => vec![primary, secondary],
+        };
+        if matches!(self.row, Row::Both(_))
+            && let [first] = alone[..]
+        {
+            first.start().await;
+        }
+        for node in &alone {
+            self.is_alone(node, resilience).await;
+        }
+        let settled = Instant::now();
+        // The last message is the one that is heard: let each node have been the last.
+        for _ in 0..2 {
+            for node in &alone {
+                ledger.leave(node, "2001").await;
+                ledger.last_is_heard_at(node).await;
+            }
+            alone.reverse();
+        }
+        settled
+    }
+
+    /// Waits until `node` says that it answers although the other is out of sight. The backup owns
+    /// the group by then; the home doesn't where it had been taken over before.
+    async fn is_alone(&self, node: &Node, resilience: bool) {
+        let home = node.id == self.pair.primary.id;
+        let wanted = if home && resilience {
+            "partition"
+        } else {
+            "yes"
+        };
+        soon(&format!("{} to go on alone", node.id), async || {
+            let status = node.try_status().await?;
+            let group = group_of(&status, GROUP);
+            let alone = status["peer"]["visible"] == false;
+            let named = group["owner"] == node.id.as_str();
+            let fine = alone && group["serving_here"] == wanted && named == (wanted == "yes");
+            fine.then_some(()).ok_or(group.to_string())
+        })
+        .await;
+        if !home {
+            node.alarm("voicemail_failover").await;
+        }
+    }
+
+    /// Heals the cut; gives how long the processes took to be started.
+    async fn back(&self) -> Duration {
+        let Self { pair, net, .. } = self;
+        let [primary, secondary] = pair.nodes();
+        net.heal();
+        let begun = Instant::now();
+        match self.row {
+            Row::Primary | Row::Both(First::Secondary) => primary.start().await,
+            Row::Secondary | Row::Both(First::Primary) => secondary.start().await,
+            Row::Both(First::AtOnce) => {
+                primary.launch().await;
+                secondary.launch().await;
+                primary.ready().await;
+                secondary.ready().await;
+            }
+            Row::Line(_) => {}
+        }
+        begun.elapsed()
+    }
+
+    /// The caller speaks and hangs up, on the node that has the call; unless that was killed.
+    async fn call_finishes(&self, call: &mut Option<OpenCall<'_>>) {
+        let Some(mut call) = call.take() else { return };
+        let lived = match self.row {
+            Row::Primary => call.is_at(&self.pair.secondary),
+            Row::Secondary => call.is_at(&self.pair.primary),
+            Row::Both(_) => false,
+            Row::Line(_) => true,
+        };
+        if lived {
+            self.ledger.record(&mut call).await;
+            call.ends().await.must_be(204);
+        } else {
+            assert!(!call.goes_on().await, "a call outlived its process");
+        }
+    }
+
+    /// Failovers and failbacks of a cell.
+    fn moves(&self, meanwhile: Meanwhile) -> u64 {
+        // The secondary is alone for so long that it takes the group.
+        let alone = match self.row {
+            Row::Primary | Row::Both(First::Secondary) | Row::Line(_) => true,
+            Row::Secondary | Row::Both(First::Primary | First::AtOnce) => false,
+        };
+        let before = matches!(meanwhile, Meanwhile::Failback);
+        if alone || before { 2 } else { 0 }
+    }
+
+    async fn epoch(&self, node: &Node) -> u64 {
+        let status: Value = node.get("/api/v1/status").await;
+        group_of(&status, GROUP)["epoch"].as_u64().unwrap()
+    }
+}
