@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use resilience_script::{Script, group, wall};
-use vmsync_config::{FailbackPolicy, Trigger, words::NodeId};
+use vmsync_config::{FailbackPolicy, Group, Trigger, words::NodeId};
 use vmsync_core::resilience::{
-    Ask, Format, Machine, Ownership, Phase, PhoneEvidence, PhoneKind, Registration, Request, Rules,
-    Serving, Startup, TIMEOUT_CAP, View, adopt, explain, serves,
+    Ask, Format, Machine, Maintenance, Ownership, Phase, PhoneEvidence, PhoneKind, Place,
+    Registration, Request, Rules, Serving, Startup, TIMEOUT_CAP, View, adopt, explain, serves,
 };
 
 const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/resilience");
@@ -78,33 +78,48 @@ fn the_home_sends_requests_to_the_backup() {
     assert_eq!(alone.phase, Phase::Normal, "a home sees itself");
 }
 
+/// Columns: me, the peer answers or not, started or not, what is put first, the witness if there is one.
 #[test]
 fn who_answers() {
-    let (home, backup) = (group().home, group().backup);
-    let owned = Ownership::initial(&group(), wall(Duration::ZERO).wall);
-    // me, peer visible, started, expected
+    let no = || Serving::No {
+        owner: group().home,
+    };
+    let isolated = || Serving::Isolated {
+        owner: group().home,
+    };
     let table = [
-        (&home, true, true, Serving::Yes),
-        (&home, false, true, Serving::Yes),
-        (&home, true, false, Serving::Starting),
-        (&home, false, false, Serving::Starting),
-        (
-            &backup,
-            true,
-            true,
-            Serving::No {
-                owner: home.clone(),
-            },
-        ),
-        (&backup, false, true, Serving::YesPartition),
-        (&backup, false, false, Serving::Starting),
+        ("home   answers started  answering", Serving::Yes),
+        ("home   silent  started  answering", Serving::Yes),
+        ("home   silent  started  answering unseen", Serving::Yes),
+        ("home   answers starting answering", Serving::Starting),
+        ("home   silent  starting answering", Serving::Starting),
+        ("backup answers started  answering", no()),
+        ("backup silent  started  answering", Serving::YesPartition),
+        ("backup silent  started  answering unseen", Serving::YesPartition),
+        ("backup silent  starting answering", Serving::Starting),
+        // resilience.answering_beats_consistency = false
+        ("home   answers started  consistency unseen", Serving::Yes),
+        ("home   silent  started  consistency", Serving::Yes),
+        ("home   silent  started  consistency seen", Serving::Yes),
+        ("home   silent  started  consistency unseen", isolated()),
+        ("backup answers started  consistency seen", no()),
+        ("backup silent  started  consistency seen", isolated()),
+        ("backup silent  started  consistency", isolated()),
+        ("backup silent  starting consistency", Serving::Starting),
     ];
-    for (me, visible, started, expected) in table {
-        assert_eq!(
-            serves(me, &owned, visible, started),
-            expected,
-            "{me} {visible} {started}"
-        );
+    let owned = Ownership::initial(&group(), wall(Duration::ZERO).wall);
+    for (row, expected) in table {
+        let has = |word| row.split_whitespace().any(|w| w == word);
+        let Group { home, backup, .. } = &group();
+        let place = Place {
+            me: if has("home") { home } else { backup },
+            ownership: &owned,
+            peer_answers: has("answers"),
+            started: has("started"),
+            answering_first: has("answering"),
+            witness: has("seen").then_some(true).or(has("unseen").then_some(false)),
+        };
+        assert_eq!(serves(place), expected, "{row}");
     }
 }
 
@@ -181,6 +196,11 @@ enum Happening {
     Phone(PhoneKind),
     Ask(Request),
     Minutes(u64),
+    Speaks(bool),
+    Witness(bool),
+    /// For so many minutes, 0 = until it is ended.
+    Maintenance(u64),
+    MaintenanceEnds,
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
@@ -204,6 +224,10 @@ fn happening() -> impl Strategy<Value = Happening> {
         3 => kind.prop_map(H::Phone),
         1 => request.prop_map(H::Ask),
         3 => (1..90_u64).prop_map(H::Minutes),
+        1 => any::<bool>().prop_map(H::Speaks),
+        1 => any::<bool>().prop_map(H::Witness),
+        1 => (0..90_u64).prop_map(H::Maintenance),
+        1 => Just(H::MaintenanceEnds),
     ]
 }
 
@@ -219,8 +243,10 @@ fn any_rules() -> impl Strategy<Value = Rules> {
         Just(FailbackPolicy::Automatic)
     ];
     let minutes = |most: u64| (0..most).prop_map(Duration::from_mins);
-    (any::<bool>(), trigger, policy, minutes(300), minutes(300)).prop_map(
-        |(on, trigger, policy, timeout, stable_for)| Rules {
+    let spans = (minutes(300), minutes(300), minutes(300));
+    (any::<bool>(), trigger, policy, spans).prop_map(
+        |(on, trigger, policy, (timeout, stable_for, hold_off))| Rules {
+            hold_off,
             backs_up_voicemail: on,
             trigger,
             policy,
@@ -262,11 +288,27 @@ impl Watched {
         match what {
             Happening::Invisible if self.view.peer.is_ok() => {
                 self.view.peer = Err(self.now);
+                self.view.speaks = false;
                 self.view.sync_started = None;
                 self.view.sync_finished = false;
                 self.desk_since_lost = false;
             }
-            Happening::Visible if self.view.peer.is_err() => self.view.peer = Ok(self.now),
+            Happening::Visible if self.view.peer.is_err() => {
+                self.view.peer = Ok(self.now);
+                self.view.speaks = true;
+            }
+            Happening::Speaks(speaks) if self.view.peer.is_ok() => self.view.speaks = *speaks,
+            Happening::Witness(seen) => self.view.witness = Some(*seen),
+            Happening::Maintenance(minutes) => {
+                let end = self.now + Duration::from_mins(*minutes);
+                self.rules.maintenance = Some(Maintenance {
+                    since: wall(self.now).wall,
+                    until: (*minutes > 0).then(|| wall(end).wall),
+                    reason: String::new(),
+                    by: group().home,
+                });
+            }
+            Happening::MaintenanceEnds => self.rules.maintenance = None,
             Happening::SyncStarts if self.view.peer.is_ok() => {
                 self.view.sync_started.get_or_insert(self.now);
             }
@@ -336,8 +378,22 @@ impl Watched {
                     "epochs only grow, by one"
                 );
                 prop_assert!(next.owner != self.ownership.owner);
+                let maintenance = self.rules.maintenance.as_ref();
+                prop_assert!(
+                    ask.is_some() || !maintenance.is_some_and(|m| m.is_on(now.wall)),
+                    "nothing is decided by itself in maintenance: {}",
+                    row
+                );
+                prop_assert!(
+                    ask.is_some()
+                        || next.owner == group().home
+                        || self.view.witness != Some(false),
+                    "cut off from the witness: {}",
+                    row
+                );
                 if next.owner == group().home {
                     prop_assert!(self.view.peer.is_ok(), "R-FB-1: {}", row);
+                    prop_assert!(self.view.speaks, "R-FB-1: {}", row);
                     prop_assert!(self.view.sync_started.is_some(), "R-FB-1: {}", row);
                 } else {
                     prop_assert!(self.rules.backs_up_voicemail, "R-TO-6: {}", row);
@@ -355,7 +411,10 @@ impl Watched {
     /// R-FB-5: 60 minutes after its clock began, an automatic failback has happened.
     fn never_late(&self) -> Result<(), TestCaseError> {
         let backed_up = self.ownership.owner == group().backup && !self.ownership.held;
-        if self.rules.policy != FailbackPolicy::Automatic || !backed_up {
+        let maintenance = self.rules.maintenance.as_ref();
+        let paused = maintenance.is_some_and(|m| m.is_on(wall(self.now).wall));
+        let automatic = self.rules.policy == FailbackPolicy::Automatic;
+        if !automatic || !backed_up || paused || !self.view.speaks {
             return Ok(());
         }
         if let (Ok(visible), Some(started)) = (self.view.peer, self.view.sync_started) {

@@ -50,7 +50,7 @@ impl Duty<'_> {
                     || (self.served_for >= self.handover && (self.in_step || !self.peer_visible))
             }
             Serving::YesPartition => self.taken_here && self.only_copy,
-            Serving::No { .. } | Serving::Starting => false,
+            Serving::No { .. } | Serving::Starting | Serving::Isolated { .. } => false,
         }
     }
 }

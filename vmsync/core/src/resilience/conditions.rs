@@ -6,9 +6,12 @@
 
 use std::time::Duration;
 
-use vmsync_config::{Group, words::Now};
+use vmsync_config::{
+    Group,
+    words::{Now, UnixMillis},
+};
 
-use super::{Ownership, Rules, TIMEOUT_CAP, View};
+use super::{FLAP_WINDOW, FLAPS, Ownership, Rules, TIMEOUT_CAP, View};
 
 /// Everything a condition may look at.
 #[derive(Debug, Clone, Copy)]
@@ -63,6 +66,20 @@ pub(super) static HOME_VISIBLE: Condition = Condition {
     due: never,
 };
 
+/// R-FB-1, first half: only a home that hears can be given the group.
+pub(super) static HOME_SPEAKS: Condition = Condition {
+    code: "home_silent",
+    asks: "heartbeats pass between the nodes",
+    holds: |s| s.view.speaks,
+    waits_for: |s| {
+        format!(
+            "heartbeats with {} to pass again (only its mail server answers)",
+            s.group.home
+        )
+    },
+    due: never,
+};
+
 /// R-FB-1, second half.
 pub(super) static SYNC_STARTED: Condition = Condition {
     code: "sync_not_started",
@@ -82,6 +99,44 @@ pub(super) static INVISIBLE_LONG_ENOUGH: Condition = Condition {
         format!("{} to stay invisible for {after}", s.group.home)
     },
     due: |s| s.failover_due(),
+};
+
+/// The third party that both nodes can ask, so that a node which is cut off itself stays quiet.
+pub(super) static WITNESS: Condition = Condition {
+    code: "witness_unseen",
+    asks: "the witness, where there is one, is seen from the backup",
+    holds: |s| s.view.witness != Some(false),
+    waits_for: |s| {
+        format!(
+            "{} to see the witness (it may be cut off itself)",
+            s.group.backup
+        )
+    },
+    due: never,
+};
+
+/// Maintenance mode.
+pub(super) static NO_MAINTENANCE: Condition = Condition {
+    code: "maintenance",
+    asks: "no maintenance mode is on",
+    holds: |s| s.maintenance_left().is_none(),
+    waits_for: |s| {
+        let Some(maintenance) = &s.rules.maintenance else {
+            return "maintenance mode to end".to_owned();
+        };
+        let end = match maintenance.until {
+            Some(until) => format!("maintenance mode to end, at {until} at the latest"),
+            None => "an operator to end maintenance mode".to_owned(),
+        };
+        match maintenance.reason.as_str() {
+            "" => end,
+            reason => format!("{end} ({reason})"),
+        }
+    },
+    due: |s| {
+        let left = s.maintenance_left()??;
+        Some(s.now.mono.saturating_add(left))
+    },
 };
 
 /// R-FO-1, the phone.
@@ -120,6 +175,23 @@ pub(super) static STABLE: Condition = Condition {
         format!("{} to stay visible for {span}", s.group.home)
     },
     due: |s| s.stable_due(),
+};
+
+/// Flap damping: a home that keeps going away is not handed the group the moment it appears.
+pub(super) static NOT_FLAPPING: Condition = Condition {
+    code: "hold_off",
+    asks: "a home that was lost three times in an hour has stayed visible for its hold-off",
+    holds: |s| s.hold_off_due().is_none_or(|due| due <= s.now.mono),
+    waits_for: |s| {
+        format!(
+            "{} to stay visible for {} (hold-off: it was lost {} times within {})",
+            s.group.home,
+            in_words(s.hold_off()),
+            s.flaps(),
+            in_words(FLAP_WINDOW)
+        )
+    },
+    due: |s| s.hold_off_due(),
 };
 
 /// R-FB-3, calls.
@@ -177,10 +249,53 @@ impl Sight<'_> {
         Some(began.saturating_add(self.rules.timeout.min(TIMEOUT_CAP)))
     }
 
-    /// When the automatic policy goes home at the latest (R-FB-4), stability included.
+    /// When the automatic policy goes home at the latest (R-FB-4), stability and hold-off included.
     pub(super) fn automatic_deadline(&self) -> Option<Duration> {
-        Some(self.timeout_due()?.max(self.stable_due()?))
+        let due = self.timeout_due()?.max(self.stable_due()?);
+        Some(self.hold_off_due().map_or(due, |hold_off| due.max(hold_off)))
     }
+
+    /// Failovers without an operator that count as flaps.
+    pub(super) fn flaps(&self) -> usize {
+        recent(&self.ownership.failovers, self.ownership.since).count()
+    }
+
+    /// How long a flapping home must stay visible; zero for one that does not flap.
+    pub(super) fn hold_off(&self) -> Duration {
+        let Some(beyond) = self.flaps().checked_sub(FLAPS) else {
+            return Duration::ZERO;
+        };
+        let doublings = u32::try_from(beyond).unwrap_or(u32::MAX).min(16);
+        let hold_off = self.rules.hold_off.saturating_mul(1 << doublings);
+        hold_off.min(TIMEOUT_CAP)
+    }
+
+    /// `None` where nothing is held off.
+    pub(super) fn hold_off_due(&self) -> Option<Duration> {
+        let hold_off = self.hold_off();
+        let since = self.view.peer.ok()?;
+        (!hold_off.is_zero()).then(|| since.saturating_add(hold_off))
+    }
+
+    /// `None`: no maintenance; `Some(None)`: until an operator ends it.
+    #[allow(clippy::option_option, reason = "off, open-ended, or for a while")]
+    fn maintenance_left(&self) -> Option<Option<Duration>> {
+        let on = self.rules.maintenance.as_ref();
+        let on = on.filter(|m| m.is_on(self.now.wall))?;
+        let left = |until: UnixMillis| Duration::from_millis(until.0.saturating_sub(self.now.wall.0));
+        Some(on.until.map(left))
+    }
+}
+
+/// Those of `failovers` in the window that ends at `at`. Compared with one another rather than with
+/// the clock of now: the hold-off of a failover must not shrink while it is waited for.
+pub(super) fn recent(
+    failovers: &[UnixMillis],
+    at: UnixMillis,
+) -> impl Iterator<Item = UnixMillis> {
+    let window = u64::try_from(FLAP_WINDOW.as_millis()).unwrap_or(u64::MAX);
+    let begin = at.0.saturating_sub(window);
+    failovers.iter().copied().filter(move |f| f.0 >= begin)
 }
 
 fn never(_: &Sight<'_>) -> Option<Duration> {

@@ -7,7 +7,7 @@ use vmsync_config::{FailbackPolicy, Trigger};
 use super::{
     Phase, Request,
     conditions::Condition,
-    rows::{Cause, GLANCES, ROWS, Row, Target},
+    rows::{Cause, GLANCES, ROWS, Row, Target, UNATTENDED_GATE},
 };
 
 /// How to print.
@@ -42,6 +42,11 @@ fn text() -> String {
             g.because
         );
     }
+    let _ = writeln!(
+        out,
+        "\nWithout an operator, in either direction\n  never unless {}",
+        asked(&UNATTENDED_GATE)
+    );
     for (title, target) in [
         ("\nFailover, decided by the backup", Target::Backup),
         ("\nFailback, decided by the backup", Target::Home),

@@ -3,13 +3,19 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use vmsync_config::{FailbackPolicy, Group, words::Now};
+use vmsync_config::{
+    FailbackPolicy, Group,
+    words::{Now, UnixMillis},
+};
 
 use super::{
     Ask, Ownership, Phase, Request, Rules, TIMEOUT_CAP, View,
-    conditions::{Condition, Sight, in_words},
-    rows::{Cause, ROWS, Row, Target},
+    conditions::{Condition, NO_MAINTENANCE, Sight, in_words, recent},
+    rows::{Cause, ROWS, Row, Target, UNATTENDED_GATE},
 };
+
+/// Failovers remembered for flap damping; the hold-off has long reached its cap by then.
+const REMEMBERED: usize = 16;
 
 /// The resilience machine of one group. Holds no state: what lasts is in [`Ownership`].
 #[derive(Debug, Clone)]
@@ -35,14 +41,27 @@ pub struct Decision {
     pub deadline: Option<Duration>,
     /// When the automatic policy goes home at the latest (monotonic).
     pub failback_deadline: Option<Duration>,
+    /// The hold-off of a flapping home that is back.
+    pub hold_off: Option<HoldOff>,
+}
+
+/// Flap damping at work ([`Rules::hold_off`]).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HoldOff {
+    /// Failovers without an operator within [`super::FLAP_WINDOW`].
+    pub flaps: usize,
+    /// How long the home must stay visible.
+    pub span: Duration,
+    /// When it has (monotonic).
+    pub until: Option<Duration>,
 }
 
 /// Why an operator's request was not granted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
 #[error("{reason}")]
 pub struct Refused {
-    /// Stable: `resilience_off`, `home_invisible`, `sync_not_started`, `calls_active`,
-    /// `already_there`, `not_backup` (send it to the backup), `stale_expected_owner`.
+    /// Stable: `resilience_off`, `home_invisible`, `home_silent`, `sync_not_started`,
+    /// `calls_active`, `already_there`, `not_backup` (send it to the backup), `stale_expected_owner`.
     pub code: &'static str,
     /// What stands in the way and what to do.
     pub reason: String,
@@ -146,6 +165,7 @@ impl Machine {
             waiting_for,
             deadline: None,
             failback_deadline: None,
+            hold_off: None,
         }
     }
 
@@ -220,6 +240,8 @@ impl Machine {
             since: sight.now.wall,
             reason,
             held: row.target == Target::Backup && sight.view.peer.is_ok(),
+            row: Some(row.id.to_owned()),
+            failovers: failovers(row, sight),
         }
     }
 
@@ -246,8 +268,15 @@ impl Machine {
         };
         let automatic = phase == Phase::Returning
             && sight.rules.policy == FailbackPolicy::Automatic
-            && !sight.ownership.held;
+            && !sight.ownership.held
+            && (NO_MAINTENANCE.holds)(&sight);
         let failback_deadline = automatic.then(|| sight.automatic_deadline()).flatten();
+        let flapping = phase == Phase::Returning && !sight.hold_off().is_zero();
+        let hold_off = flapping.then(|| HoldOff {
+            flaps: sight.flaps(),
+            span: sight.hold_off(),
+            until: sight.hold_off_due(),
+        });
         Decision {
             ownership,
             row,
@@ -256,6 +285,7 @@ impl Machine {
             waiting_for,
             deadline,
             failback_deadline,
+            hold_off,
         }
     }
 }
@@ -290,6 +320,7 @@ fn due_row(sight: &Sight<'_>, phase: Phase) -> Option<&'static Row> {
     unattended(sight.rules, direction(phase)).find(|row| {
         row.from.contains(&phase)
             && first_unmet(sight, row.target.gate()).is_none()
+            && first_unmet(sight, &UNATTENDED_GATE).is_none()
             && first_unmet(sight, row.conditions).is_none()
     })
 }
@@ -316,6 +347,20 @@ fn leaves_to_policy(sight: &Sight<'_>, unmet: &Condition) -> bool {
     sight.ownership.held
         && unmet.code == "calls_active"
         && sight.rules.policy != FailbackPolicy::Manual
+}
+
+/// What flap damping will count: the failovers of the last hour that no operator asked for. Those
+/// that seem to lie ahead are of a clock that was wrong.
+fn failovers(row: &Row, sight: &Sight<'_>) -> Vec<UnixMillis> {
+    let now = sight.now.wall;
+    let mut all: Vec<_> = recent(&sight.ownership.failovers, now).collect();
+    all.retain(|at| *at <= now);
+    if row.target == Target::Backup && matches!(row.cause, Cause::Trigger(_)) {
+        all.push(now);
+    }
+    let surplus = all.len().saturating_sub(REMEMBERED);
+    all.drain(..surplus);
+    all
 }
 
 fn stale(sight: &Sight<'_>, ask: &Ask) -> Option<Refused> {
@@ -345,6 +390,11 @@ fn awaited(sight: &Sight<'_>, target: Target) -> (Vec<String>, Option<Duration>)
         };
         return (vec![who.to_owned()], None);
     };
+    let paused = unmet(sight, &UNATTENDED_GATE);
+    if !paused.is_empty() {
+        let due = paused.iter().filter_map(|c| (c.due)(sight)).min();
+        return (words(sight, &paused), due);
+    }
     let mut missing = unmet(sight, first.conditions);
     let mut waiting_for = words(sight, &missing);
     for row in rows {

@@ -11,8 +11,8 @@
 //!
 //! Order: [`Machine::decide`] derives the [`Phase`] from the durable [`Ownership`] and what is seen
 //! now, passes the gate of that direction ([`rows::FAILOVER_GATE`] R-TO-6, [`rows::FAILBACK_GATE`]
-//! R-FB-1), and then tries the [`rows::ROWS`] from top to bottom. The caller makes the new
-//! ownership durable *before* acting on it.
+//! R-FB-1), without an operator also [`rows::UNATTENDED_GATE`] (maintenance mode), and then tries the
+//! [`rows::ROWS`] from top to bottom. The caller makes the new ownership durable *before* acting on it.
 //!
 //! Guarantees (docs/decisions/0007-ownership.md): a group's epochs are only ever raised by its
 //! backup node, so one failover and its failback can't race; epochs only grow; nothing goes home
@@ -24,8 +24,10 @@ mod conditions;
 mod evidence;
 mod explain;
 mod machine;
+mod order;
 mod ownership;
 pub mod rows;
+mod visibility;
 
 use std::time::Duration;
 
@@ -39,8 +41,10 @@ pub use colour::{Colour, Link, colour};
 pub use conditions::{Condition, Sight};
 pub use evidence::{PhoneEvidence, PhoneKind, Registration, Verdict};
 pub use explain::{Format, explain};
-pub use machine::{Decision, Machine, Refused};
-pub use ownership::{Serving, Startup, adopt, serves};
+pub use machine::{Decision, HoldOff, Machine, Refused};
+pub use order::{Doing, LATE, Order, What};
+pub use ownership::{Place, Serving, Startup, adopt, serves};
+pub use visibility::{Lost, Sign, Visibility};
 
 /// No failback timer runs longer, whatever was loaded (R-FB-5).
 pub const TIMEOUT_CAP: Duration = Duration::from_hours(1);
@@ -63,6 +67,13 @@ pub struct Ownership {
     /// would undo *Activate Backup Server* (R-FO-4) at once. Cleared within its epoch, never set.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub held: bool,
+    /// The row that fired ([`rows::Row::id`]); `None` = settled between the nodes, or of an older release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub row: Option<String>,
+    /// When the backup took over without an operator, by its own wall clock, oldest first: those of
+    /// the last [`FLAP_WINDOW`]. Flap damping counts them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failovers: Vec<UnixMillis>,
 }
 
 /// Where a group stands, derived from ownership and what is seen now.
@@ -109,6 +120,11 @@ pub struct View {
     pub pending_operations: u64,
     /// Active calls of this group on the backup. Calls without sign of life don't count (R-FB-8).
     pub calls: u32,
+    /// Whether heartbeats pass between the nodes, in either direction ([`Visibility::speaks`]). A home
+    /// of which only the mail server lives can't be told that it owns the group.
+    pub speaks: bool,
+    /// Whether the witness is seen from here; `None` = none is configured.
+    pub witness: Option<bool>,
 }
 
 impl View {
@@ -122,6 +138,8 @@ impl View {
             sync_finished: false,
             pending_operations: 0,
             calls: 0,
+            speaks: false,
+            witness: None,
         }
     }
 }
@@ -141,10 +159,42 @@ pub struct Rules {
     pub timeout: Duration,
     /// R-FB-7; capped at [`TIMEOUT_CAP`] as well, for it delays the automatic failback.
     pub stable_for: Duration,
+    /// Flap damping: how long a home must stay visible once [`FLAPS`] failovers without an operator
+    /// fell into [`FLAP_WINDOW`]; twice as long for each further one, at most [`TIMEOUT_CAP`]. Zero = off.
+    pub hold_off: Duration,
+    /// Maintenance mode: nothing is decided without an operator.
+    pub maintenance: Option<Maintenance>,
+}
+
+/// Failovers without an operator within [`FLAP_WINDOW`] that make a home a flapping one.
+pub const FLAPS: usize = 3;
+/// The time in which they are counted.
+pub const FLAP_WINDOW: Duration = Duration::from_hours(1);
+
+/// Maintenance mode, replicated as a setting: automatic decisions pause, operators' go on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Maintenance {
+    /// Since when.
+    pub since: UnixMillis,
+    /// It ends by itself then; `None` = when an operator ends it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<UnixMillis>,
+    /// The operator's words; at most 200 characters.
+    pub reason: String,
+    /// The node where it was begun.
+    pub by: NodeId,
+}
+
+impl Maintenance {
+    /// Whether it is still on.
+    pub fn is_on(&self, now: UnixMillis) -> bool {
+        self.until.is_none_or(|until| now < until)
+    }
 }
 
 /// What an operator may ask for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Request {
     /// *Activate Backup Server* (R-FO-4).
     ActivateBackup,

@@ -23,6 +23,8 @@ impl Ownership {
             since,
             reason: "normal operation".to_owned(),
             held: false,
+            row: None,
+            failovers: Vec::new(),
         }
     }
 }
@@ -61,6 +63,8 @@ fn settled(group: &Group, mine: &Ownership, theirs: &Ownership) -> Ownership {
             group.home, group.backup, group.name, mine.epoch
         ),
         held: false,
+        row: None,
+        failovers: Vec::new(),
     }
 }
 
@@ -78,21 +82,60 @@ pub enum Serving {
     },
     /// Just started: it first asks its peer who owns the group (503 with Retry-After).
     Starting,
+    /// It can't know that nobody else serves, and consistency was put first (503).
+    Isolated {
+        /// Who owned the group last, as far as is known here.
+        owner: NodeId,
+    },
 }
 
-/// Whether `me` serves. `started` is [`Startup::done`]: until the peer was asked, a node must not
-/// serve what it owned last, for the peer may have taken it over since.
-pub fn serves(me: &NodeId, ownership: &Ownership, peer_visible: bool, started: bool) -> Serving {
-    if !started {
+/// What decides whether a node answers for a group.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// This node.
+    pub me: &'a NodeId,
+    /// Of the group.
+    pub ownership: &'a Ownership,
+    /// The peer answers questions: callers can be sent there.
+    pub peer_answers: bool,
+    /// [`Startup::done`]: until the peer was asked, a node must not serve what it owned last, for
+    /// the peer may have taken it over since.
+    pub started: bool,
+    /// The switch `resilience.answering_beats_consistency`, on by default.
+    pub answering_first: bool,
+    /// As [`super::View::witness`].
+    pub witness: Option<bool>,
+}
+
+/// Whether a node serves.
+///
+/// With `answering_first` a caller is never left without an answer, at the price that in a
+/// partition both nodes answer, and what both took is merged afterwards. Without it a node that
+/// can't see the owner doesn't answer for it, and an owner that sees neither its peer nor the
+/// witness falls silent, before the peer may take the group over.
+pub fn serves(place: Place<'_>) -> Serving {
+    let owner = &place.ownership.owner;
+    let cut_off = !place.peer_answers && place.witness == Some(false);
+    if !place.started {
         Serving::Starting
-    } else if ownership.owner == *me {
-        Serving::Yes
-    } else if peer_visible {
-        Serving::No {
-            owner: ownership.owner.clone(),
+    } else if owner == place.me {
+        if cut_off && !place.answering_first {
+            Serving::Isolated {
+                owner: owner.clone(),
+            }
+        } else {
+            Serving::Yes
         }
-    } else {
+    } else if place.peer_answers {
+        Serving::No {
+            owner: owner.clone(),
+        }
+    } else if place.answering_first {
         Serving::YesPartition
+    } else {
+        Serving::Isolated {
+            owner: owner.clone(),
+        }
     }
 }
 

@@ -9,8 +9,9 @@ use vmsync_config::{FailbackPolicy, Trigger};
 use super::{
     Phase, Request,
     conditions::{
-        Condition, DESK_PHONE, HOME_VISIBLE, INVISIBLE_LONG_ENOUGH, NO_CALLS, NOT_HELD,
-        RESILIENCE_ON, STABLE, SYNC_FINISHED, SYNC_STARTED, TIMEOUT,
+        Condition, DESK_PHONE, HOME_SPEAKS, HOME_VISIBLE, INVISIBLE_LONG_ENOUGH, NO_CALLS,
+        NO_MAINTENANCE, NOT_FLAPPING, NOT_HELD, RESILIENCE_ON, STABLE, SYNC_FINISHED, SYNC_STARTED,
+        TIMEOUT, WITNESS,
     },
 };
 
@@ -57,7 +58,10 @@ pub struct Row {
 pub static FAILOVER_GATE: [&Condition; 1] = [&RESILIENCE_ON];
 
 /// Stands before every row that leads home, an operator's forced request included (R-FB-1, R-FB-2).
-pub static FAILBACK_GATE: [&Condition; 2] = [&HOME_VISIBLE, &SYNC_STARTED];
+pub static FAILBACK_GATE: [&Condition; 3] = [&HOME_VISIBLE, &HOME_SPEAKS, &SYNC_STARTED];
+
+/// Stands before every row that fires without an operator, in either direction.
+pub static UNATTENDED_GATE: [&Condition; 1] = [&NO_MAINTENANCE];
 
 /// All transitions, tried in this order.
 pub static ROWS: [Row; 8] = [
@@ -66,7 +70,7 @@ pub static ROWS: [Row; 8] = [
         rule: "R-FO-1",
         from: &[Phase::Pending],
         cause: Cause::Trigger(Trigger::Phones),
-        conditions: &[&INVISIBLE_LONG_ENOUGH, &DESK_PHONE],
+        conditions: &[&INVISIBLE_LONG_ENOUGH, &DESK_PHONE, &WITNESS],
         target: Target::Backup,
         because: "{home} was invisible for {failover_after}, then a desk phone of it registered at the system of {backup}",
     },
@@ -75,7 +79,7 @@ pub static ROWS: [Row; 8] = [
         rule: "R-FO-2",
         from: &[Phase::Pending],
         cause: Cause::Trigger(Trigger::Visibility),
-        conditions: &[&INVISIBLE_LONG_ENOUGH],
+        conditions: &[&INVISIBLE_LONG_ENOUGH, &WITNESS],
         target: Target::Backup,
         because: "{home} was invisible for {failover_after}",
     },
@@ -93,7 +97,7 @@ pub static ROWS: [Row; 8] = [
         rule: "R-FB-3",
         from: &[Phase::Returning],
         cause: Cause::Policy(FailbackPolicy::Graceful),
-        conditions: &[&NOT_HELD, &STABLE, &NO_CALLS, &SYNC_FINISHED],
+        conditions: &[&NOT_HELD, &STABLE, &NOT_FLAPPING, &NO_CALLS, &SYNC_FINISHED],
         target: Target::Home,
         because: "{home} is back, all calls on {backup} have ended and synchronisation has finished",
     },
@@ -102,7 +106,7 @@ pub static ROWS: [Row; 8] = [
         rule: "R-FB-4",
         from: &[Phase::Returning],
         cause: Cause::Policy(FailbackPolicy::Automatic),
-        conditions: &[&NOT_HELD, &STABLE, &NO_CALLS],
+        conditions: &[&NOT_HELD, &STABLE, &NOT_FLAPPING, &NO_CALLS],
         target: Target::Home,
         because: "{home} is back and all calls on {backup} have ended",
     },
@@ -111,7 +115,7 @@ pub static ROWS: [Row; 8] = [
         rule: "R-FB-4",
         from: &[Phase::Returning],
         cause: Cause::Policy(FailbackPolicy::Automatic),
-        conditions: &[&NOT_HELD, &STABLE, &TIMEOUT],
+        conditions: &[&NOT_HELD, &STABLE, &NOT_FLAPPING, &TIMEOUT],
         target: Target::Home,
         because: "the timeout of {timeout} has run out since {home} came back; calls left to end on {backup}: {calls}",
     },

@@ -11,7 +11,7 @@ use vmsync_config::{
     words::{GroupName, NodeId, Now, SystemName, UnixMillis},
 };
 use vmsync_core::resilience::{
-    Ask, Colour, Decision, Link, Machine, Ownership, PhoneEvidence, PhoneKind, Registration,
+    Ask, Colour, Decision, Link, Machine, Maintenance, Ownership, PhoneEvidence, PhoneKind, Registration,
     Request, Rules, Verdict, View, colour,
 };
 
@@ -35,6 +35,8 @@ pub(crate) fn rules() -> Rules {
         policy: FailbackPolicy::Graceful,
         timeout: 60 * MINUTE,
         stable_for: Duration::ZERO,
+        hold_off: 5 * MINUTE,
+        maintenance: None,
     }
 }
 
@@ -58,6 +60,7 @@ impl Script {
         let (group, rules) = (group(), rules());
         let mut view = View::new(group.backup.clone(), Duration::ZERO);
         view.peer = Ok(Duration::ZERO);
+        view.speaks = true;
         view.sync_started = Some(Duration::ZERO);
         view.sync_finished = true;
         let ownership = Ownership::initial(&group, wall(Duration::ZERO).wall);
@@ -117,6 +120,8 @@ impl Script {
             "failover_after" => self.rules.failover_after = span(value)?,
             "timeout" => self.rules.timeout = span(value)?,
             "stable_for" => self.rules.stable_for = span(value)?,
+            "hold_off" => self.rules.hold_off = span(value)?,
+            "witness" => self.view.witness = Some(value == "seen"),
             _ => return Err("no such rule".to_owned()),
         }
         Ok(())
@@ -155,10 +160,22 @@ impl Script {
             ["nothing"] => {}
             ["home", "invisible"] => {
                 self.view.peer = Err(self.now);
+                self.view.speaks = false;
                 self.view.sync_started = None;
                 self.view.sync_finished = false;
             }
-            ["home", "visible"] => self.view.peer = Ok(self.now),
+            ["home", "visible"] => {
+                self.view.peer = Ok(self.now);
+                self.view.speaks = true;
+            }
+            ["home", "greets"] => {
+                self.view.peer = self.view.peer.or(Ok(self.now));
+                self.view.speaks = false;
+            }
+            ["home", "speaks"] => self.view.speaks = true,
+            ["witness", sight] => self.view.witness = Some(*sight == "seen"),
+            ["maintenance", "ends"] => self.rules.maintenance = None,
+            ["maintenance", "begins", rest @ ..] => self.maintenance(rest)?,
             ["sync", "starts"] => self.view.sync_started = Some(self.now),
             ["sync", "finishes"] => {
                 self.view.sync_finished = true;
@@ -197,6 +214,20 @@ impl Script {
             .phones
             .registered(&phone, self.view.peer, after, self.now);
         self.verdict = Some(verdict);
+        Ok(())
+    }
+
+    fn maintenance(&mut self, rest: &[&str]) -> Result<(), String> {
+        let (until, words) = match rest {
+            ["for", length, words @ ..] => (Some(self.now + span(length)?), words),
+            words => (None, words),
+        };
+        self.rules.maintenance = Some(Maintenance {
+            since: wall(self.now).wall,
+            until: until.map(|at| wall(at).wall),
+            reason: words.join(" "),
+            by: group().backup,
+        });
         Ok(())
     }
 
@@ -267,6 +298,14 @@ impl Script {
                 }
                 (other, _) => return Err(format!("but the phone was judged {other:?}")),
             },
+            "hold-off" => {
+                let hold_off = self.last.hold_off.as_ref().and_then(|h| h.until);
+                if value == "none" {
+                    return same(&hold_off, &None);
+                }
+                let until = span(value.trim_start_matches("until ").trim())?;
+                return same(&hold_off, &Some(until));
+            }
             "phase" => self.last.phase.as_str().to_owned(),
             "epoch" => self.ownership.epoch.to_string(),
             "link" => word_of(&self.link()),

@@ -1,0 +1,195 @@
+//! Operators' requests that are carried out later: scheduled, or waiting for the node that decides.
+//!
+//! An order is replicated as a setting, so either node takes, shows and cancels it, also while the
+//! other is down; only the group's backup carries it out. It is bound to the epoch it was made in:
+//! once the group has moved otherwise, or once it was carried out and the node died before noting
+//! that, it is void. What an order waits for is what a request of that moment would be refused for.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use vmsync_config::words::{GroupName, NodeId, Now, UnixMillis};
+
+use super::{Ask, Ownership, Refused, Request};
+
+/// How late a scheduled order is still carried out: the node may have been down at its time.
+pub const LATE: Duration = Duration::from_mins(15);
+
+/// A request for later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// Random; names it when it is cancelled.
+    pub id: String,
+    /// Which group.
+    pub group: GroupName,
+    /// What.
+    pub what: What,
+    /// As in [`Ask`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_owner: Option<NodeId>,
+    /// As in [`Ask`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Not before.
+    pub at: UnixMillis,
+    /// Not after.
+    pub until: UnixMillis,
+    /// The group's epoch when it was made.
+    pub epoch: u64,
+    /// When it was made.
+    pub made: UnixMillis,
+    /// The node that took it.
+    pub by: NodeId,
+}
+
+/// [`Request`] as it is written in an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum What {
+    /// [`Request::ActivateBackup`].
+    ActivateBackup,
+    /// [`Request::Failback`].
+    Failback,
+    /// [`Request::Failback`], forced.
+    ForcedFailback,
+}
+
+impl From<Request> for What {
+    fn from(request: Request) -> Self {
+        match request {
+            Request::ActivateBackup => Self::ActivateBackup,
+            Request::Failback { force: false } => Self::Failback,
+            Request::Failback { force: true } => Self::ForcedFailback,
+        }
+    }
+}
+
+impl From<What> for Request {
+    fn from(what: What) -> Self {
+        match what {
+            What::ActivateBackup => Self::ActivateBackup,
+            What::Failback => Self::Failback { force: false },
+            What::ForcedFailback => Self::Failback { force: true },
+        }
+    }
+}
+
+/// What the group's backup does about an order now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Doing {
+    /// Nothing before then (monotonic).
+    Wait(Duration),
+    /// Ask the machine.
+    Ask(Ask),
+    /// Drop it; why, for the history.
+    Drop(String),
+}
+
+impl Order {
+    /// What to do about it. `now` by the clock of the node that decides.
+    pub fn doing(&self, ownership: &Ownership, now: Now) -> Doing {
+        if ownership.epoch != self.epoch {
+            return Doing::Drop(format!(
+                "void: the group has moved since it was made (epoch {}: {})",
+                ownership.epoch, ownership.reason
+            ));
+        }
+        if now.wall < self.at {
+            let left = Duration::from_millis(self.at.0 - now.wall.0);
+            return Doing::Wait(now.mono.saturating_add(left));
+        }
+        if now.wall > self.until {
+            return Doing::Drop(format!(
+                "missed: it could not be carried out until {}",
+                self.until
+            ));
+        }
+        Doing::Ask(Ask {
+            request: self.what.into(),
+            expected_owner: self.expected_owner.clone(),
+            reason: self.reason.clone(),
+        })
+    }
+
+    /// Whether `refused` is something that passes; the order is kept until its end for that.
+    pub fn outwaits(&self, refused: &Refused) -> bool {
+        matches!(
+            refused.code,
+            "home_invisible" | "home_silent" | "sync_not_started" | "calls_active"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order() -> Order {
+        Order {
+            id: "1".to_owned(),
+            group: GroupName::new("primary").unwrap(),
+            what: What::Failback,
+            expected_owner: None,
+            reason: Some("after the update".to_owned()),
+            at: UnixMillis(1_000_000),
+            until: UnixMillis(1_900_000),
+            epoch: 7,
+            made: UnixMillis(500_000),
+            by: NodeId::new("vmpro1").unwrap(),
+        }
+    }
+
+    fn owned(epoch: u64) -> Ownership {
+        Ownership {
+            group: GroupName::new("primary").unwrap(),
+            epoch,
+            owner: NodeId::new("vmpro2").unwrap(),
+            since: UnixMillis(0),
+            reason: "an operator activated the backup vmpro2".to_owned(),
+            held: false,
+            row: None,
+            failovers: Vec::new(),
+        }
+    }
+
+    fn at(wall: u64) -> Now {
+        Now {
+            mono: Duration::from_millis(wall),
+            wall: UnixMillis(wall),
+        }
+    }
+
+    #[test]
+    fn it_waits_for_its_time_and_is_asked_for_until_its_end() {
+        let (order, owned) = (order(), owned(7));
+        let wait = Doing::Wait(Duration::from_millis(1_000_000));
+        assert_eq!(order.doing(&owned, at(600_000)), wait);
+        for now in [1_000_000, 1_900_000] {
+            let Doing::Ask(ask) = order.doing(&owned, at(now)) else {
+                panic!("due at {now}");
+            };
+            assert_eq!(ask.request, Request::Failback { force: false });
+            assert_eq!(ask.reason.as_deref(), Some("after the update"));
+        }
+        let Doing::Drop(why) = order.doing(&owned, at(1_900_001)) else {
+            panic!("too late");
+        };
+        assert!(why.starts_with("missed"), "{why}");
+    }
+
+    /// Carried out, and the node died before it was noted; or another operator was faster.
+    #[test]
+    fn it_is_void_once_the_group_has_moved() {
+        let Doing::Drop(why) = order().doing(&owned(8), at(1_000_000)) else {
+            panic!("the group has moved");
+        };
+        assert!(why.contains("epoch 8"), "{why}");
+    }
+
+    #[test]
+    fn it_reads_back_as_it_was_written() {
+        let text = serde_json::to_string(&order()).unwrap();
+        assert!(text.contains(r#""what":"failback""#), "{text}");
+        assert_eq!(serde_json::from_str::<Order>(&text).unwrap(), order());
+    }
+}
