@@ -73,6 +73,8 @@ pub struct Config {
     pub resilience: Resilience,
     /// Failback.
     pub failback: Failback,
+    /// The third party both nodes can ask; none unless configured.
+    pub witness: Option<Witness>,
     /// SMTP in.
     pub receiver: Receiver,
     /// SMTP out, in order; the first carries the traffic between the nodes (R-SY-2). Never empty.
@@ -162,6 +164,8 @@ pub struct Resilience {
     pub trigger: Trigger,
     /// How long the home must be invisible. Default 3 min, at least 1 s (R-FO-1).
     pub failover_after: Duration,
+    /// Whether a node that can't see the owner of a group answers for it all the same. Default true.
+    pub answering_beats_consistency: bool,
 }
 
 /// `[failback]`: the starting values; the replicated settings override them once changed over HTTP.
@@ -173,6 +177,22 @@ pub struct Failback {
     pub timeout: Duration,
     /// How long the home must have been visible. Default 0 (R-FB-7).
     pub stable_for: Duration,
+    /// Flap damping: how long a home that was lost three times in an hour must stay visible; doubled
+    /// for each further time, at most 60 min. Default 5 min, 0 = off.
+    pub hold_off: Duration,
+}
+
+/// `[witness]`.
+#[derive(Debug, Clone)]
+pub struct Witness {
+    /// What is asked, over HTTP; an answer with a status of 200 to 299 means that it is seen.
+    pub url: url::Url,
+    /// What the first kilobyte of the answer must contain; none = anything.
+    pub expect: Option<String>,
+    /// Time between two questions. Default 1 s.
+    pub every: Duration,
+    /// Without an answer for so long it is unseen. Default 5 s.
+    pub unseen_after: Duration,
 }
 
 /// `[smtp.receiver]`.

@@ -156,6 +156,25 @@ pub const FAILOVER_AFTER: Setting<Duration> = Setting {
     rule: "R-FO-1",
 };
 
+/// `resilience.answering_beats_consistency`: a caller is never left without an answer.
+pub const ANSWERING_BEATS_CONSISTENCY: bool = true;
+
+/// `witness.every`: time between two questions.
+pub const WITNESS_EVERY: Setting<Duration> = Setting {
+    default: s(1),
+    least: ms(50),
+    most: m(1),
+    rule: "it must be known before a failover is due",
+};
+
+/// `witness.unseen_after`: time without an answer after which the witness is unseen.
+pub const WITNESS_UNSEEN_AFTER: Setting<Duration> = Setting {
+    default: s(5),
+    least: ms(100),
+    most: m(10),
+    rule: "it must be known before a failover is due",
+};
+
 /// `failback.policy`: R-FB-3.
 pub const FAILBACK_POLICY: FailbackPolicy = FailbackPolicy::Graceful;
 
@@ -173,6 +192,14 @@ pub const STABLE_FOR: Setting<Duration> = Setting {
     least: s(0),
     most: m(60),
     rule: "R-FB-7",
+};
+
+/// `failback.hold_off`: how long a flapping home must stay visible; 0 = no flap damping.
+pub const HOLD_OFF: Setting<Duration> = Setting {
+    default: m(5),
+    least: s(0),
+    most: m(60),
+    rule: "R-FB-5",
 };
 
 /// TCP port of SMTP, for `smtp.receiver.listen` and each `smtp.sender.port` (R-SY-2, R-SY-4).

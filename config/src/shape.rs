@@ -53,6 +53,7 @@ section! {
         tls: Tls,
         resilience: Resilience,
         failback: Failback,
+        witness: Witness,
         smtp: Smtp,
         http: Http,
         vrl: Vrl,
@@ -119,6 +120,7 @@ section! {
         backs_up_voicemail: Field<bool>,
         trigger: Field<Trigger>,
         failover_after: Field<Duration>,
+        answering_beats_consistency: Field<bool>,
     }
 }
 
@@ -128,6 +130,17 @@ section! {
         policy: Field<FailbackPolicy>,
         timeout: Field<Duration>,
         stable_for: Field<Duration>,
+        hold_off: Field<Duration>,
+    }
+}
+
+section! {
+    /// `[witness]`.
+    Witness {
+        url: Field<url::Url>,
+        expect: Field<String>,
+        every: Field<Duration>,
+        unseen_after: Field<Duration>,
     }
 }
 

@@ -14,6 +14,7 @@ const PRIMARY: &str = r#"
     pair = { mode = "single-active", peer = "b.example.com", peer_url = "http://b.example.com:8080", key_file = "k" }
     tls = { ca = "ca", cert = "cert", key = "key" }
     http = { listen = "0.0.0.0:8080", tokens_file = "tokens" }
+    witness = { url = "http://w.example.com:8090" }
     vrl.server = { listen = "0.0.0.0:21", user = "vrl", password_file = "vrl.password" }
     [[smtp.sender]]
     server = "b.example.com"

@@ -11,7 +11,7 @@ use vmsync_config::{
     words::{Extension, GroupName, NodeId, UnixMillis, Vector},
 };
 use vmsync_core::{
-    resilience::{Ownership, Request, Serving},
+    resilience::{Order, Ownership, Request, Serving, What},
     wire::Keys,
 };
 use vmsync_store::{EntityKey, Stamp, Store, StoreError, model::Message};
@@ -22,7 +22,7 @@ use crate::{
     delivery::Board,
     events::EventHub,
     keys::Tokens,
-    node::Command,
+    node::{Command, OneSided},
     smtp::Refusals,
     status::Status,
     vrl::VrlHandle,
@@ -164,6 +164,9 @@ pub struct Guard {
     /// Why, in the operator's words; kept in the history. At most 200 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Not now but then, RFC 3339; at most 30 days ahead. It is void if the group moves before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<String>,
 }
 
 /// What came of a request.
@@ -181,6 +184,65 @@ pub struct Outcome {
     pub dry_run: bool,
     /// What a requested failback still waits for; empty when it is done.
     pub waiting_for: Vec<String>,
+    /// It will be done later: the order that stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduled: Option<OrderAnswer>,
+    /// Of a dry run: what only one of the nodes holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub one_sided: Option<OneSidedAnswer>,
+}
+
+/// What only one of the nodes holds, as far as the answering node knows.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct OneSidedAnswer {
+    /// Here and not at the peer.
+    pub here: OneSided,
+    /// At the peer and not here; none while the peer can't be asked.
+    pub there: Option<OneSided>,
+}
+
+/// An operator's request for later.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct OrderAnswer {
+    /// Names it.
+    pub id: String,
+    /// Which group.
+    pub group: String,
+    /// `activate-backup`, `failback` or `forced-failback`.
+    pub what: String,
+    /// Not before, RFC 3339.
+    pub at: String,
+    /// Not after, RFC 3339.
+    pub until: String,
+    /// The owner it expects, where one was named.
+    pub expected_owner: Option<String>,
+    /// The operator's words.
+    pub reason: Option<String>,
+    /// The epoch it is bound to.
+    pub epoch: u64,
+    /// The node that took it.
+    pub by: String,
+}
+
+impl From<Order> for OrderAnswer {
+    fn from(o: Order) -> Self {
+        let what = match o.what {
+            What::ActivateBackup => "activate-backup",
+            What::Failback => "failback",
+            What::ForcedFailback => "forced-failback",
+        };
+        Self {
+            id: o.id,
+            group: o.group.to_string(),
+            what: what.to_owned(),
+            at: rfc3339(o.at),
+            until: rfc3339(o.until),
+            expected_owner: o.expected_owner.map(|n| n.to_string()),
+            reason: o.reason,
+            epoch: o.epoch,
+            by: o.by.to_string(),
+        }
+    }
 }
 
 /// Why a request was refused.
@@ -332,6 +394,16 @@ impl NodeHandle {
         })
         .await
         .unwrap_or_else(|| Err(stopping()))
+    }
+    /// What only one of the nodes holds.
+    pub async fn one_sided(&self) -> Option<OneSidedAnswer> {
+        self.ask(|answer| Command::OneSided { answer }).await
+    }
+    /// Cancels the order of `group`; `None` when there is none.
+    pub async fn cancel(&self, group: GroupName) -> Result<Option<OrderAnswer>, Refused> {
+        self.ask(|answer| Command::Cancel { group, answer })
+            .await
+            .unwrap_or_else(|| Err(stopping()))
     }
     /// Every transition of `group`, oldest first.
     pub async fn history(&self, group: GroupName) -> Vec<Ownership> {

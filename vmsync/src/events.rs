@@ -24,7 +24,7 @@ pub struct Event {
     pub id: String,
     /// When.
     pub at: UnixMillis,
-    /// What kind: `ownership`, `phase`, `mwi`, `message`, `mailbox`, `greeting`, `call`, `alarm`, `sync`, `vrl`.
+    /// What kind: `ownership`, `phase`, `mwi`, `message`, `mailbox`, `greeting`, `call`, `alarm`, `sync`, `vrl`, `order`.
     pub kind: &'static str,
     /// The facts.
     pub data: serde_json::Value,

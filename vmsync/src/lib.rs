@@ -4,6 +4,7 @@
 //! HTTP. The dependencies point one way: `http`, `smtp`, `vrl` and `pair` know `app`; `app` knows the
 //! node's handle; nobody knows `serve` but the command line.
 
+mod agreed;
 pub mod alarms;
 pub mod app;
 pub mod backups;
@@ -27,3 +28,4 @@ pub mod smtp;
 pub mod status;
 mod verify;
 pub mod vrl;
+mod witness;

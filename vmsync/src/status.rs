@@ -4,6 +4,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::app::OrderAnswer;
+
 /// The whole status of one node.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Status {
@@ -19,6 +21,12 @@ pub struct Status {
     pub sync: SyncStatus,
     /// Every configured system with its link's colour (R-AL-2).
     pub links: Vec<LinkStatus>,
+    /// Maintenance mode, while it is on: automatic decisions pause.
+    #[serde(default)]
+    pub maintenance: Option<MaintenanceStatus>,
+    /// The witness, where one is configured.
+    #[serde(default)]
+    pub witness: Option<WitnessStatus>,
     /// Active calls on this node.
     pub calls: u32,
     /// What the store holds.
@@ -64,8 +72,11 @@ pub struct PeerStatus {
     pub fqdn: String,
     /// Its HTTP address, for links.
     pub url: String,
-    /// Answers heartbeats.
+    /// It gave any sign of life within `pair.invisible_after`.
     pub visible: bool,
+    /// Which ones.
+    #[serde(default)]
+    pub signs: SignsStatus,
     /// Since when it is visible or invisible, RFC 3339.
     pub since: String,
     /// Last answered heartbeat, RFC 3339.
@@ -97,7 +108,7 @@ pub struct GroupStatus {
     pub since: String,
     /// Why.
     pub reason: String,
-    /// Whether this node answers for it now: `yes`, `partition`, `no` or `starting`.
+    /// Whether this node answers for it now: `yes`, `partition`, `no`, `starting` or `isolated`.
     pub serving_here: String,
     /// What failback does and waits for.
     pub failback: FailbackStatus,
@@ -105,6 +116,59 @@ pub struct GroupStatus {
     pub calls: u32,
     /// Registrations of desk phones refused as evidence because the home was visible (R-FO-5).
     pub phones_refused: u32,
+    /// Desk phones that count as evidence now (R-FO-1).
+    #[serde(default)]
+    pub phones_counted: u32,
+    /// Flap damping at work.
+    #[serde(default)]
+    pub hold_off: Option<HoldOffStatus>,
+    /// An operator's request for later.
+    #[serde(default)]
+    pub scheduled: Option<OrderAnswer>,
+}
+
+/// Signs of life of the peer that are fresh.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SignsStatus {
+    /// It answers our heartbeats.
+    pub answers: bool,
+    /// Its own heartbeats come to us.
+    pub questions: bool,
+    /// Its SMTP receiver greets.
+    pub greeting: bool,
+}
+
+/// The home was lost again and again: the way back is held off.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HoldOffStatus {
+    /// Failovers without an operator within the last hour.
+    pub failovers: u32,
+    /// When the home has been visible for long enough, RFC 3339.
+    pub until: Option<String>,
+}
+
+/// Maintenance mode.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MaintenanceStatus {
+    /// Since when, RFC 3339.
+    pub since: String,
+    /// It ends by itself then, RFC 3339; none: when an operator ends it.
+    pub until: Option<String>,
+    /// The operator's words.
+    pub reason: String,
+    /// The node where it was begun.
+    pub by: String,
+}
+
+/// The witness.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WitnessStatus {
+    /// Its address.
+    pub url: String,
+    /// Whether it is seen from here.
+    pub seen: bool,
+    /// Why not.
+    pub reason: Option<String>,
 }
 
 /// Failback of a group.

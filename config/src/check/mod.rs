@@ -69,6 +69,7 @@ pub(crate) fn config(root: &Root, folder: &Path, report: &mut Report) -> Option<
     let tls = tls(&root.tls, &ctx, report);
     let resilience = resilience(&root.resilience, report);
     let failback = failback(&root.failback, report);
+    let witness = pair::witness(&root.witness, report);
     let receiver = mail::receiver(&root.smtp.receiver, &ctx, report);
     let senders = mail::senders(&root.smtp.sender, &ctx, report);
     let http = http(&root.http, &ctx, report);
@@ -84,6 +85,7 @@ pub(crate) fn config(root: &Root, folder: &Path, report: &mut Report) -> Option<
         tls: tls?,
         resilience: resilience?,
         failback: failback?,
+        witness: witness?,
         receiver: receiver?,
         senders: senders?,
         http: http?,
@@ -136,16 +138,21 @@ fn resilience(raw: &shape::Resilience, report: &mut Report) -> Option<Resilience
         backs_up_voicemail: raw.backs_up_voicemail.or(defaults::BACKS_UP_VOICEMAIL)?,
         trigger: raw.trigger.or(defaults::TRIGGER)?,
         failover_after: after?,
+        answering_beats_consistency: raw
+            .answering_beats_consistency
+            .or(defaults::ANSWERING_BEATS_CONSISTENCY)?,
     })
 }
 
 fn failback(raw: &shape::Failback, report: &mut Report) -> Option<Failback> {
     let timeout = raw.timeout.within(&defaults::FAILBACK_TIMEOUT, report);
     let stable_for = raw.stable_for.within(&defaults::STABLE_FOR, report);
+    let hold_off = raw.hold_off.within(&defaults::HOLD_OFF, report);
     Some(Failback {
         policy: raw.policy.or(defaults::FAILBACK_POLICY)?,
         timeout: timeout?,
         stable_for: stable_for?,
+        hold_off: hold_off?,
     })
 }
 

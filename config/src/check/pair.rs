@@ -5,7 +5,7 @@ use super::{
     names::{first_label, is_loopback, parent},
 };
 use crate::{
-    checked::{Node, Pair},
+    checked::{Node, Pair, Witness},
     defaults,
     errors::Report,
     shape,
@@ -110,6 +110,48 @@ pub(super) fn pair(raw: &shape::Pair, ctx: &Context, report: &mut Report) -> Opt
         ack_limit: ack_limit?,
         probe: probe?,
     })
+}
+
+/// `[witness]`: none without a url.
+#[allow(clippy::option_option, reason = "wrong, none, or set")]
+pub(super) fn witness(raw: &shape::Witness, report: &mut Report) -> Option<Option<Witness>> {
+    if !raw.head.given {
+        return Some(None);
+    }
+    let url = raw.url.clone().check(report, |url| {
+        if url.scheme() == "http" {
+            Ok(())
+        } else {
+            Err(format!(
+                "{}: the witness is asked over plain http",
+                url.scheme()
+            ))
+        }
+    });
+    let url = url.require(report);
+    let every = raw.every.within(&defaults::WITNESS_EVERY, report);
+    let unseen_after = raw
+        .unseen_after
+        .within(&defaults::WITNESS_UNSEEN_AFTER, report);
+    if let (Some(every), Some(after)) = (every, unseen_after)
+        && after < every * 2
+    {
+        let message = format!(
+            "the witness would be unseen after {} with a question every {}: one late answer must not count, so set \
+             witness.unseen_after to {} or more",
+            show_duration(after),
+            show_duration(every),
+            show_duration(every * 2)
+        );
+        raw.unseen_after.error(report, message);
+    }
+    let expect = raw.expect.or(String::new())?;
+    Some(Some(Witness {
+        url: url?,
+        expect: (!expect.is_empty()).then_some(expect),
+        every: every?,
+        unseen_after: unseen_after?,
+    }))
 }
 
 /// The peer's id, which must not be this node's: operations are told apart by it.

@@ -15,8 +15,8 @@ use vmsync_config::{
 };
 use vmsync_core::{
     resilience::{
-        Ask, Decision, Machine, Ownership, PhoneEvidence, PhoneKind, Registration, Rules, Serving,
-        Startup, View, adopt, serves,
+        Ask, Decision, Machine, Ownership, PhoneEvidence, PhoneKind, Place, Registration, Rules,
+        Serving, Startup, View, adopt, serves,
     },
     sync::{Event, Session, Ticket},
     wire::Head,
@@ -255,7 +255,14 @@ impl Node {
     pub fn serving(&self, now: Now) -> Option<Serving> {
         let live = self.live.as_ref()?;
         let (visible, started) = (live.sight.is_ok(), live.started(now));
-        Some(serves(&self.id, &live.ownership, visible, started))
+        Some(serves(Place {
+            me: &self.id,
+            ownership: &live.ownership,
+            peer_answers: visible,
+            started,
+            answering_first: true,
+            witness: None,
+        }))
     }
 
     /// What it tells in a heartbeat.
@@ -423,6 +430,8 @@ impl Live {
             sync_finished: self.session.finished(),
             pending_operations: self.session.pending_out() + self.session.pending_in(),
             calls: self.calls,
+            speaks: self.sight.is_ok(),
+            witness: None,
         };
         let decision = self.machine.decide(&self.ownership, &view, rules, ask, now);
         self.deadline = decision.deadline;

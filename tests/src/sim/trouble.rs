@@ -76,7 +76,7 @@ impl World {
         let at = match self.nodes[n].serving(self.clock(n)) {
             Some(Serving::Yes | Serving::YesPartition) => n,
             Some(Serving::No { .. }) => 1 - n,
-            Some(Serving::Starting) | None => return Ok(()),
+            Some(Serving::Starting | Serving::Isolated { .. }) | None => return Ok(()),
         };
         for _ in 0..=self.rng.below(5) {
             let serves = self.nodes[at].serving(self.clock(at));

@@ -536,5 +536,7 @@ fn rules(rng: &mut Rng) -> Rules {
         policy: rng.pick(&policies).copied().unwrap_or(Graceful),
         timeout: rng.millis(5_000, 40_000),
         stable_for: rng.millis(0, 15_000),
+        hold_off: rng.millis(0, 10_000),
+        maintenance: None,
     }
 }

@@ -95,7 +95,10 @@ fn who_answers() {
         ("home   silent  starting answering", Serving::Starting),
         ("backup answers started  answering", no()),
         ("backup silent  started  answering", Serving::YesPartition),
-        ("backup silent  started  answering unseen", Serving::YesPartition),
+        (
+            "backup silent  started  answering unseen",
+            Serving::YesPartition,
+        ),
         ("backup silent  starting answering", Serving::Starting),
         // resilience.answering_beats_consistency = false
         ("home   answers started  consistency unseen", Serving::Yes),
@@ -117,7 +120,9 @@ fn who_answers() {
             peer_answers: has("answers"),
             started: has("started"),
             answering_first: has("answering"),
-            witness: has("seen").then_some(true).or(has("unseen").then_some(false)),
+            witness: has("seen")
+                .then_some(true)
+                .or(has("unseen").then_some(false)),
         };
         assert_eq!(serves(place), expected, "{row}");
     }
@@ -385,9 +390,7 @@ impl Watched {
                     row
                 );
                 prop_assert!(
-                    ask.is_some()
-                        || next.owner == group().home
-                        || self.view.witness != Some(false),
+                    ask.is_some() || next.owner == group().home || self.view.witness != Some(false),
                     "cut off from the witness: {}",
                     row
                 );

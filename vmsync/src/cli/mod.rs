@@ -1,5 +1,6 @@
 //! The command line. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
 
+mod operate;
 mod remote;
 mod store;
 
@@ -42,6 +43,14 @@ enum Command {
     /// Print what the program knows of itself.
     #[command(subcommand)]
     Explain(ExplainCommand),
+    /// A third party for a pair: answers over HTTP that it is there, and nothing else.
+    Witness {
+        /// Where to answer.
+        #[arg(long, default_value = "0.0.0.0:8090")]
+        listen: std::net::SocketAddr,
+    },
+    #[command(flatten)]
+    Operate(operate::OperateCommand),
     #[command(flatten)]
     Remote(remote::RemoteCommand),
 }
@@ -207,6 +216,12 @@ fn run(command: Command) -> Result<(), Failure> {
             };
             say(explain(format).trim_end())
         }
+        Command::Witness { listen } => {
+            serve::init_logging();
+            runtime()?.block_on(crate::witness::run(listen))?;
+            Ok(())
+        }
+        Command::Operate(command) => runtime()?.block_on(operate::run(command)),
         Command::Remote(command) => runtime()?.block_on(remote::run(command)),
     }
 }

@@ -13,16 +13,16 @@ use crate::client::{ApiClient, Body};
 pub(crate) struct Node {
     /// The node's address.
     #[arg(long, env = "VMSYNC_URL", default_value = "http://127.0.0.1:8080")]
-    url: String,
+    pub(super) url: String,
     /// File with the token (`admin TOKEN` or `read TOKEN` lines, or the bare token).
     #[arg(long)]
-    token_file: Option<PathBuf>,
+    pub(super) token_file: Option<PathBuf>,
     /// The token itself.
     #[arg(long, env = "VMSYNC_TOKEN", hide_env_values = true)]
-    token: Option<String>,
+    pub(super) token: Option<String>,
     /// Print the answer as JSON.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 #[derive(Subcommand)]
@@ -35,29 +35,6 @@ pub(crate) enum RemoteCommand {
     },
     /// Who serves, since when and why; sync state; calls.
     Status {
-        #[command(flatten)]
-        node: Node,
-    },
-    /// Let the backup take a group over (*Activate Backup Server*).
-    ActivateBackup {
-        /// The group, e.g. `primary`.
-        group: String,
-        /// Only say what would happen.
-        #[arg(long)]
-        dry_run: bool,
-        #[command(flatten)]
-        node: Node,
-    },
-    /// Give a group back to its home.
-    Failback {
-        /// The group.
-        group: String,
-        /// Even with calls active; they are finished where they are.
-        #[arg(long)]
-        force: bool,
-        /// Only say what would happen.
-        #[arg(long)]
-        dry_run: bool,
         #[command(flatten)]
         node: Node,
     },
@@ -121,28 +98,6 @@ pub(crate) async fn run(command: RemoteCommand) -> Result<(), Failure> {
             return say("ready");
         }
         RemoteCommand::Status { node } => (node, "/api/v1/status".to_owned(), None, status),
-        RemoteCommand::ActivateBackup {
-            group,
-            dry_run,
-            node,
-        } => {
-            let path = format!("/api/v1/groups/{group}/activate-backup");
-            (node, path, Some(json!({"dry_run": dry_run})), outcome)
-        }
-        RemoteCommand::Failback {
-            group,
-            force,
-            dry_run,
-            node,
-        } => {
-            let path = format!("/api/v1/groups/{group}/failback");
-            (
-                node,
-                path,
-                Some(json!({"force": force, "dry_run": dry_run})),
-                outcome,
-            )
-        }
         RemoteCommand::Mailboxes { node } => {
             (node, "/api/v1/mailboxes".to_owned(), None, mailboxes)
         }
@@ -219,7 +174,7 @@ async fn all_pages(
     Ok(answer)
 }
 
-fn token(node: &Node) -> Result<String, Failure> {
+pub(super) fn token(node: &Node) -> Result<String, Failure> {
     if let Some(token) = &node.token {
         return Ok(token.clone());
     }
@@ -250,11 +205,11 @@ pub(super) fn token_of(path: &std::path::Path) -> Result<String, Failure> {
         .ok_or_else(|| Failure::Failed(format!("{} holds no token", path.display())))
 }
 
-fn pretty(value: &Value) -> String {
+pub(super) fn pretty(value: &Value) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default()
 }
 
-fn text(value: &Value) -> String {
+pub(super) fn text(value: &Value) -> String {
     match value {
         Value::String(s) => s.clone(),
         Value::Null => "-".to_owned(),
@@ -262,7 +217,7 @@ fn text(value: &Value) -> String {
     }
 }
 
-fn items(value: &Value) -> &[Value] {
+pub(super) fn items(value: &Value) -> &[Value] {
     value["items"].as_array().map_or(&[], Vec::as_slice)
 }
 
@@ -315,26 +270,6 @@ fn status(s: &Value) -> String {
         text(&s["alarms"]),
     ));
     lines.join("\n")
-}
-
-fn outcome(o: &Value) -> String {
-    let dry = if o["dry_run"] == true {
-        "would happen: "
-    } else {
-        ""
-    };
-    let mut line = format!(
-        "{dry}{} (group {}, owner {}, epoch {})",
-        text(&o["what"]),
-        text(&o["group"]),
-        text(&o["owner"]),
-        text(&o["epoch"])
-    );
-    for wait in o["waiting_for"].as_array().map_or(&[][..], Vec::as_slice) {
-        line.push_str("\n  waits for ");
-        line.push_str(&text(wait));
-    }
-    line
 }
 
 fn mailboxes(list: &Value) -> String {

@@ -12,7 +12,7 @@ use vmsync_config::{
     Group,
     words::{GroupName, UnixMillis},
 };
-use vmsync_core::resilience::{Ownership, Request};
+use vmsync_core::resilience::{Ownership, Request, Standing};
 
 use super::{
     extract::{Json, Path, Query},
@@ -20,8 +20,9 @@ use super::{
     problem::{Problem, ProblemBody},
 };
 use crate::{
-    app::{App, Guard, Outcome},
-    node::{FailbackProof, failback_proof},
+    agreed::Agreed,
+    app::{App, Guard, OrderAnswer, Outcome},
+    node::{FailbackProof, Line, failback_proof, journal},
 };
 
 /// Longest reason, characters.
@@ -32,6 +33,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(activate_backup))
         .routes(routes!(failback))
         .routes(routes!(history))
+        .routes(routes!(schedule, cancel))
 }
 
 type Answer = Result<(StatusCode, axum::Json<Outcome>), Problem>;
@@ -83,15 +85,72 @@ async fn failback(
     ask(&app, &group, request, guard).await
 }
 
-/// A transition of a group with its reason.
+/// An order that stands.
+#[derive(Debug, Serialize, ToSchema)]
+struct Schedule {
+    /// None: nothing is scheduled.
+    scheduled: Option<OrderAnswer>,
+}
+
+/// What is scheduled for a group.
+#[utoipa::path(
+    get, path = "/groups/{group}/schedule", tag = "pair",
+    params(("group" = String, Path)),
+    responses((status = 200, body = Schedule))
+)]
+async fn schedule(
+    State(app): State<Arc<App>>,
+    Path(group): Path<String>,
+) -> Result<axum::Json<Schedule>, Problem> {
+    let group = known(&app, &group)?;
+    let settings = app.store(vmsync_store::Store::settings).await?;
+    let agreed = Agreed::read(&app.config.failback, &settings);
+    let scheduled = match agreed.orders.get(&group.name) {
+        Some(Standing::Open(order)) => Some(order.clone().into()),
+        _ => None,
+    };
+    Ok(axum::Json(Schedule { scheduled }))
+}
+
+/// Cancels what is scheduled for a group, at either node.
+#[utoipa::path(
+    delete, path = "/groups/{group}/schedule", tag = "pair",
+    params(("group" = String, Path)),
+    responses(
+        (status = 200, body = Schedule, description = "Cancelled: this was scheduled"),
+        (status = 404, description = "Nothing was", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+async fn cancel(
+    State(app): State<Arc<App>>,
+    Path(group): Path<String>,
+) -> Result<axum::Json<Schedule>, Problem> {
+    let group = known(&app, &group)?;
+    let name = group.name.clone();
+    let cancelled = app.node.cancel(group.name).await?;
+    let scheduled = cancelled
+        .ok_or_else(|| Problem::not_found(format_args!("anything scheduled for group {name}")))?;
+    Ok(axum::Json(Schedule {
+        scheduled: Some(scheduled),
+    }))
+}
+
+/// A transition of a group with its reason, or something else that happened about it.
 #[derive(Debug, Serialize, ToSchema)]
 struct Transition {
+    /// Place in the history as it is kept now.
+    number: u64,
+    /// `failover`, `failback`, `settled` (between the nodes); `scheduled`, `carried-out`, `dropped`,
+    /// `maintenance`, `maintenance-ended`.
+    kind: String,
     /// Which group.
     group: String,
-    /// Raised by each failover and failback.
-    epoch: u64,
-    /// The node that serves from then on.
-    owner: String,
+    /// Raised by each failover and failback; none for anything else.
+    epoch: Option<u64>,
+    /// The node that serves from then on; none for what is no transition.
+    owner: Option<String>,
+    /// The row of the machine that fired (`vmsync explain fsm`).
+    row: Option<String>,
     /// Since when, RFC 3339.
     #[schema(value_type = String)]
     since: UnixMillis,
@@ -104,21 +163,62 @@ struct Transition {
     proof: Option<FailbackProof>,
 }
 
-impl From<Ownership> for Transition {
-    fn from(o: Ownership) -> Self {
+impl Transition {
+    fn of(o: Ownership, group: &Group) -> Self {
+        let kind = match &o.row {
+            None => "settled",
+            Some(_) if o.owner == group.home => "failback",
+            Some(_) => "failover",
+        };
         Self {
+            number: 0,
+            kind: kind.to_owned(),
             group: o.group.to_string(),
-            epoch: o.epoch,
-            owner: o.owner.to_string(),
+            epoch: Some(o.epoch),
+            owner: Some(o.owner.to_string()),
+            row: o.row,
             since: o.since,
             reason: o.reason,
             held: o.held,
             proof: None,
         }
     }
+
+    fn other(line: Line, group: &Group) -> Self {
+        Self {
+            number: 0,
+            kind: line.kind,
+            group: group.name.to_string(),
+            epoch: None,
+            owner: None,
+            row: None,
+            since: line.at,
+            reason: line.text,
+            held: false,
+            proof: None,
+        }
+    }
 }
 
-/// Every failover and failback of a group with its reason, oldest first.
+/// Transitions in the order of their epochs, and between them what else happened, by its time.
+fn merged(transitions: Vec<Ownership>, lines: Vec<Line>, group: &Group) -> Vec<Transition> {
+    let mut lines = lines.into_iter().peekable();
+    let mut all = Vec::new();
+    for transition in transitions {
+        while let Some(line) = lines.next_if(|l| l.at <= transition.since) {
+            all.push(Transition::other(line, group));
+        }
+        all.push(Transition::of(transition, group));
+    }
+    all.extend(lines.map(|line| Transition::other(line, group)));
+    for (number, item) in (1_u64..).zip(&mut all) {
+        item.number = number;
+    }
+    all
+}
+
+/// Every failover and failback of a group with its reason, oldest first; and between them orders and
+/// maintenance modes.
 #[utoipa::path(
     get, path = "/groups/{group}/history", tag = "pair",
     params(("group" = String, Path), Paging),
@@ -131,13 +231,16 @@ async fn history(
 ) -> Result<axum::Json<Listed<Transition>>, Problem> {
     let group = known(&app, &group)?;
     let name = group.name.clone();
-    let history = app.node.history(group.name).await;
-    let mut page = page(history.into_iter().map(Transition::from), &paging, |t| {
-        t.epoch
-    })?;
+    let history = app.node.history(name.clone()).await;
+    let lines = app.store(move |store| journal(store, &name)).await?;
+    let all = merged(history, lines, &group).into_iter();
+    let mut page = page(all, &paging, |t| t.number)?;
     let epochs: Vec<_> = page.items.iter().map(|t| t.epoch).collect();
     let proofs = app.store(move |store| {
-        let proof = |epoch| failback_proof(store, &name, epoch);
+        let proof = |epoch: Option<u64>| match epoch {
+            Some(epoch) => failback_proof(store, &group.name, epoch),
+            None => Ok(None),
+        };
         epochs.into_iter().map(proof).collect::<Result<Vec<_>, _>>()
     });
     for (transition, proof) in page.items.iter_mut().zip(proofs.await?) {
@@ -173,7 +276,12 @@ pub(super) async fn operate(
             "reason is longer than {REASON} characters"
         )));
     }
-    Ok(app.node.request(group.name, request, guard).await?)
+    let dry_run = guard.dry_run;
+    let mut outcome = app.node.request(group.name, request, guard).await?;
+    if dry_run {
+        outcome.one_sided = app.node.one_sided().await;
+    }
+    Ok(outcome)
 }
 
 /// The configured group of that name.

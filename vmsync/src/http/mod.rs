@@ -23,6 +23,7 @@ mod groups;
 mod housekeeping;
 mod list;
 mod mailboxes;
+mod maintenance;
 mod messages;
 mod metrics;
 mod openapi;
@@ -91,6 +92,7 @@ fn api_routes() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
     let v1 = OpenApiRouter::new()
         .merge(status::routes())
         .merge(groups::routes())
+        .merge(maintenance::routes())
         .merge(settings::routes())
         .merge(housekeeping::routes())
         .merge(routing::routes())

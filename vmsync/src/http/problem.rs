@@ -66,6 +66,8 @@ pub enum Code {
     Internal,
     /// 503: the node asks its peer before it serves.
     Starting,
+    /// 503: the node can't know that nobody else serves, and consistency was put first.
+    Isolated,
     /// 503: the node is stopping.
     Stopping,
     /// 503: more at once than this node takes.
@@ -128,6 +130,7 @@ impl Code {
             ),
             Self::Internal => (S::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
             Self::Starting => (S::SERVICE_UNAVAILABLE, "starting", "The node is starting"),
+            Self::Isolated => (S::SERVICE_UNAVAILABLE, "isolated", "The node is cut off"),
             Self::Stopping => (S::SERVICE_UNAVAILABLE, "stopping", "The node is stopping"),
             Self::Busy => (S::SERVICE_UNAVAILABLE, "busy", "Too much at once"),
             Self::AudioDamaged => (

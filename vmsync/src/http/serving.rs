@@ -32,6 +32,7 @@ pub(super) fn group_here(app: &App, group: &GroupName, uri: &Uri) -> Result<(), 
     match app.node.serving(group) {
         Serving::Yes | Serving::YesPartition => Ok(()),
         Serving::Starting => Err(starting()),
+        Serving::Isolated { owner } => Err(isolated(&owner)),
         Serving::No { owner } => {
             let path = uri.path_and_query().map_or("/", |p| p.as_str());
             let base = app.config.pair.peer_url.as_str().trim_end_matches('/');
@@ -52,6 +53,14 @@ pub(super) fn settled(app: &App) -> Result<(), Problem> {
     } else {
         Err(starting())
     }
+}
+
+/// The node is cut off, and `resilience.answering_beats_consistency` is off.
+fn isolated(owner: &vmsync_config::words::NodeId) -> Problem {
+    let detail = format!(
+        "{owner} owned this group last and this node can't make sure that nobody else answers for it (resilience.answering_beats_consistency = false); ask the other node"
+    );
+    Problem::new(Code::Isolated, detail).retry_after(5)
 }
 
 /// The node doesn't know yet whom it serves.

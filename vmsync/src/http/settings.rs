@@ -138,6 +138,7 @@ pub fn effective(configured: &Failback, settings: &Settings) -> Failback {
             .and_then(Value::as_str)
             .and_then(|text| parse_duration(text).ok())
             .map_or(configured.stable_for, |span| span.min(STABLE_MOST)),
+        hold_off: configured.hold_off,
     }
 }
 
@@ -298,6 +299,7 @@ mod tests {
             policy: FailbackPolicy::Graceful,
             timeout: Duration::from_mins(10),
             stable_for: Duration::ZERO,
+            hold_off: Duration::ZERO,
         }
     }
 

@@ -8,7 +8,10 @@ use vmsync_core::{
 };
 
 use crate::{
-    app::{CertificateAnswer, Guard, Outcome, Refused, Registration, SeenPhone},
+    app::{
+        CertificateAnswer, Guard, OneSidedAnswer, OrderAnswer, Outcome, Refused, Registration,
+        SeenPhone,
+    },
     exchange::Applied,
     pair::Report,
 };
@@ -49,6 +52,18 @@ pub enum Command {
         forwarded: bool,
         /// Where the answer goes.
         answer: oneshot::Sender<Result<Outcome, Refused>>,
+    },
+    /// What only one of the nodes holds.
+    OneSided {
+        /// Where the answer goes.
+        answer: oneshot::Sender<OneSidedAnswer>,
+    },
+    /// Cancel the order of a group.
+    Cancel {
+        /// Which.
+        group: GroupName,
+        /// What was cancelled, if there was an order.
+        answer: oneshot::Sender<Result<Option<OrderAnswer>, Refused>>,
     },
     /// Transitions of a group.
     History {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use vmsync_config::{
-    Config, Failback, Group,
-    words::{GroupName, NodeId, Now},
+    Config, Group,
+    words::{GroupName, NodeId, Now, SystemName},
 };
 use vmsync_core::resilience::{
     Ask, Decision, Machine, Ownership, PhoneEvidence, Rules, View, adopt,
@@ -12,12 +12,14 @@ use vmsync_core::resilience::{
 use vmsync_store::{Store, StoreError};
 
 use super::proof;
-use crate::pair::Report;
+use crate::{agreed::Agreed, pair::Report};
 
 /// Ownership of each group by name.
 const OWNERSHIP: &str = "ownership";
 /// For a held group: the life of the home's process in which the backup was activated.
 const HELD_LIFE: &str = "held-life";
+/// Desk phones that count as evidence, by group.
+pub(super) const EVIDENCE: &str = "evidence";
 /// Every transition, `group/epoch`.
 const HISTORY: &str = "history";
 /// Transitions kept for each group.
@@ -34,6 +36,10 @@ pub(super) struct GroupState {
     pub(super) held_life: Option<u64>,
     /// The last decision: phase and what is waited for.
     pub(super) decision: Decision,
+    /// When an order has to be looked at again (monotonic).
+    pub(super) order_due: Option<Duration>,
+    /// The evidence as it was last kept.
+    pub(super) evidence_kept: Vec<(SystemName, String)>,
 }
 
 /// What a group's decision looks at besides its own state.
@@ -41,6 +47,8 @@ pub(super) struct GroupState {
 pub(super) struct Seen {
     pub(super) me: NodeId,
     pub(super) peer: Result<Duration, Duration>,
+    pub(super) speaks: bool,
+    pub(super) witness: Option<bool>,
     pub(super) sync_started: Option<Duration>,
     pub(super) sync_finished: bool,
     pub(super) pending_operations: u64,
@@ -63,13 +71,17 @@ impl GroupState {
             })?,
         };
         let ownership = known_owner(ownership, &group, now);
-        let evidence = PhoneEvidence::new(&group, &config.systems);
+        let mut evidence = PhoneEvidence::new(&group, &config.systems);
+        let evidence_kept = store.local(EVIDENCE, group.name.as_str())?;
+        let evidence_kept = evidence_kept.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let evidence_kept: Vec<_> = evidence_kept.unwrap_or_default();
+        evidence.restore(evidence_kept.clone());
         let machine = Machine::new(group);
         let view = View::new(config.node.id.clone(), now.mono);
         let decision = machine.decide(
             &ownership,
             &view,
-            &rules(config, &config.failback),
+            &rules(config, &Agreed::configured(&config.failback)),
             None,
             now,
         );
@@ -82,6 +94,8 @@ impl GroupState {
             evidence,
             held_life,
             decision,
+            order_due: None,
+            evidence_kept,
         })
     }
 
@@ -98,6 +112,8 @@ impl GroupState {
             sync_finished: seen.sync_finished,
             pending_operations: seen.pending_operations,
             calls,
+            speaks: seen.speaks,
+            witness: seen.witness,
         }
     }
 
@@ -142,12 +158,14 @@ fn known_owner(kept: Ownership, group: &Group, now: Now) -> Ownership {
             kept.owner
         ),
         held: false,
+        row: None,
         ..kept
     }
 }
 
 /// The rules in force: the configuration's, with the replicated failback settings over it.
-pub(super) fn rules(config: &Config, failback: &Failback) -> Rules {
+pub(super) fn rules(config: &Config, agreed: &Agreed) -> Rules {
+    let failback = &agreed.failback;
     Rules {
         backs_up_voicemail: config.resilience.backs_up_voicemail,
         trigger: config.resilience.trigger,
@@ -155,6 +173,8 @@ pub(super) fn rules(config: &Config, failback: &Failback) -> Rules {
         policy: failback.policy,
         timeout: failback.timeout,
         stable_for: failback.stable_for,
+        hold_off: failback.hold_off,
+        maintenance: agreed.maintenance.clone(),
     }
 }
 

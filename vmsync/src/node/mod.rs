@@ -7,9 +7,12 @@
 
 mod command;
 mod courier;
+mod greeting;
 mod groups;
 mod holdings;
 mod housekeeping;
+mod one_sided;
+mod orders;
 mod outbox;
 mod own;
 mod peer;
@@ -19,6 +22,7 @@ mod publish;
 mod requests;
 mod run;
 mod scrub;
+mod signs;
 mod sync;
 mod upkeep;
 mod watch_store;
@@ -33,6 +37,9 @@ use vmsync_core::resilience::Serving;
 
 pub use command::Command;
 pub(crate) use housekeeping::{Pass, last_pass};
+pub use one_sided::OneSided;
+pub(crate) use one_sided::one_sided;
+pub(crate) use orders::{Line, journal};
 pub(crate) use proof::{FailbackProof, failback_proof};
 pub use run::Node;
 pub(crate) use scrub::{Course, course};

@@ -9,7 +9,7 @@ use super::{Node, groups, proof};
 impl Node {
     /// Lets each group decide for itself.
     pub(super) async fn decide_all(&mut self, now: Now) {
-        let seen = self.seen();
+        let seen = self.seen(now);
         let rules = self.rules();
         for index in 0..self.groups.len() {
             let calls = self.calls_on_owner(index);
@@ -69,6 +69,26 @@ impl Node {
         self.groups[index].held_life = life;
         self.progress.tell_peer = true;
         Ok(())
+    }
+
+    /// Phones that count as evidence are known after a restart as well.
+    pub(super) async fn keep_evidence(&mut self) {
+        for index in 0..self.groups.len() {
+            let group = &self.groups[index];
+            let unchanged = group.evidence.counted().eq(&group.evidence_kept);
+            if unchanged {
+                continue;
+            }
+            let counted: Vec<_> = group.evidence.counted().cloned().collect();
+            let name = group.name().clone();
+            let bytes = serde_json::to_vec(&counted).unwrap_or_default();
+            let kept = self
+                .app
+                .store(move |s| s.put_local(groups::EVIDENCE, name.as_str(), Some(&bytes)));
+            if kept.await.is_ok() {
+                self.groups[index].evidence_kept = counted;
+            }
+        }
     }
 
     /// Takes over what the peer knows better. False when that could not be made durable: it is not

@@ -1,10 +1,12 @@
-//! Whether the other node is there: heartbeats sent, answers judged.
+//! Whether the other node is there: heartbeats sent, answers, questions and greetings judged.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
+use rand::Rng;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use vmsync_config::words::{Now, UnixMillis};
+use vmsync_core::resilience::{Lost, Sign, Visibility};
 
 use crate::{
     clock,
@@ -13,60 +15,107 @@ use crate::{
 
 /// The other node as seen from here.
 pub(super) struct Peer {
-    /// Since when visible (`Ok`) or not (`Err`), monotonic.
-    pub(super) sight: Result<Duration, Duration>,
-    /// The same moment by the wall clock.
+    visibility: Visibility,
+    /// Since when it is in sight or not, by the wall clock.
     pub(super) since: UnixMillis,
-    /// Last answer.
+    /// The last sign of life.
     pub(super) last_seen: Option<UnixMillis>,
-    last_answer: Option<Duration>,
-    /// Why it does not answer.
+    /// Why our heartbeats are not answered.
     pub(super) reason: Option<String>,
+    /// Why its SMTP receiver does not greet.
+    pub(super) greeting: Option<String>,
     /// What it told last.
     pub(super) report: Option<Report>,
     /// How far its clock was ahead of ours at its last answer, in ms; 0 when it was not.
     ahead_ms: u64,
-    invisible_after: Duration,
+    challenges: Challenges,
 }
 
 impl Peer {
     /// Not seen yet.
-    pub(super) fn new(invisible_after: Duration, now: Now) -> Self {
+    pub(super) fn new(invisible_after: Duration, greeting: bool, now: Now) -> Self {
         Self {
-            sight: Err(now.mono),
+            visibility: Visibility::new(invisible_after, greeting, now.mono),
             since: now.wall,
             last_seen: None,
-            last_answer: None,
             reason: Some("no heartbeat answered yet".to_owned()),
+            greeting: None,
             report: None,
             ahead_ms: 0,
-            invisible_after,
+            challenges: Challenges::new(invisible_after),
         }
     }
 
+    /// By any sign (docs/resilience.md).
     pub(super) fn visible(&self) -> bool {
-        self.sight.is_ok()
+        self.sight().is_ok()
+    }
+
+    /// Since when visible (`Ok`) or not (`Err`), monotonic.
+    pub(super) fn sight(&self) -> Result<Duration, Duration> {
+        self.visibility.sight()
+    }
+
+    /// Whether our questions are answered: only then callers can be sent there.
+    pub(super) fn answers(&self, now: Now) -> bool {
+        self.visibility.fresh(Sign::Answer, now.mono)
+    }
+
+    /// Whether heartbeats pass in either direction: it learns what is decided here.
+    pub(super) fn speaks(&self, now: Now) -> bool {
+        self.visibility.speaks(now.mono)
+    }
+
+    /// Its services that give no sign while another does.
+    pub(super) fn lost_services(&self, now: Now) -> Vec<Lost> {
+        self.visibility.lost(now.mono)
+    }
+
+    /// Which signs are fresh: answers, questions, greetings.
+    pub(super) fn signs(&self, now: Now) -> [bool; 3] {
+        [Sign::Answer, Sign::Question, Sign::Greeting]
+            .map(|sign| self.visibility.fresh(sign, now.mono))
     }
 
     /// It answered. True when it was invisible before.
     pub(super) fn answered(&mut self, report: Report, now: Now) -> bool {
-        self.last_seen = Some(now.wall);
-        self.last_answer = Some(now.mono);
         self.reason = None;
         self.ahead_ms = report.at.0.saturating_sub(now.wall.0);
         self.report = Some(report);
-        let appeared = self.sight.is_err();
+        self.came(Sign::Answer, now)
+    }
+
+    /// It asked, and its question counts as a sign: it repeats a challenge given a moment ago. True
+    /// when it was invisible before.
+    pub(super) fn asked(&mut self, report: &Report, now: Now) -> bool {
+        let fresh = report.echo.is_some_and(|c| self.challenges.gave(c, now));
+        fresh && self.came(Sign::Question, now)
+    }
+
+    /// Its SMTP receiver greeted. True when it was invisible before.
+    pub(super) fn greeted(&mut self, now: Now) -> bool {
+        self.greeting = None;
+        self.came(Sign::Greeting, now)
+    }
+
+    fn came(&mut self, sign: Sign, now: Now) -> bool {
+        self.last_seen = Some(now.wall);
+        let appeared = self.visibility.came(sign, now.mono);
         if appeared {
-            self.sight = Ok(now.mono);
             self.since = now.wall;
         }
         appeared
     }
 
+    /// What its next question has to repeat.
+    pub(super) fn challenge(&mut self, now: Now) -> u64 {
+        self.challenges.give(now)
+    }
+
     /// How far its clock is ahead of ours, in ms. Its heartbeats tell while they come, for they
     /// bear its clock itself; stamps of what it sent (`by_stamps`) may be of long ago.
-    pub(super) fn clock_ahead_ms(&self, by_stamps: u64) -> u64 {
-        if self.visible() {
+    pub(super) fn clock_ahead_ms(&self, by_stamps: u64, now: Now) -> u64 {
+        if self.answers(now) {
             self.ahead_ms
         } else {
             by_stamps
@@ -85,7 +134,7 @@ impl Peer {
 
     /// It is gone, known for certain rather than by a missing answer.
     pub(super) fn lost(&mut self, now: Now) {
-        self.sight = Err(now.mono);
+        self.visibility.gone(now.mono);
         self.since = now.wall;
     }
 
@@ -94,19 +143,62 @@ impl Peer {
         self.reason = Some(error.to_string());
     }
 
-    /// True when it becomes invisible now: the last answer is too long ago.
+    /// True when it becomes invisible now: the last sign is too long ago.
     pub(super) fn vanished(&mut self, now: Now) -> bool {
-        let gone = self.visible() && self.deadline().is_some_and(|at| now.mono >= at);
+        let gone = self.visibility.vanished(now.mono);
         if gone {
-            self.lost(now);
+            self.since = now.wall;
         }
         gone
     }
 
-    /// When it becomes invisible unless it answers.
-    pub(super) fn deadline(&self) -> Option<Duration> {
-        let last = self.last_answer.filter(|_| self.visible())?;
-        Some(last.saturating_add(self.invisible_after))
+    /// When it becomes invisible, or one of its services silent, unless it gives a sign.
+    pub(super) fn deadline(&self, now: Now) -> Option<Duration> {
+        self.visibility.next_change(now.mono)
+    }
+}
+
+/// Numbers given to the peer in our answers. A question that repeats one was asked after we gave it,
+/// so it is no old one played again.
+struct Challenges {
+    /// Newest last, with when it was given.
+    given: VecDeque<(u64, Duration)>,
+    fresh_for: Duration,
+}
+
+impl Challenges {
+    /// A new one is made at most this often, so that few need be kept.
+    const PARTS: u32 = 8;
+
+    fn new(fresh_for: Duration) -> Self {
+        Self {
+            given: VecDeque::new(),
+            fresh_for,
+        }
+    }
+
+    fn give(&mut self, now: Now) -> u64 {
+        let stale = |at: Duration| now.mono.saturating_sub(at) > self.fresh_for;
+        while self.given.front().is_some_and(|(_, at)| stale(*at)) {
+            self.given.pop_front();
+        }
+        match self.given.back() {
+            Some((number, at)) if now.mono.saturating_sub(*at) < self.fresh_for / Self::PARTS => {
+                *number
+            }
+            _ => {
+                // 53 bits survive any JSON.
+                let number = rand::rng().random::<u64>() >> 11;
+                self.given.push_back((number, now.mono));
+                number
+            }
+        }
+    }
+
+    fn gave(&self, number: u64, now: Now) -> bool {
+        self.given
+            .iter()
+            .any(|(n, at)| *n == number && now.mono.saturating_sub(*at) <= self.fresh_for)
     }
 }
 
@@ -177,12 +269,14 @@ mod tests {
             have: vmsync_config::words::Vector::default(),
             seen: vmsync_config::words::Vector::default(),
             ready: true,
+            challenge: None,
+            echo: None,
         }
     }
 
     #[test]
     fn a_peer_is_invisible_once_no_answer_came_for_the_time_set() {
-        let mut peer = Peer::new(Duration::from_secs(5), at(0));
+        let mut peer = Peer::new(Duration::from_secs(5), true, at(0));
         assert!(!peer.visible());
         assert!(peer.answered(report(), at(1_000)));
         assert!(
@@ -194,31 +288,57 @@ mod tests {
         });
         assert!(!peer.vanished(at(6_999)));
         assert!(peer.vanished(at(7_000)));
-        assert_eq!(peer.sight, Err(Duration::from_secs(7)));
+        assert_eq!(peer.sight(), Err(Duration::from_secs(7)));
         assert!(!peer.vanished(at(8_000)), "said once");
         assert!(peer.answered(report(), at(9_000)));
     }
 
     #[test]
     fn heartbeats_tell_when_its_clock_is_ahead_and_when_it_is_right_again() {
-        let mut peer = Peer::new(Duration::from_secs(5), at(0));
-        assert_eq!(peer.clock_ahead_ms(7), 7, "nothing but stamps to go by");
+        let mut peer = Peer::new(Duration::from_secs(5), true, at(0));
+        assert_eq!(
+            peer.clock_ahead_ms(7, at(0)),
+            7,
+            "nothing but stamps to go by"
+        );
         let says = |wall| Report {
             at: UnixMillis(wall),
             ..report()
         };
         peer.answered(says(1_000_000 + 901_000), at(1_000));
-        assert_eq!(peer.clock_ahead_ms(0), 900_000);
+        assert_eq!(peer.clock_ahead_ms(0, at(1_000)), 900_000);
         // Set right: no matter what stamps the wrong clock left behind.
         peer.answered(says(1_000_000 + 1_900), at(2_000));
-        assert_eq!(peer.clock_ahead_ms(900_000), 0);
+        assert_eq!(peer.clock_ahead_ms(900_000, at(2_000)), 0);
         peer.lost(at(3_000));
-        assert_eq!(peer.clock_ahead_ms(900_000), 900_000);
+        assert_eq!(peer.clock_ahead_ms(900_000, at(3_000)), 900_000);
+    }
+
+    #[test]
+    fn a_question_counts_when_it_repeats_a_fresh_challenge() {
+        let mut peer = Peer::new(Duration::from_secs(5), true, at(0));
+        let asks = |echo| Report { echo, ..report() };
+        assert!(!peer.asked(&asks(None), at(0)), "of an older release");
+        let challenge = peer.challenge(at(1_000));
+        assert!(
+            !peer.asked(&asks(Some(challenge ^ 1)), at(1_100)),
+            "made up"
+        );
+        assert!(!peer.visible());
+        assert!(peer.asked(&asks(Some(challenge)), at(2_000)));
+        assert!(peer.visible() && peer.speaks(at(2_000)) && !peer.answers(at(2_000)));
+        assert!(peer.vanished(at(7_000)));
+        let replayed = peer.asked(&asks(Some(challenge)), at(7_001));
+        assert!(!replayed && !peer.visible(), "played again after its time");
+        for n in 0..10_000 {
+            peer.challenge(at(8_000 + n));
+        }
+        assert!(peer.challenges.given.len() <= 10, "few are kept");
     }
 
     #[test]
     fn a_restart_quicker_than_the_heartbeats_is_noticed() {
-        let mut peer = Peer::new(Duration::from_secs(5), at(0));
+        let mut peer = Peer::new(Duration::from_secs(5), true, at(0));
         assert!(!peer.restarted(&report()), "the first report is no restart");
         peer.answered(report(), at(1_000));
         assert!(!peer.restarted(&report()));

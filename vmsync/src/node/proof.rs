@@ -234,6 +234,8 @@ mod tests {
             since: UnixMillis(6),
             reason: "a test".into(),
             held: false,
+            row: None,
+            failovers: Vec::new(),
         };
         keep_failback(&store, &next, &FailbackProof::new(Some(proof.clone()))).unwrap();
         let told = failback_proof(&store, &group, 2).unwrap().unwrap();

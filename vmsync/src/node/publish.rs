@@ -7,7 +7,7 @@ use vmsync_config::{
     words::{Now, Origin, UnixMillis, Vector},
 };
 use vmsync_core::{
-    resilience::{Colour, Link, Ownership, Serving, colour},
+    resilience::{Colour, Link, Ownership, Serving, Standing, colour},
     sync::{Direction, SyncState},
 };
 use vmsync_store::{Backlog, model::Totals};
@@ -17,8 +17,9 @@ use crate::{
     app::rfc3339,
     clock,
     status::{
-        DirectionStatus, EmailSummary, FailbackStatus, GroupStatus, LinkStatus, NodeStatus,
-        PeerStatus, ProbeStatus, Status, SyncStatus, TotalsStatus, VrlSummary,
+        DirectionStatus, EmailSummary, FailbackStatus, GroupStatus, HoldOffStatus, LinkStatus,
+        MaintenanceStatus, NodeStatus, PeerStatus, ProbeStatus, SignsStatus, Status, SyncStatus,
+        TotalsStatus, VrlSummary, WitnessStatus,
     },
 };
 
@@ -174,7 +175,9 @@ impl Node {
                 ..node_status(&self.app.config)
             },
             mode: mode_name(self.app.config.pair.mode).to_owned(),
-            peer: self.peer_status(),
+            peer: self.peer_status(now),
+            maintenance: self.maintenance_status(now),
+            witness: self.witness_status(now),
             links: self.links(),
             calls: self.app.calls.active(),
             totals: totals(self.progress.totals),
@@ -195,6 +198,8 @@ impl Node {
         let group = &self.groups[index];
         let configured = group.machine.group();
         let deadline = group.decision.failback_deadline.map(|at| wall_at(at, now));
+        let hold_off = group.decision.hold_off.as_ref();
+        let order = self.agreed.orders.get(&configured.name);
         GroupStatus {
             name: configured.name.to_string(),
             home: configured.home.to_string(),
@@ -209,20 +214,31 @@ impl Node {
                 Serving::YesPartition => "partition",
                 Serving::No { .. } => "no",
                 Serving::Starting => "starting",
+                Serving::Isolated { .. } => "isolated",
             }
             .to_owned(),
             failback: FailbackStatus {
-                policy: policy_name(self.failback.policy).to_owned(),
-                timeout_minutes: u32::try_from(self.failback.timeout.as_secs() / 60).unwrap_or(60),
+                policy: policy_name(self.agreed.failback.policy).to_owned(),
+                timeout_minutes: u32::try_from(self.agreed.failback.timeout.as_secs() / 60)
+                    .unwrap_or(60),
                 deadline: deadline.map(rfc3339),
                 waiting_for: group.decision.waiting_for.clone(),
             },
             calls: self.calls_on_owner(index),
             phones_refused: u32::try_from(group.evidence.refused()).unwrap_or(u32::MAX),
+            phones_counted: group.evidence.desk_phones(),
+            hold_off: hold_off.map(|h| HoldOffStatus {
+                failovers: u32::try_from(h.flaps).unwrap_or(u32::MAX),
+                until: h.until.map(|at| rfc3339(wall_at(at, now))),
+            }),
+            scheduled: match order {
+                Some(Standing::Open(order)) => Some(order.clone().into()),
+                _ => None,
+            },
         }
     }
 
-    fn peer_status(&self) -> PeerStatus {
+    fn peer_status(&self, now: Now) -> PeerStatus {
         let pair = &self.app.config.pair;
         let report = self.peer.report.as_ref();
         PeerStatus {
@@ -230,12 +246,40 @@ impl Node {
             fqdn: pair.peer.to_string(),
             url: pair.peer_url.as_str().trim_end_matches('/').to_owned(),
             visible: self.peer.visible(),
+            signs: {
+                let [answers, questions, greeting] = self.peer.signs(now);
+                SignsStatus {
+                    answers,
+                    questions,
+                    greeting,
+                }
+            },
             since: rfc3339(self.peer.since),
             last_seen: self.peer.last_seen.map(rfc3339),
             reason: self.peer.reason.clone().filter(|_| !self.peer.visible()),
             calls: report.map(|r| r.calls.iter().map(|(_, n)| n).sum()),
             totals: report.map(|r| r.totals),
         }
+    }
+
+    fn maintenance_status(&self, now: Now) -> Option<MaintenanceStatus> {
+        let on = self.agreed.maintenance.as_ref();
+        let on = on.filter(|m| m.is_on(now.wall))?;
+        Some(MaintenanceStatus {
+            since: rfc3339(on.since),
+            until: on.until.map(rfc3339),
+            reason: on.reason.clone(),
+            by: on.by.to_string(),
+        })
+    }
+
+    fn witness_status(&self, now: Now) -> Option<WitnessStatus> {
+        let witness = self.app.config.witness.as_ref()?;
+        Some(WitnessStatus {
+            url: witness.url.to_string(),
+            seen: self.witness(now)?,
+            reason: self.witness.as_ref().and_then(|w| w.reason.clone()),
+        })
     }
 
     fn direction(&mut self, which: usize, direction: Direction, now: Now) -> DirectionStatus {
@@ -409,6 +453,7 @@ pub(super) fn starting(config: &Config) -> Status {
                 .trim_end_matches('/')
                 .to_owned(),
             visible: false,
+            signs: SignsStatus::default(),
             since: rfc3339(clock::wall()),
             last_seen: None,
             reason: None,
@@ -416,6 +461,8 @@ pub(super) fn starting(config: &Config) -> Status {
             totals: None,
         },
         groups: Vec::new(),
+        maintenance: None,
+        witness: None,
         sync: SyncStatus {
             out: idle(),
             incoming: idle(),

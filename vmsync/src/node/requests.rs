@@ -1,12 +1,15 @@
 //! Operators' requests (R-FO-4, R-FB-6): decided here, or forwarded to the node that decides.
 
+use std::sync::Arc;
+
 use tokio::sync::oneshot;
 use vmsync_config::words::{GroupName, NodeId, Now};
 use vmsync_core::resilience::{Ask, Ownership, Request};
 
-use super::Node;
+use super::{Node, one_sided};
 use crate::{
-    app::{Guard, Outcome, Refused},
+    app::{Guard, OneSidedAnswer, Outcome, Refused},
+    clock,
     pair::Act,
 };
 
@@ -37,12 +40,22 @@ impl Node {
             Ok(ask) => ask,
             Err(refused) => return Some(Err(refused)),
         };
+        if let Some(at) = &guard.at {
+            let at = match at.parse() {
+                Ok(at) => at,
+                Err(e) => return Some(Err(refused("invalid", &format!("at: {e}")))),
+            };
+            return Some(self.schedule(index, request, guard, at, now).await);
+        }
         let calls = self.calls_on_owner(index);
         let decision =
-            self.groups[index].decide(&self.seen(), calls, &self.rules(), Some(&ask), now);
+            self.groups[index].decide(&self.seen(now), calls, &self.rules(), Some(&ask), now);
         if let Some(no) = decision.refused {
             if no.code == "not_backup" && !forwarded {
-                return None;
+                if self.peer.answers(now) {
+                    return None;
+                }
+                return Some(self.queue(index, request, guard, now).await);
             }
             return Some(Err(refused(no.code, &no.reason)));
         }
@@ -71,7 +84,30 @@ impl Node {
             what,
             dry_run: guard.dry_run,
             waiting_for: decision.waiting_for.clone(),
+            scheduled: None,
+            one_sided: None,
         }))
+    }
+
+    /// Tells what only one of the nodes holds; the peer is asked where it answers.
+    pub(super) fn tell_one_sided(&self, answer: oneshot::Sender<OneSidedAnswer>, now: Now) {
+        let (app, client) = (Arc::clone(&self.app), self.client.clone());
+        let (theirs, ours) = (
+            self.progress.peer.have().clone(),
+            self.progress.have.clone(),
+        );
+        let answers = self.peer.answers(now);
+        tokio::spawn(async move {
+            let here = app.store(move |s| one_sided(s, &theirs)).await;
+            let there = if answers {
+                client.one_sided(ours).await.ok()
+            } else {
+                None
+            };
+            if let Ok(here) = here {
+                let _ = answer.send(OneSidedAnswer { here, there });
+            }
+        });
     }
 
     /// Hands a request to the peer and its answer back, without holding up the loop.
@@ -87,7 +123,7 @@ impl Node {
             .peer
             .report
             .as_ref()
-            .filter(|_| self.peer.visible())
+            .filter(|_| self.peer.answers(clock::now()))
             .map(|r| r.boot);
         let client = self.client.clone();
         let act = Act {
@@ -108,7 +144,7 @@ impl Node {
     }
 }
 
-fn ask(request: Request, guard: &Guard) -> Result<Ask, Refused> {
+pub(super) fn ask(request: Request, guard: &Guard) -> Result<Ask, Refused> {
     let expected_owner = guard.expected_owner.as_ref().map(NodeId::new).transpose();
     Ok(Ask {
         request,
@@ -132,7 +168,7 @@ fn unreachable_peer(peer: &NodeId, why: &str) -> Refused {
     )
 }
 
-fn refused(code: &str, reason: &str) -> Refused {
+pub(super) fn refused(code: &str, reason: &str) -> Refused {
     Refused {
         code: code.to_owned(),
         reason: reason.to_owned(),

@@ -8,18 +8,16 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
-use vmsync_config::{
-    Failback,
-    words::{NodeId, Now},
-};
+use vmsync_config::words::{NodeId, Now};
 use vmsync_core::{
-    resilience::{Rules, Serving, Startup, serves},
+    resilience::{Place, Rules, Serving, Startup, serves},
     sync::{Blame, Plan, Session, WINDOW},
 };
 
 use super::{
     Command, Seat,
     courier::Courier,
+    greeting::{Greeted, Greeter},
     groups::{self, GroupState, Seen},
     holdings::PeerHolds,
     outbox::{self, Packer, READY, Sent},
@@ -28,12 +26,14 @@ use super::{
     proof::Kept,
     publish::{self, Progress},
     scrub::Scrubber,
+    signs::{WitnessSight, Witnessed, ask_witness},
     upkeep::Upkeep,
     watch_store,
 };
 use crate::{
-    app::{App, Outcome, Refused},
-    clock, http,
+    agreed::Agreed,
+    app::{App, OrderAnswer, Outcome, Refused},
+    clock,
     pair::{PeerClient, Report},
 };
 
@@ -53,7 +53,10 @@ pub struct Node {
     pub(super) peer: Peer,
     pub(super) session: Session,
     pub(super) phones: Phones,
-    pub(super) failback: Failback,
+    pub(super) agreed: Agreed,
+    /// Whether what the settings say was told to the journal since the start.
+    pub(super) journal_read: bool,
+    pub(super) witness: Option<WitnessSight>,
     pub(super) progress: Progress,
     pub(super) started_at: Now,
     pub(super) startup: Startup,
@@ -84,6 +87,8 @@ struct Waiting {
 enum Input {
     Command(Command),
     Beat(Beat),
+    Greeted(Greeted),
+    Witnessed(Witnessed),
     Sent(Sent),
     Tick,
     /// A helper ended, which only a fault makes it do.
@@ -94,6 +99,8 @@ enum Input {
 /// The loop's helpers: their channels.
 struct Lines {
     beats: mpsc::Receiver<Beat>,
+    greetings: mpsc::Receiver<Greeted>,
+    witnessed: mpsc::Receiver<Witnessed>,
     sent: mpsc::Receiver<Sent>,
     plans: mpsc::Sender<Plan>,
     report: watch::Sender<Arc<Report>>,
@@ -114,7 +121,7 @@ impl Node {
     ) -> Result<Self, String> {
         let now = clock::now();
         let loaded = Arc::clone(&app);
-        let (groups, failback, origin, peer_holds, upkeep, certificate) = app
+        let (groups, agreed, origin, peer_holds, upkeep, certificate) = app
             .store(move |store| {
                 let config = &loaded.config;
                 let groups = config.groups().into_iter();
@@ -122,7 +129,7 @@ impl Node {
                 let groups = groups.collect::<Result<Vec<_>, _>>()?;
                 Ok((
                     groups,
-                    http::effective_failback(&config.failback, &store.settings()?),
+                    Agreed::read(&config.failback, &store.settings()?),
                     store.origin(),
                     PeerHolds::load(store)?,
                     Upkeep::load(store)?,
@@ -135,12 +142,18 @@ impl Node {
         let mut session = Session::new(origin, nonce(), random.random());
         session.probe_every(Some(app.config.pair.probe));
         Ok(Self {
-            peer: Peer::new(app.config.pair.invisible_after, now),
+            peer: Peer::new(app.config.pair.invisible_after, true, now),
             remembers: false,
             startup: Startup::new(now.mono, app.config.pair.startup_grace),
             session,
             groups,
-            failback,
+            agreed,
+            journal_read: false,
+            witness: app
+                .config
+                .witness
+                .as_ref()
+                .map(|w| WitnessSight::new(w, now)),
             phones: Phones::default(),
             progress: Progress::new(peer_holds),
             started_at: now,
@@ -175,6 +188,8 @@ impl Node {
                 Input::Tick => {}
                 Input::Command(command) => self.command(command, clock::now()).await,
                 Input::Beat(beat) => self.beat(beat).await,
+                Input::Greeted(greeted) => self.greeted(greeted),
+                Input::Witnessed(answer) => self.witnessed(answer),
                 Input::Ended if stop.is_cancelled() => break,
                 Input::Ended => {
                     tracing::error!("a part of the node loop ended by itself");
@@ -193,16 +208,20 @@ impl Node {
     fn lines(&mut self, stop: &CancellationToken) -> Result<Lines, String> {
         let pair = &self.app.config.pair;
         let (beats_in, beats) = mpsc::channel(4);
+        let (greetings_in, greetings) = mpsc::channel(4);
+        let (witnessed_in, witnessed) = mpsc::channel(4);
         let (sent_in, sent) = mpsc::channel(4);
         let (plans, plans_out) = mpsc::channel(WINDOW);
         let (report, report_out) = watch::channel(Arc::new(self.report(clock::now())));
         let poke = Arc::new(Notify::new());
+        // Short enough for a second try before the peer counts as invisible: one late answer
+        // must not.
+        let limit = (pair.invisible_after.saturating_sub(pair.heartbeat) / 2).max(MOST_HASTY);
+        let greeter = Greeter::new(&self.app.config, limit, greetings_in);
         let heartbeat = Heartbeat {
             client: self.client.clone(),
             every: pair.heartbeat,
-            // Short enough for a second try before the peer counts as invisible: one late answer
-            // must not.
-            limit: (pair.invisible_after.saturating_sub(pair.heartbeat) / 2).max(MOST_HASTY),
+            limit,
             report: report_out,
             poke: Arc::clone(&poke),
             out: beats_in,
@@ -232,12 +251,20 @@ impl Node {
         let mut helpers = JoinSet::new();
         helpers.spawn(scrubber.run(stop.clone()));
         helpers.spawn(heartbeat.run(stop.clone()));
+        if let Some(witness) = self.app.config.witness.clone() {
+            helpers.spawn(ask_witness(witness, witnessed_in, stop.clone()));
+        }
+        if let Some(greeter) = greeter {
+            helpers.spawn(greeter.run(stop.clone()));
+        }
         helpers.spawn(packer.run(stop.clone()));
         helpers.spawn(courier.run());
         let (committed, teller) = watch_store::start(&self.app, stop.clone());
         helpers.spawn(teller);
         Ok(Lines {
             beats,
+            greetings,
+            witnessed,
             sent,
             plans,
             report,
@@ -249,12 +276,17 @@ impl Node {
     }
 
     async fn next(&mut self, lines: &mut Lines, stop: &CancellationToken) -> Input {
-        let now = clock::now().mono;
-        let rest = self.deadline(now).saturating_sub(now).clamp(REST, TICK);
+        let now = clock::now();
+        let rest = self
+            .deadline(now)
+            .saturating_sub(now.mono)
+            .clamp(REST, TICK);
         tokio::select! {
             () = stop.cancelled() => Input::Stop,
             command = self.seat.commands.recv() => command.map_or(Input::Stop, Input::Command),
             Some(beat) = lines.beats.recv() => Input::Beat(beat),
+            Some(greeted) = lines.greetings.recv() => Input::Greeted(greeted),
+            Some(answer) = lines.witnessed.recv() => Input::Witnessed(answer),
             Some(sent) = lines.sent.recv() => Input::Sent(sent),
             Some(_) = lines.helpers.join_next() => Input::Ended,
             () = lines.committed.notified() => Input::Tick,
@@ -263,13 +295,15 @@ impl Node {
         }
     }
 
-    fn deadline(&self, now: Duration) -> Duration {
+    fn deadline(&self, now: Now) -> Duration {
         let groups = self.groups.iter().filter_map(|g| g.decision.deadline);
         groups
             // One that has passed was acted on, or can't be before something else happens.
-            .filter(|at| *at > now)
-            .chain(self.peer.deadline())
-            .chain(self.startup.deadline(now))
+            .filter(|at| *at > now.mono)
+            .chain(self.peer.deadline(now))
+            .chain(self.witness.as_ref().and_then(|w| w.deadline(now)))
+            .chain(self.groups.iter().filter_map(|g| g.order_due))
+            .chain(self.startup.deadline(now.mono))
             .chain(self.session.next_deadline())
             .min()
             .unwrap_or(Duration::MAX)
@@ -280,6 +314,12 @@ impl Node {
         // Answers that wait already are heard before anybody is called absent.
         while let Ok(beat) = lines.beats.try_recv() {
             self.beat(beat).await;
+        }
+        while let Ok(answer) = lines.witnessed.try_recv() {
+            self.witnessed(answer);
+        }
+        while let Ok(greeted) = lines.greetings.try_recv() {
+            self.greeted(greeted);
         }
         let now = clock::now();
         if self.peer.vanished(now) {
@@ -292,7 +332,9 @@ impl Node {
         self.expire_calls(now);
         if self.startup.done(now.mono) && self.remember().await {
             self.decide_all(now).await;
+            self.carry_out(now).await;
         }
+        self.keep_evidence().await;
         self.sync_events(now).await;
         self.keep_certificate(now).await;
         self.upkeep(now).await;
@@ -300,6 +342,7 @@ impl Node {
         self.housekeep(now);
         self.stall_alarm(now);
         self.probe_alarm(now);
+        self.sight_alarms(now);
         self.app.alarms.expire(now.wall);
         while let Some(plan) = self.session.poll(now.mono) {
             let ticket = plan.ticket;
@@ -324,6 +367,9 @@ impl Node {
         match command {
             Command::Heartbeat { report, answer } => {
                 self.adopt(&report.groups).await;
+                if self.peer.asked(&report, now) {
+                    self.in_sight(now);
+                }
                 self.waiting.heartbeats.push(answer);
             }
             Command::Meets { head, noted } => {
@@ -363,6 +409,11 @@ impl Node {
                     self.forward(group, request, guard, answer);
                 }
             }
+            Command::OneSided { answer } => self.tell_one_sided(answer, now),
+            Command::Cancel { group, answer } => {
+                let cancelled = self.cancel(&group, now).await;
+                let _ = answer.send(cancelled.map(|order| order.map(OrderAnswer::from)));
+            }
             Command::History { group, answer } => {
                 let lines = self.app.store(move |s| groups::history(s, &group)).await;
                 let _ = answer.send(lines.unwrap_or_default());
@@ -375,7 +426,7 @@ impl Node {
                 let seen = self.phones.registered(
                     registration,
                     &mut self.groups,
-                    self.peer.sight,
+                    self.peer.sight(),
                     after,
                     now,
                 );
@@ -420,13 +471,34 @@ impl Node {
                 }
                 let groups = report.groups.clone();
                 if self.peer.answered(report, now) {
-                    tracing::info!(peer = %self.app.config.pair.peer_id, "the peer is in sight");
-                    self.session.visible(true, nonce(), now);
-                    self.sight_changed();
+                    self.in_sight(now);
                 }
                 self.progress.to_adopt = groups;
             }
         }
+    }
+
+    fn greeted(&mut self, greeted: Greeted) {
+        match greeted.result {
+            Ok(()) => {
+                if self.peer.greeted(greeted.at) {
+                    self.in_sight(greeted.at);
+                }
+            }
+            Err(why) => self.peer.greeting = Some(why),
+        }
+    }
+
+    fn witnessed(&mut self, answer: Witnessed) {
+        if let Some(witness) = &mut self.witness {
+            witness.heard(answer);
+        }
+    }
+
+    fn in_sight(&mut self, now: Now) {
+        tracing::info!(peer = %self.app.config.pair.peer_id, "the peer is in sight");
+        self.session.visible(true, nonce(), now);
+        self.sight_changed();
     }
 
     fn expire_calls(&mut self, now: Now) {
@@ -442,16 +514,18 @@ impl Node {
 
     fn sight_changed(&mut self) {
         for group in &mut self.groups {
-            group.evidence.sight(self.peer.sight);
+            group.evidence.sight(self.peer.sight());
         }
     }
 
-    pub(super) fn seen(&self) -> Seen {
+    pub(super) fn seen(&self, now: Now) -> Seen {
         // A home that does not serve yet is not there to be given anything.
         let ready = self.peer.report.as_ref().is_some_and(|r| r.ready);
         Seen {
             me: self.me().clone(),
-            peer: self.peer.sight,
+            peer: self.peer.sight(),
+            speaks: self.peer.speaks(now),
+            witness: self.witness(now),
             sync_started: self.session.started().filter(|_| ready),
             sync_finished: self.session.finished(),
             pending_operations: self.session.pending_out() + self.session.pending_in(),
@@ -459,7 +533,7 @@ impl Node {
     }
 
     pub(super) fn rules(&self) -> Rules {
-        groups::rules(&self.app.config, &self.failback)
+        groups::rules(&self.app.config, &self.agreed)
     }
 
     pub(super) fn me(&self) -> &NodeId {
@@ -482,12 +556,14 @@ impl Node {
     }
 
     pub(super) fn serving(&self, index: usize, now: Now) -> Serving {
-        serves(
-            self.me(),
-            &self.groups[index].ownership,
-            self.peer.visible(),
-            self.started(now),
-        )
+        serves(Place {
+            me: self.me(),
+            ownership: &self.groups[index].ownership,
+            peer_answers: self.peer.answers(now),
+            started: self.started(now),
+            answering_first: self.app.config.resilience.answering_beats_consistency,
+            witness: self.witness(now),
+        })
     }
 
     pub(super) fn report(&self, now: Now) -> Report {
@@ -505,12 +581,18 @@ impl Node {
             have: self.progress.have.clone(),
             seen: self.progress.seen.clone(),
             ready: self.started(now),
+            challenge: None,
+            echo: self.peer.report.as_ref().and_then(|r| r.challenge),
         }
     }
 
     fn answer(&mut self, now: Now) {
         for answer in std::mem::take(&mut self.waiting.heartbeats) {
-            let _ = answer.send(self.report(now));
+            let challenge = Some(self.peer.challenge(now));
+            let _ = answer.send(Report {
+                challenge,
+                ..self.report(now)
+            });
         }
         for (answer, result) in std::mem::take(&mut self.waiting.answers) {
             let _ = answer.send(result);

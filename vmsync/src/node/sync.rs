@@ -10,7 +10,7 @@ use vmsync_core::{
 use vmsync_store::EntityKey;
 
 use super::{Node, outbox::Sent, proof};
-use crate::{alarms::INDEX_REBUILT, exchange, http};
+use crate::{agreed::Agreed, alarms::INDEX_REBUILT, exchange};
 
 const DIVERGED: &str = "both nodes hold the same operations but not the same state; keep both data folders and report it";
 
@@ -140,7 +140,7 @@ impl Node {
         let read = self
             .app
             .store(move |store| {
-                let settings = http::effective_failback(&configured, &store.settings()?);
+                let settings = Agreed::read(&configured, &store.settings()?);
                 let free = vmsync_store::free_bytes(&store.dir()).unwrap_or(u64::MAX);
                 let facts = (store.origin(), store.seen(), store.clock_ahead_ms(), free);
                 let local = exchange::local(store);
@@ -150,10 +150,10 @@ impl Node {
             })
             .await;
         match read {
-            Ok((local, totals, failback, (origin, seen, ahead_ms, free), backlog, troubles)) => {
+            Ok((local, totals, agreed, (origin, seen, ahead_ms, free), backlog, troubles)) => {
                 self.progress.origin = Some(origin);
                 self.progress.seen = seen;
-                self.store_alarms(self.peer.clock_ahead_ms(ahead_ms), free);
+                self.store_alarms(self.peer.clock_ahead_ms(ahead_ms, now), free);
                 self.progress.digest.clone_from(&local.digest);
                 self.progress.have.clone_from(&local.have);
                 (self.progress.left_out, self.progress.audio_faults) = troubles;
@@ -170,7 +170,7 @@ impl Node {
                     bytes: backlog.bytes,
                 });
                 self.progress.totals = totals;
-                self.failback = failback;
+                self.agree(agreed).await;
                 self.session.local(local, now);
             }
             Err(error) => {
@@ -202,7 +202,7 @@ impl Node {
             self.app.config.pair.probe,
         );
         let patience = every.saturating_mul(3);
-        let seen = self.peer.sight.ok();
+        let seen = self.peer.sight().ok();
         let age = self.session.probe(now.mono).out_age;
         let since_seen = seen.map(|at| now.mono.saturating_sub(at));
         let late =

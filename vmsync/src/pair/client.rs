@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use serde::{Serialize, de::DeserializeOwned};
-use vmsync_config::words::NodeId;
+use vmsync_config::words::{NodeId, Vector};
 use vmsync_core::wire::Keys;
 
 use super::{
-    ACT, Act, Acted, Answer, CONFIRM, ConfirmQuestion, HEARTBEAT, LARGEST, Question, Report,
-    SIGNATURE, answer_is_signed, sign_question,
+    ACT, Act, Acted, Answer, CONFIRM, ConfirmQuestion, HEARTBEAT, LARGEST, ONE_SIDED, Question,
+    Report, SIGNATURE, answer_is_signed, sign_question,
 };
+
+use crate::node::OneSided;
 
 /// Why the other node gave no answer that counts.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -84,6 +86,12 @@ impl PeerClient {
     /// Forwards an operator's request to the peer in life `boot` of its process.
     pub(crate) async fn act(&self, boot: u64, act: &Act) -> Result<Acted, PeerError> {
         self.ask(ACT, Some(boot), act, Duration::from_secs(5)).await
+    }
+
+    /// Asks what the peer holds beyond `have`.
+    pub(crate) async fn one_sided(&self, have: Vector) -> Result<OneSided, PeerError> {
+        self.ask(ONE_SIDED, None, &have, Duration::from_secs(5))
+            .await
     }
 
     /// Asks whether a recording is there, whole and durable. Hashing a large one takes a while.

@@ -26,6 +26,8 @@ use crate::{
 pub const HEARTBEAT: &str = "/pair/v1/heartbeat";
 /// A request that acts: an operator's request reaching the node that doesn't decide.
 pub const ACT: &str = "/pair/v1/act";
+/// Asks what the answerer holds beyond a vector: counted, and message ids; no mailbox data.
+pub const ONE_SIDED: &str = "/pair/v1/one-sided";
 /// Asks whether a recording is here, whole and durable.
 pub const CONFIRM: &str = "/pair/v1/vrl/confirm";
 /// Header with the signature.
@@ -58,6 +60,12 @@ pub struct Report {
     pub seen: Vector,
     /// False while it does not serve yet.
     pub ready: bool,
+    /// In an answer: what the asker's next question has to repeat to count as a sign of life.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub challenge: Option<u64>,
+    /// In a question: the challenge of the last answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub echo: Option<u64>,
 }
 
 impl Report {

@@ -14,15 +14,16 @@ use axum::{
     routing::post,
 };
 use serde::{Serialize, de::DeserializeOwned};
+use vmsync_config::words::Vector;
 use vmsync_core::resilience::Request;
 
 use super::{
-    ACT, Act, Acted, Answer, CONFIRM, ConfirmQuestion, HEARTBEAT, LARGEST, Question, Report,
-    SIGNATURE, question_is_signed, sign_answer,
+    ACT, Act, Acted, Answer, CONFIRM, ConfirmQuestion, HEARTBEAT, LARGEST, ONE_SIDED, Question,
+    Report, SIGNATURE, question_is_signed, sign_answer,
 };
 use crate::{
     app::{App, Refused},
-    node::Command,
+    node::{self, Command},
 };
 
 /// Nonces of acting questions kept for this life; beyond it such questions are refused until a restart.
@@ -43,6 +44,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route(HEARTBEAT, post(heartbeat))
         .route(ACT, post(act))
         .route(CONFIRM, post(confirm))
+        .route(ONE_SIDED, post(one_sided))
         .layer(DefaultBodyLimit::max(LARGEST))
         .with_state(shared)
 }
@@ -106,6 +108,18 @@ async fn act(
             })
         });
     shared.answer(ACT, question.nonce, &acted)
+}
+
+async fn one_sided(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Denied> {
+    let question: Question<Vector> = shared.read(ONE_SIDED, &headers, &body)?;
+    let have = question.body;
+    let held = shared.app.store(move |s| node::one_sided(s, &have)).await;
+    let held = held.map_err(|e| Denied::Failed(e.to_string()))?;
+    shared.answer(ONE_SIDED, question.nonce, &held)
 }
 
 async fn confirm(

@@ -15,13 +15,16 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use vmsync::{
     alarms::Alarms,
-    app::{App, CertificateAnswer, Guard, LeftOut, NodeHandle, Outcome, Refused, SeenPhone},
+    app::{
+        App, CertificateAnswer, Guard, LeftOut, NodeHandle, OneSidedAnswer, Outcome, Refused,
+        SeenPhone,
+    },
     calls::Calls,
     clock,
     events::EventHub,
     http::{self, Patience},
     keys::Tokens,
-    node::Command,
+    node::{Command, OneSided},
     status::Status,
 };
 use vmsync_config::{
@@ -349,6 +352,8 @@ async fn play_loop(
                         what: "vmpro2 takes over".to_owned(),
                         dry_run: guard.dry_run,
                         waiting_for: Vec::new(),
+                        scheduled: None,
+                        one_sided: None,
                     })
                 });
             }
@@ -381,6 +386,13 @@ async fn play_loop(
                     equal_now: false,
                     left_out: LeftOut::default(),
                     audio_faults: 0,
+                });
+            }
+            Command::Cancel { answer, .. } => drop(answer.send(Ok(None))),
+            Command::OneSided { answer } => {
+                let _ = answer.send(OneSidedAnswer {
+                    here: OneSided::default(),
+                    there: None,
                 });
             }
             Command::Heartbeat { .. } | Command::Heard { .. } => {}

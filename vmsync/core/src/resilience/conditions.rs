@@ -252,7 +252,10 @@ impl Sight<'_> {
     /// When the automatic policy goes home at the latest (R-FB-4), stability and hold-off included.
     pub(super) fn automatic_deadline(&self) -> Option<Duration> {
         let due = self.timeout_due()?.max(self.stable_due()?);
-        Some(self.hold_off_due().map_or(due, |hold_off| due.max(hold_off)))
+        Some(
+            self.hold_off_due()
+                .map_or(due, |hold_off| due.max(hold_off)),
+        )
     }
 
     /// Failovers without an operator that count as flaps.
@@ -282,17 +285,15 @@ impl Sight<'_> {
     fn maintenance_left(&self) -> Option<Option<Duration>> {
         let on = self.rules.maintenance.as_ref();
         let on = on.filter(|m| m.is_on(self.now.wall))?;
-        let left = |until: UnixMillis| Duration::from_millis(until.0.saturating_sub(self.now.wall.0));
+        let left =
+            |until: UnixMillis| Duration::from_millis(until.0.saturating_sub(self.now.wall.0));
         Some(on.until.map(left))
     }
 }
 
 /// Those of `failovers` in the window that ends at `at`. Compared with one another rather than with
 /// the clock of now: the hold-off of a failover must not shrink while it is waited for.
-pub(super) fn recent(
-    failovers: &[UnixMillis],
-    at: UnixMillis,
-) -> impl Iterator<Item = UnixMillis> {
+pub(super) fn recent(failovers: &[UnixMillis], at: UnixMillis) -> impl Iterator<Item = UnixMillis> {
     let window = u64::try_from(FLAP_WINDOW.as_millis()).unwrap_or(u64::MAX);
     let begin = at.0.saturating_sub(window);
     failovers.iter().copied().filter(move |f| f.0 >= begin)

@@ -53,7 +53,8 @@ pub enum Verdict {
     Refused(String),
 }
 
-/// The evidence held by a group's backup. Forgotten when the process restarts: phones register again.
+/// The evidence held by a group's backup. Kept over a restart of its process: what a phone did need
+/// not be done again, only the time of invisibility is measured anew.
 #[derive(Debug, Clone)]
 pub struct PhoneEvidence {
     home: NodeId,
@@ -86,6 +87,18 @@ impl PhoneEvidence {
         if peer.is_ok() {
             self.counted.clear();
         }
+    }
+
+    /// What counts now, to be kept.
+    pub fn counted(&self) -> impl Iterator<Item = &(SystemName, String)> {
+        self.counted.iter()
+    }
+
+    /// Takes on what was kept before the process ended. The home's return will have it forgotten.
+    pub fn restore(&mut self, counted: Vec<(SystemName, String)>) {
+        let known = |(system, _): &(SystemName, String)| self.home_systems.contains(system);
+        let counted = counted.into_iter().filter(known).take(REMEMBERED);
+        self.counted = counted.collect();
     }
 
     /// Judges a registration. `peer` as in [`super::View::peer`], `now` monotonic.

@@ -42,6 +42,31 @@ pub struct Order {
     pub by: NodeId,
 }
 
+/// What became of an order, kept in its place so that both nodes can tell.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Closed {
+    /// Its [`Order::id`].
+    pub id: String,
+    /// Which group.
+    pub group: GroupName,
+    /// When it was carried out, dropped or cancelled.
+    pub at: UnixMillis,
+    /// Whether it was carried out.
+    pub done: bool,
+    /// In words.
+    pub outcome: String,
+}
+
+/// The replicated setting of a group: its order, or what became of the last one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Standing {
+    /// To be carried out.
+    Open(Order),
+    /// Over.
+    Closed(Closed),
+}
+
 /// [`Request`] as it is written in an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -86,6 +111,17 @@ pub enum Doing {
 }
 
 impl Order {
+    /// What became of it.
+    pub fn closed(&self, done: bool, outcome: String, at: UnixMillis) -> Closed {
+        Closed {
+            id: self.id.clone(),
+            group: self.group.clone(),
+            at,
+            done,
+            outcome,
+        }
+    }
+
     /// What to do about it. `now` by the clock of the node that decides.
     pub fn doing(&self, ownership: &Ownership, now: Now) -> Doing {
         if ownership.epoch != self.epoch {
@@ -162,7 +198,7 @@ mod tests {
     #[test]
     fn it_waits_for_its_time_and_is_asked_for_until_its_end() {
         let (order, owned) = (order(), owned(7));
-        let wait = Doing::Wait(Duration::from_millis(1_000_000));
+        let wait = Doing::Wait(Duration::from_secs(1000));
         assert_eq!(order.doing(&owned, at(600_000)), wait);
         for now in [1_000_000, 1_900_000] {
             let Doing::Ask(ask) = order.doing(&owned, at(now)) else {

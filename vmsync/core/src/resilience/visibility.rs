@@ -106,6 +106,13 @@ impl Visibility {
         Some(last.saturating_add(self.after))
     }
 
+    /// When a sign that is fresh now no longer is, unless it comes again.
+    pub fn next_change(&self, now: Duration) -> Option<Duration> {
+        let ends = self.seen.iter().filter_map(|s| s.last);
+        let ends = ends.map(|last| last.saturating_add(self.after));
+        ends.filter(|end| *end > now).min()
+    }
+
     /// Whether `sign` is fresh.
     pub fn fresh(&self, sign: Sign, now: Duration) -> bool {
         let last = self.seen[sign as usize].last;
@@ -170,11 +177,15 @@ mod tests {
         peer.came(Sign::Answer, s(1));
         peer.came(Sign::Greeting, s(2));
         assert_eq!(peer.deadline(), Some(s(7)));
+        assert_eq!(peer.next_change(s(2)), Some(s(6)));
         assert!(!peer.vanished(Duration::from_millis(6_999)));
         assert!(peer.vanished(s(7)));
         assert!(!peer.vanished(s(8)), "said once");
         assert_eq!((peer.sight(), peer.deadline()), (Err(s(7)), None));
-        assert!(peer.lost(s(60)).is_empty(), "nothing is said of a node that is gone");
+        assert!(
+            peer.lost(s(60)).is_empty(),
+            "nothing is said of a node that is gone"
+        );
         assert!(peer.came(Sign::Greeting, s(61)));
     }
 

@@ -11,8 +11,8 @@ use vmsync_config::{
     words::{GroupName, NodeId, Now, SystemName, UnixMillis},
 };
 use vmsync_core::resilience::{
-    Ask, Colour, Decision, Link, Machine, Maintenance, Ownership, PhoneEvidence, PhoneKind, Registration,
-    Request, Rules, Verdict, View, colour,
+    Ask, Colour, Decision, Link, Machine, Maintenance, Ownership, PhoneEvidence, PhoneKind,
+    Registration, Request, Rules, Verdict, View, colour,
 };
 
 const MINUTE: Duration = Duration::from_mins(1);

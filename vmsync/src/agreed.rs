@@ -1,0 +1,106 @@
+//! What the nodes agree upon by replicated settings: failback, maintenance mode, orders for later.
+//!
+//! A value that this version can't read is passed over, as if it were not set.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use vmsync_config::{
+    Failback,
+    words::{GroupName, NodeId, UnixMillis},
+};
+use vmsync_core::resilience::{Maintenance, Standing};
+use vmsync_store::model::Settings;
+
+use crate::http;
+
+/// Setting of maintenance mode: [`Maintenance`], or [`Ended`].
+pub(crate) const MAINTENANCE: &str = "maintenance";
+/// Settings of orders, each followed by the group's name: [`Standing`].
+const ORDER: &str = "order.";
+
+/// The settings in force.
+#[derive(Debug, Clone)]
+pub(crate) struct Agreed {
+    /// Failback.
+    pub(crate) failback: Failback,
+    /// Maintenance mode, also one whose time is over.
+    pub(crate) maintenance: Option<Maintenance>,
+    /// How the last maintenance mode ended, where an operator ended it.
+    pub(crate) ended: Option<Ended>,
+    /// The order of each group, or what became of it.
+    pub(crate) orders: BTreeMap<GroupName, Standing>,
+}
+
+/// Maintenance mode was ended by an operator.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Ended {
+    /// When.
+    pub(crate) ended: UnixMillis,
+    /// At which node.
+    pub(crate) by: NodeId,
+}
+
+impl Agreed {
+    /// The replicated `settings` over what is `configured`.
+    pub(crate) fn read(configured: &Failback, settings: &Settings) -> Self {
+        let maintenance = settings.get(MAINTENANCE).map(|(value, _)| value);
+        let orders = settings.iter().filter_map(|(name, (value, _))| {
+            let group = GroupName::new(name.strip_prefix(ORDER)?).ok()?;
+            Some((group, read(value)?))
+        });
+        Self {
+            failback: http::effective_failback(configured, settings),
+            maintenance: maintenance.and_then(read),
+            ended: maintenance.and_then(read),
+            orders: orders.collect(),
+        }
+    }
+
+    /// The configured values alone.
+    pub(crate) fn configured(configured: &Failback) -> Self {
+        Self::read(configured, &Settings::new())
+    }
+}
+
+/// Name of the setting that holds the order of `group`.
+pub(crate) fn order_of(group: &GroupName) -> String {
+    format!("{ORDER}{group}")
+}
+
+fn read<T: serde::de::DeserializeOwned>(value: &Value) -> Option<T> {
+    serde_json::from_value(value.clone()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use vmsync_config::FailbackPolicy;
+    use vmsync_store::{Hlc, Stamp};
+
+    use super::*;
+
+    #[test]
+    fn what_a_newer_version_wrote_is_passed_over() {
+        let configured = Failback {
+            policy: FailbackPolicy::Graceful,
+            timeout: Duration::from_mins(10),
+            stable_for: Duration::ZERO,
+            hold_off: Duration::ZERO,
+        };
+        let stamp = Stamp {
+            at: Hlc::default(),
+            origin: "vmpro1.00000001".parse().unwrap(),
+            seq: 1,
+        };
+        let settings = [
+            ("maintenance", serde_json::json!({"moon": "full"})),
+            ("order.primary", serde_json::json!({"dance": {}})),
+            ("order.not a name", Value::Null),
+        ];
+        let settings = settings.map(|(n, v)| (n.to_owned(), (v, stamp.clone())));
+        let agreed = Agreed::read(&configured, &settings.into_iter().collect());
+        assert!(agreed.maintenance.is_none() && agreed.orders.is_empty());
+    }
+}
