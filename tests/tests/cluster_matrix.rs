@@ -7,7 +7,8 @@
 //! | both (killed) | primary, secondary, both at once |
 //! | the line between them, refused or silent | – |
 //!
-//! each while nothing goes on, during a call, during synchronisation and during failback. A cell
+//! each while nothing goes on, during a call, during synchronisation, during failback, and with callers
+//! who leave messages all through it, wherever they are let. A cell
 //! ends as it began: the primary owns the group, both hold the same, no alarm is up. It must show
 //! that one owner is named by both within 5 s of the return; that no epoch went down, or had two
 //! owners; that each message acknowledged anywhere is on both nodes, once, byte for byte; that each
@@ -21,7 +22,7 @@
     reason = "a test says what failed by panicking, and how long it took"
 )]
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
 use tokio::time::Instant;
@@ -59,6 +60,7 @@ enum Meanwhile {
     Call,
     Sync,
     Failback,
+    Callers,
 }
 
 #[tokio::test]
@@ -109,6 +111,7 @@ async fn row(row: Row) {
             Meanwhile::Call,
             Meanwhile::Sync,
             Meanwhile::Failback,
+            Meanwhile::Callers,
         ] {
             scene.cell(meanwhile).await;
         }
@@ -120,26 +123,14 @@ struct Scene {
     // Before the pair, so that it is dropped first.
     net: Net,
     watch: Watch,
-    ledger: Ledger,
+    ledger: Arc<Ledger>,
     pair: Pair,
 }
 
 impl Scene {
-    /// A pair that notices soon: out of sight after 600 ms, failed over a second later.
     async fn set(row: Row) -> Self {
         let pair = Pair::laid_out().await;
-        for (from, to) in [
-            ("heartbeat = \"250ms\"", "heartbeat = \"100ms\""),
-            (
-                "invisible_after = \"1500ms\"",
-                "invisible_after = \"600ms\"",
-            ),
-            ("startup_grace = \"3s\"", "startup_grace = \"1500ms\""),
-            ("trigger = \"phones\"", "trigger = \"visibility\""),
-            ("failover_after = \"3m\"", "failover_after = \"1s\""),
-        ] {
-            pair.configure_both(from, to);
-        }
+        pair.fails_over_quickly();
         let net = Net::between(&pair);
         pair.start_both().await;
         pair.served_by(&pair.primary).await;
@@ -147,7 +138,7 @@ impl Scene {
             row,
             net,
             watch: Watch::over(&pair),
-            ledger: Ledger::default(),
+            ledger: Arc::default(),
             pair,
         }
     }
@@ -159,6 +150,12 @@ impl Scene {
         let epoch = self.epoch(&pair.primary).await;
         ledger.leave(&pair.primary, "2001").await;
         let mut call = self.under_way(meanwhile).await;
+        let mut callers = Vec::new();
+        if matches!(meanwhile, Meanwhile::Callers) {
+            let [one, other] = pair.nodes();
+            callers.push(ledger.calls_come_in([one, other], "2001"));
+            callers.push(ledger.calls_come_in([other, one], "2001"));
+        }
 
         let cut = Instant::now();
         self.cut().await;
@@ -176,8 +173,11 @@ impl Scene {
         );
         self.call_finishes(&mut call).await;
 
-        pair.in_step().await;
         pair.served_by(&pair.primary).await;
+        for callers in callers {
+            callers.hang_up().await;
+        }
+        pair.in_step().await;
         pair.one_owner(GROUP).await;
         let left = ledger.len();
         ledger.is_on_both(pair).await;
@@ -202,7 +202,7 @@ impl Scene {
             pair, net, ledger, ..
         } = self;
         match meanwhile {
-            Meanwhile::Nothing => None,
+            Meanwhile::Nothing | Meanwhile::Callers => None,
             Meanwhile::Call => Some(self.call_at(&pair.primary).await),
             Meanwhile::Sync => {
                 let (from, to) = (&pair.primary, &pair.secondary);
@@ -269,7 +269,7 @@ impl Scene {
         let Self { pair, ledger, .. } = self;
         let [primary, secondary] = pair.nodes();
         let resilience = matches!(meanwhile, Meanwhile::Failback);
-        let mut alone = match self.row {
+        let alone = match self.row {
             Row::Primary | Row::Both(First::Secondary) => vec![secondary],
             Row::Secondary | Row::Both(First::Primary) => vec![primary],
             Row::Both(First::AtOnce) => vec![],
@@ -284,13 +284,9 @@ impl Scene {
             self.is_alone(node, resilience).await;
         }
         let settled = Instant::now();
-        // The last message is the one that is heard: let each node have been the last.
-        for _ in 0..2 {
-            for node in &alone {
-                ledger.leave(node, "2001").await;
-                ledger.last_is_heard_at(node).await;
-            }
-            alone.reverse();
+        for node in alone {
+            let id = ledger.leave(node, "2001").await;
+            ledger.is_heard(&id, node).await;
         }
         settled
     }

@@ -3,13 +3,15 @@
 use std::{
     collections::BTreeSet,
     sync::{
-        Mutex,
-        atomic::{AtomicU32, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
 use reqwest::Method;
 use serde_json::Value;
+use tokio::{task::JoinSet, time::sleep};
 
 use super::{Node, OpenCall, Pair, wav};
 
@@ -21,8 +23,26 @@ const FIRST_CALLER: u32 = 700_000;
 pub struct Ledger {
     kept: Mutex<Vec<Kept>>,
     callers: AtomicU32,
+    /// Callers whose question was never answered: their message may be there, or not.
+    perhaps: Mutex<BTreeSet<String>>,
     /// Of [`Self::kept`], those whose audio was compared on both nodes.
     compared: Mutex<usize>,
+}
+
+/// Callers of [`Ledger::calls_come_in`].
+pub struct Callers {
+    calling: JoinSet<()>,
+    over: Arc<AtomicBool>,
+}
+
+impl Callers {
+    /// The one who speaks is let finish; nobody calls any more.
+    pub async fn hang_up(mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        while let Some(ended) = self.calling.join_next().await {
+            ended.unwrap_or_else(|e| panic!("{e}"));
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -50,11 +70,12 @@ impl Ledger {
         self.len() == 0
     }
 
-    /// Leaves a message of a second at `node`, which must take it.
-    pub async fn leave(&self, node: &Node, mailbox: &str) {
+    /// Leaves a message of a second at `node`, which must take it; gives its id.
+    pub async fn leave(&self, node: &Node, mailbox: &str) -> String {
         let (caller, wav) = (self.caller(), self.voice());
         let id = node.leave(mailbox, &caller, &wav).await;
         self.note(mailbox, &id, &caller, wav);
+        id
     }
 
     /// The caller of `call` speaks; the message must be kept.
@@ -64,34 +85,73 @@ impl Ledger {
         self.note(&call.mailbox, &id, &call.caller, wav);
     }
 
-    /// Waits until the message left last can be heard at `node`.
-    pub async fn last_is_heard_at(&self, node: &Node) {
-        let last = self.lock().last().cloned();
-        let Some(Kept {
-            mailbox, id, wav, ..
-        }) = last
-        else {
-            panic!("nothing was left yet")
-        };
-        node.hears(&mailbox, &id, &wav).await;
+    /// Callers who leave a message wherever it is taken, until dropped: at `node`, else at `other`,
+    /// else again. A question without an answer is not asked again.
+    pub fn calls_come_in(self: &Arc<Self>, [node, other]: [&Node; 2], mailbox: &str) -> Callers {
+        let (ledger, over) = (Arc::clone(self), Arc::new(AtomicBool::new(false)));
+        let mut nodes = [node, other].map(Node::seen_by_another);
+        let (mailbox, hung_up) = (mailbox.to_owned(), Arc::clone(&over));
+        let mut calling = JoinSet::new();
+        calling.spawn(async move {
+            while !hung_up.load(Ordering::Relaxed) {
+                if !ledger.tries(&nodes[0], &mailbox).await {
+                    nodes.reverse();
+                }
+                sleep(Duration::from_millis(30)).await;
+            }
+        });
+        Callers { calling, over }
     }
 
-    /// Each message acknowledged is on both nodes, once, and sounds as it did; and there is no other.
-    /// To be asked when the nodes are in step.
+    async fn tries(&self, node: &Node, mailbox: &str) -> bool {
+        let (caller, wav) = (self.caller(), self.voice());
+        self.perhaps().insert(caller.clone());
+        let answer = node.deposit(mailbox, &caller, &wav).attempt().await;
+        let Ok(answer) = answer else { return false };
+        assert!(
+            [201, 307, 503].contains(&answer.status),
+            "{}",
+            answer.text()
+        );
+        self.perhaps().remove(&caller);
+        if answer.status != 201 {
+            return false;
+        }
+        let id = answer.json()["id"].as_str().unwrap_or_default().to_owned();
+        self.note(mailbox, &id, &caller, wav);
+        true
+    }
+
+    /// Waits until the message `id` can be heard at `node`.
+    pub async fn is_heard(&self, id: &str, node: &Node) {
+        let found = self.lock().iter().find(|kept| kept.id == id).cloned();
+        let Some(Kept { mailbox, wav, .. }) = found else {
+            panic!("{id} was not left")
+        };
+        node.hears(&mailbox, id, &wav).await;
+    }
+
+    /// Each message acknowledged is on both nodes, once, and sounds as it did; and there is no other
+    /// but those whose acknowledgement was lost, once. To be asked when the nodes are in step.
     pub async fn is_on_both(&self, pair: &Pair) {
         let kept = self.lock().clone();
         let mailboxes: BTreeSet<_> = kept.iter().map(|k| k.mailbox.clone()).collect();
+        let perhaps = self.perhaps().clone();
+        let mut unanswered = Vec::new();
         for node in pair.nodes() {
             for mailbox in &mailboxes {
                 let path = format!("/api/v1/mailboxes/{mailbox}/messages?limit=1000");
-                let list = node.get(&path).await;
-                let found = field(&list, "id");
-                let of = || kept.iter().filter(|k| k.mailbox == *mailbox);
-                let wanted: Vec<_> = of().map(|k| k.id.clone()).collect();
-                assert_eq!(sorted(found), sorted(wanted), "{mailbox} at {}", node.id);
-                let callers = of().map(|k| k.caller.clone()).collect();
-                let found = field(&list, "caller_number");
-                assert_eq!(sorted(found), sorted(callers), "{mailbox} at {}", node.id);
+                let list = node.get(&path).await["items"].clone();
+                let (lost, known): (Vec<_>, Vec<_>) = list
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .map(|item| ["id", "caller_number"].map(|f| text(item, f)))
+                    .partition(|[_, caller]| perhaps.contains(caller));
+                let of = kept.iter().filter(|k| k.mailbox == *mailbox);
+                let wanted = of.map(|k| [k.id.clone(), k.caller.clone()]).collect();
+                assert_eq!(sorted(known), sorted(wanted), "{mailbox} at {}", node.id);
+                unanswered.push(sorted(lost));
             }
             let new = *self.compared.lock().unwrap_or_else(|e| panic!("{e}"));
             for Kept {
@@ -104,12 +164,18 @@ impl Ledger {
             }
         }
         *self.compared.lock().unwrap_or_else(|e| panic!("{e}")) = kept.len();
+        let (here, there) = unanswered.split_at(mailboxes.len());
+        assert_eq!(here, there, "of what was never acknowledged");
+        for lost in here {
+            let callers: BTreeSet<_> = lost.iter().map(|[_, caller]| caller).collect();
+            assert_eq!(callers.len(), lost.len(), "twice: {lost:?}");
+        }
     }
 
     /// A second of sound that no other message has.
     fn voice(&self) -> Vec<u8> {
         let mut wav = wav(1);
-        let number = u32::try_from(self.len()).unwrap_or(0).to_le_bytes();
+        let number = self.callers.load(Ordering::Relaxed).to_le_bytes();
         let tail = wav.len() - number.len();
         wav[tail..].copy_from_slice(&number);
         wav
@@ -124,19 +190,20 @@ impl Ledger {
         });
     }
 
+    fn perhaps(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+        self.perhaps.lock().unwrap_or_else(|e| panic!("{e}"))
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Kept>> {
         self.kept.lock().unwrap_or_else(|e| panic!("{e}"))
     }
 }
 
-fn field(list: &Value, name: &str) -> Vec<String> {
-    let items = list["items"].as_array().into_iter().flatten();
-    items
-        .map(|item| item[name].as_str().unwrap_or_default().to_owned())
-        .collect()
+fn text(item: &Value, name: &str) -> String {
+    item[name].as_str().unwrap_or_default().to_owned()
 }
 
-fn sorted(mut words: Vec<String>) -> Vec<String> {
-    words.sort();
-    words
+fn sorted(mut messages: Vec<[String; 2]>) -> Vec<[String; 2]> {
+    messages.sort();
+    messages
 }

@@ -33,7 +33,7 @@ use tokio::time::Instant;
 pub use api::{Answer, Call, client};
 pub use call::OpenCall;
 pub use cuts::{Cut, Net, Way};
-pub use ledger::Ledger;
+pub use ledger::{Callers, Ledger};
 pub use node::Node;
 pub use ports::Ports;
 pub use process::{Ended, Process, installed, run, vmsync};
@@ -141,6 +141,40 @@ impl Pair {
     pub fn configure_both(&self, from: &str, to: &str) {
         for node in self.nodes() {
             node.configure(from, to);
+        }
+    }
+
+    /// Short times, and failover by sight alone: out of sight after 600 ms, failed over a second
+    /// later; a node that starts alone waits 1.5 s. To be said before the nodes are started.
+    pub fn fails_over_quickly(&self) {
+        for (from, to) in [
+            ("heartbeat = \"250ms\"", "heartbeat = \"100ms\""),
+            (
+                "invisible_after = \"1500ms\"",
+                "invisible_after = \"600ms\"",
+            ),
+            ("startup_grace = \"3s\"", "startup_grace = \"1500ms\""),
+            ("trigger = \"phones\"", "trigger = \"visibility\""),
+            ("failover_after = \"3m\"", "failover_after = \"1s\""),
+            // A home that is lost again and again is what these tests are about.
+            ("timeout = \"60m\"", "timeout = \"60m\"\nhold_off = \"0s\""),
+        ] {
+            self.configure_both(from, to);
+        }
+    }
+
+    /// Both serve: `headquarters` is the primary's, `branch` the secondary's (R-TO-2). To be said
+    /// before the nodes are started.
+    pub fn is_dual_active(&self) {
+        let branch = "name = \"branch\"\nhome = ";
+        for node in self.nodes() {
+            node.configure("mode = \"single-active\"", "mode = \"dual-active\"");
+            node.configure(
+                &format!("{branch}\"vmpro1\"\ndestination = \"99999\""),
+                &format!("{branch}\"vmpro2\"\ndestination = \"99998\""),
+            );
+            // Recordings stay where they are made, so nothing moves them (R-VR-3).
+            node.configure_between("folder = \"VRL\"\n", "\n[[systems]]", "");
         }
     }
 

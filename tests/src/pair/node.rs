@@ -168,6 +168,17 @@ impl Node {
         write(&self.config, &text.replace(from, to));
     }
 
+    /// Replaces what stands between two texts of its configuration file; both must be there.
+    pub fn configure_between(&self, after: &str, before: &str, with: &str) {
+        let text = read(&self.config);
+        let rest = text.split_once(after);
+        let Some((head, (_, tail))) = rest.and_then(|(h, t)| Some((h, t.split_once(before)?)))
+        else {
+            panic!("{} lacks {after:?} or {before:?}", self.config.display())
+        };
+        write(&self.config, &format!("{head}{after}{with}{before}{tail}"));
+    }
+
     /// Adds lines to the end of its configuration file.
     pub fn configure_more(&self, lines: &str) {
         write(&self.config, &format!("{}\n{lines}\n", read(&self.config)));
