@@ -142,7 +142,7 @@ impl Ledger {
             for mailbox in &mailboxes {
                 let path = format!("/api/v1/mailboxes/{mailbox}/messages?limit=1000");
                 let list = node.get(&path).await["items"].clone();
-                let (lost, known): (Vec<_>, Vec<_>) = list
+                let (unsure, known): (Vec<_>, Vec<_>) = list
                     .as_array()
                     .into_iter()
                     .flatten()
@@ -151,7 +151,7 @@ impl Ledger {
                 let of = kept.iter().filter(|k| k.mailbox == *mailbox);
                 let wanted = of.map(|k| [k.id.clone(), k.caller.clone()]).collect();
                 assert_eq!(sorted(known), sorted(wanted), "{mailbox} at {}", node.id);
-                unanswered.push(sorted(lost));
+                unanswered.push(sorted(unsure));
             }
             let new = *self.compared.lock().unwrap_or_else(|e| panic!("{e}"));
             for Kept {
