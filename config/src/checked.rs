@@ -87,6 +87,10 @@ pub struct Config {
     pub callflows: Callflows,
     /// The PBX systems whose users take their voicemail from the pair. May be empty in single-active.
     pub systems: Vec<System>,
+    /// Places whose extensions have a fallback system of their own.
+    pub locations: Vec<Location>,
+    /// The timers of the other resilience features.
+    pub features: Features,
     /// Every limit on what comes from outside.
     pub limits: Limits,
 }
@@ -336,6 +340,107 @@ pub struct System {
     pub destination: Destination,
     /// How many phones it has, for display.
     pub phones: u32,
+    /// The system that takes over for it, where there is one.
+    pub backup: Option<SystemName>,
+    /// What its backup takes over: nothing unless turned on (as R-TO-6 for voicemail).
+    pub backed_up: Vec<Feature>,
+    /// How its phones go home.
+    pub phone_failback: Return,
+    /// DECT goes home by itself once its primary is back (*prioritize primary*); else an
+    /// administrator starts it.
+    pub prioritize_primary: bool,
+    /// How its portal goes home.
+    pub portal_failback: Return,
+}
+
+/// One `[[locations]]`: extensions there use another fallback than their home's backup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Location {
+    /// Its name, as phones' registrations bear it.
+    pub name: SystemName,
+    /// The system its extensions fall back to.
+    pub fallback_system: SystemName,
+}
+
+/// A resilience feature besides voicemail; the rules of each: table of other features. Serialised
+/// in kebab case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Feature {
+    /// IP phones (desk, softphone, WebRTC): where they register.
+    Phones,
+    /// Users who log in and out anywhere.
+    Users,
+    /// Hunt groups.
+    HuntGroups,
+    /// System conferences.
+    Conferences,
+    /// DECT handsets.
+    Dect,
+    /// The mirrored DECT master base station.
+    DectMaster,
+    /// The users' portal.
+    Portal,
+}
+
+impl Feature {
+    /// All, in the order in which they are decided: what goes with the phones after the phones.
+    pub const ALL: [Self; 7] = [
+        Self::Phones,
+        Self::Users,
+        Self::HuntGroups,
+        Self::Conferences,
+        Self::Dect,
+        Self::DectMaster,
+        Self::Portal,
+    ];
+
+    /// The name in the configuration, in JSON and in paths.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Phones => "phones",
+            Self::Users => "users",
+            Self::HuntGroups => "hunt-groups",
+            Self::Conferences => "conferences",
+            Self::Dect => "dect",
+            Self::DectMaster => "dect-master",
+            Self::Portal => "portal",
+        }
+    }
+
+    /// The feature of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|f| f.as_str() == name)
+    }
+}
+
+/// Whether something goes home by itself. Serialised in lower case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Return {
+    /// By itself, once its conditions hold.
+    Automatic,
+    /// Phones: only when they register anew or restart. Portal: an administrator starts it.
+    Manual,
+}
+
+/// `[features]`: the timers of the table of other features.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Features {
+    /// How long a home must be invisible before its users and phones fail over. Default 3 min.
+    pub failover_after: Duration,
+    /// How long it must be visible again before they go home. Default 10 min.
+    pub stable_for: Duration,
+    /// After a failback: how long a phone may be at either system. Default 5 min.
+    pub homeless_prevention: Duration,
+    /// A system that reports is invisible when it has not for this long. Default 1 min.
+    pub invisible_after: Duration,
+    /// Time between two polls of DECT. Default 30 s.
+    pub dect_poll: Duration,
+    /// How long DECT must be lost before it fails over. Default 2 min.
+    pub dect_lost_after: Duration,
+    /// A portal that reports is lost when it has not for this long. Default 1 min.
+    pub portal_detection: Duration,
 }
 
 /// A system's voicemail destination (R-TO-3).
@@ -375,6 +480,8 @@ pub struct Limits {
     pub log_operations: usize,
     /// Time in which all audio files are read once and compared with their SHA-256. Default 7 days.
     pub audio_check: Duration,
+    /// Phones whose registrations are tracked. Default 200,000.
+    pub phones: usize,
 }
 
 impl Config {

@@ -5,7 +5,7 @@
 use std::{fmt, net::SocketAddr, time::Duration};
 
 use crate::{
-    checked::{Ack, FailbackPolicy, Trigger},
+    checked::{Ack, FailbackPolicy, Return, Trigger},
     units::{duration_in_words, show_bytes, show_duration},
     value::{Bytes, PortRange},
 };
@@ -239,6 +239,79 @@ pub const CALLFLOWS_DIR: &str = "callflows";
 
 /// `systems.phones`.
 pub const PHONES: u32 = 0;
+
+/// `systems.phone_failback`: table of other features, IP phones.
+pub const PHONE_FAILBACK: Return = Return::Automatic;
+
+/// `systems.prioritize_primary`: table of other features, DECT.
+pub const PRIORITIZE_PRIMARY: bool = true;
+
+/// `systems.portal_failback`: table of other features, portal.
+pub const PORTAL_FAILBACK: Return = Return::Automatic;
+
+/// `features.failover_after`: how long a home must be invisible before its users and phones fail over.
+pub const FEATURE_FAILOVER_AFTER: Setting<Duration> = Setting {
+    default: m(3),
+    least: s(1),
+    most: m(24 * 60),
+    rule: "table of other features, as R-FO-1",
+};
+
+/// `features.stable_for`: how long it must be visible again before they go home.
+pub const FEATURE_STABLE_FOR: Setting<Duration> = Setting {
+    default: m(10),
+    least: s(0),
+    most: m(24 * 60),
+    rule: "table of other features, R-FB-7",
+};
+
+/// `features.homeless_prevention`: how long a phone may be at either system after a failback.
+pub const HOMELESS_PREVENTION: Setting<Duration> = Setting {
+    default: m(5),
+    least: s(0),
+    most: m(60),
+    rule: "table of other features, IP phones",
+};
+
+/// `features.invisible_after`: a system that reports is invisible when it has not for this long.
+pub const SYSTEM_INVISIBLE_AFTER: Setting<Duration> = Setting {
+    default: m(1),
+    least: s(1),
+    most: m(60),
+    rule: "two signs of life may be lost",
+};
+
+/// `features.dect_poll`: time between two polls of DECT.
+pub const DECT_POLL: Setting<Duration> = Setting {
+    default: s(30),
+    least: s(1),
+    most: m(10),
+    rule: "table of other features, DECT",
+};
+
+/// `features.dect_lost_after`: how long DECT must be lost before it fails over.
+pub const DECT_LOST_AFTER: Setting<Duration> = Setting {
+    default: m(2),
+    least: s(0),
+    most: m(60),
+    rule: "table of other features, DECT",
+};
+
+/// `features.portal_detection`: a portal that reports is lost when it has not for this long.
+pub const PORTAL_DETECTION: Setting<Duration> = Setting {
+    default: m(1),
+    least: s(1),
+    most: m(60),
+    rule: "table of other features, portal",
+};
+
+/// `limits.phones`: phones whose registrations are tracked.
+pub const TRACKED_PHONES: Setting<usize> = Setting {
+    default: 200_000,
+    least: 100,
+    most: 5_000_000,
+    rule: "about 200 bytes of memory each",
+};
 
 /// `limits.message_bytes`: largest mail and largest HTTP audio body, bytes.
 pub(crate) const MESSAGE_BYTES: Setting<Bytes> = Setting {

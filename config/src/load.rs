@@ -15,8 +15,8 @@ use crate::{
     tree::{self, Place},
 };
 
-/// Largest configuration file read, bytes.
-pub const MAX_FILE_BYTES: u64 = 1 << 20;
+/// Largest configuration file read, bytes: tens of thousands of systems.
+pub const MAX_FILE_BYTES: u64 = 8 << 20;
 
 /// Reads, overlays and checks a configuration file.
 ///

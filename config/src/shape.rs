@@ -8,7 +8,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use ipnet::IpNet;
 
 use crate::{
-    checked::{Ack, FailbackPolicy, Mode, Role, SenderTls, Trigger, VrlTls},
+    checked::{Ack, FailbackPolicy, Feature, Mode, Return, Role, SenderTls, Trigger, VrlTls},
     errors::Report,
     field::{Field, Head, List, Read, Section, Source, join},
     tree::{Place, Table},
@@ -59,6 +59,8 @@ section! {
         vrl: Vrl,
         callflows: Callflows,
         systems: List<System>,
+        locations: List<Location>,
+        features: Features,
         limits: Limits,
     }
 }
@@ -229,6 +231,32 @@ section! {
         home: Field<NodeId>,
         destination: Field<Digits>,
         phones: Field<u32>,
+        backup: Field<SystemName>,
+        backed_up: Field<Vec<Feature>>,
+        phone_failback: Field<Return>,
+        prioritize_primary: Field<bool>,
+        portal_failback: Field<Return>,
+    }
+}
+
+section! {
+    /// One `[[locations]]`.
+    Location {
+        name: Field<SystemName>,
+        fallback_system: Field<SystemName>,
+    }
+}
+
+section! {
+    /// `[features]`.
+    Features {
+        failover_after: Field<Duration>,
+        stable_for: Field<Duration>,
+        homeless_prevention: Field<Duration>,
+        invisible_after: Field<Duration>,
+        dect_poll: Field<Duration>,
+        dect_lost_after: Field<Duration>,
+        portal_detection: Field<Duration>,
     }
 }
 
@@ -247,5 +275,6 @@ section! {
         call_idle: Field<Duration>,
         log_operations: Field<usize>,
         audio_check: Field<Duration>,
+        phones: Field<usize>,
     }
 }

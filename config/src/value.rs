@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 use ipnet::IpNet;
 
 use crate::{
-    checked::{Ack, FailbackPolicy, Mode, Role, SenderTls, Trigger, VrlTls},
+    checked::{Ack, FailbackPolicy, Feature, Mode, Return, Role, SenderTls, Trigger, VrlTls},
     errors::printable,
     tree::{Item, Place, Value},
     units::{parse_bytes, parse_duration},
@@ -222,6 +222,16 @@ choices! {
         "required" => Self::Required,
         "implicit" => Self::Implicit,
     }
+    Feature {
+        "phones" => Self::Phones,
+        "users" => Self::Users,
+        "hunt-groups" => Self::HuntGroups,
+        "conferences" => Self::Conferences,
+        "dect" => Self::Dect,
+        "dect-master" => Self::DectMaster,
+        "portal" => Self::Portal,
+    }
+    Return { "automatic" => Self::Automatic, "manual" => Self::Manual }
     VrlTls { "required" => Self::Required, "off" => Self::Off }
 }
 

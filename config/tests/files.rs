@@ -205,6 +205,6 @@ fn files_that_are_no_configuration() {
     assert!(answer("missing.toml").contains("can't be read"));
     fs::write(dir.path().join("latin1.toml"), b"# caf\xe9\n").unwrap();
     assert!(answer("latin1.toml").contains("offset 5"));
-    fs::write(dir.path().join("huge.toml"), vec![b'#'; (1 << 20) + 1]).unwrap();
+    fs::write(dir.path().join("huge.toml"), vec![b'#'; (8 << 20) + 1]).unwrap();
     assert!(answer("huge.toml").contains("longer than"));
 }

@@ -23,6 +23,7 @@ pub(super) fn limits(raw: &shape::Limits, report: &mut Report) -> Option<Limits>
     let call_idle = raw.call_idle.within(&defaults::CALL_IDLE, report);
     let log_operations = raw.log_operations.within(&defaults::LOG_OPERATIONS, report);
     let audio_check = raw.audio_check.within(&defaults::AUDIO_CHECK, report);
+    let phones = raw.phones.within(&defaults::TRACKED_PHONES, report);
     if let (Some(min), Some(max)) = (min, max)
         && min > max
     {
@@ -46,5 +47,6 @@ pub(super) fn limits(raw: &shape::Limits, report: &mut Report) -> Option<Limits>
         call_idle: call_idle?,
         log_operations: log_operations?,
         audio_check: audio_check?,
+        phones: phones?,
     })
 }

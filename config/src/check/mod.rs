@@ -4,6 +4,7 @@
 //! whatever the others found. Rules that join several keys speak only when all of these are
 //! right by themselves.
 
+mod features;
 mod limits;
 mod mail;
 mod names;
@@ -77,6 +78,8 @@ pub(crate) fn config(root: &Root, folder: &Path, report: &mut Report) -> Option<
     let vrl = vrl::vrl(&root.vrl, has_tls, &ctx, report);
     let callflows = callflows(&root.callflows, node.as_ref().map(|n| &n.data_dir), &ctx);
     let systems = systems::systems(&root.systems, &ctx, report);
+    let locations = features::locations(&root.locations, &root.systems, report);
+    let features = features::features(&root.features, report);
     let limits = limits::limits(&root.limits, report);
     listeners(root, &ctx, report);
     Some(Config {
@@ -92,6 +95,8 @@ pub(crate) fn config(root: &Root, folder: &Path, report: &mut Report) -> Option<
         vrl: vrl?,
         callflows: callflows?,
         systems: systems?,
+        locations: locations?,
+        features: features?,
         limits: limits?,
     })
 }

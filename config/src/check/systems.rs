@@ -1,13 +1,15 @@
 //! `[[systems]]`.
 
-use super::Context;
+use std::collections::BTreeSet;
+
+use super::{Context, features};
 use crate::{
     checked::{Destination, Mode, Role, System},
     defaults,
     errors::{Report, printable},
     field::List,
     shape,
-    words::NodeId,
+    words::{NodeId, SystemName},
 };
 
 pub(super) fn systems(
@@ -23,13 +25,22 @@ pub(super) fn systems(
         );
     }
     unique_names(&raw.entries, report);
-    let systems = raw.entries.iter().map(|entry| system(entry, ctx, report));
+    let known = features::names(raw);
+    let systems = raw
+        .entries
+        .iter()
+        .map(|entry| system(entry, &known, ctx, report));
     // Every entry is checked before the first wrong one ends it.
     let systems: Vec<Option<System>> = systems.collect();
     systems.into_iter().collect()
 }
 
-fn system(raw: &shape::System, ctx: &Context, report: &mut Report) -> Option<System> {
+fn system(
+    raw: &shape::System,
+    known: &BTreeSet<SystemName>,
+    ctx: &Context,
+    report: &mut Report,
+) -> Option<System> {
     let name = raw.name.require(report);
     // Every message about a system names it (R-TO-3).
     let who = name
@@ -42,11 +53,18 @@ fn system(raw: &shape::System, ctx: &Context, report: &mut Report) -> Option<Sys
             .map_err(|message| format!("{who}: {message}"))
     });
     let home = home.or_else(|| node_of(destination?, ctx).cloned());
+    let backup = features::backup(raw, &who, known, report);
+    let backed_up = features::backed_up(raw, &who, report);
     Some(System {
         name: name?,
         home: home?,
         destination: destination?,
         phones: raw.phones.or(defaults::PHONES)?,
+        backup: backup?,
+        backed_up: backed_up?,
+        phone_failback: raw.phone_failback.or(defaults::PHONE_FAILBACK)?,
+        prioritize_primary: raw.prioritize_primary.or(defaults::PRIORITIZE_PRIMARY)?,
+        portal_failback: raw.portal_failback.or(defaults::PORTAL_FAILBACK)?,
     })
 }
 
@@ -116,18 +134,15 @@ fn node_of(destination: Destination, ctx: &Context) -> Option<&NodeId> {
 }
 
 fn unique_names(entries: &[shape::System], report: &mut Report) {
-    let mut seen: Vec<String> = Vec::new();
+    let mut seen = BTreeSet::new();
     for entry in entries {
         let Some(name) = entry.name.get() else {
             continue;
         };
         let folded = name.as_str().to_ascii_lowercase();
-        if seen.contains(&folded) {
-            entry
-                .name
-                .error(report, format!("{name} is listed twice: names must differ"));
-        } else {
-            seen.push(folded);
+        if !seen.insert(folded) {
+            let message = format!("{name} is listed twice: names must differ");
+            entry.name.error(report, message);
         }
     }
 }

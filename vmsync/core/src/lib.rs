@@ -6,6 +6,7 @@
 
 pub mod audio;
 pub mod delivery;
+pub mod features;
 pub mod intake;
 pub mod resilience;
 pub mod smtp;

@@ -121,6 +121,7 @@ pub(crate) fn limits() -> Limits {
         call_idle: Duration::from_mins(5),
         log_operations: 500_000,
         audio_check: Duration::from_hours(168),
+        phones: 1_000,
     }
 }
 

@@ -304,7 +304,7 @@ fn never(_: &Sight<'_>) -> Option<Duration> {
 }
 
 /// A span as people write it: `45s`, `3m`, `1h 30m`, `500ms`.
-pub(super) fn in_words(span: Duration) -> String {
+pub(crate) fn in_words(span: Duration) -> String {
     let (seconds, millis) = (span.as_secs(), span.subsec_millis());
     let units = [
         (seconds / 3600, "h"),

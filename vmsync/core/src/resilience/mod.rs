@@ -38,6 +38,7 @@ use vmsync_config::{
 };
 
 pub use colour::{Colour, Link, colour};
+pub(crate) use conditions::in_words;
 pub use conditions::{Condition, Sight};
 pub use evidence::{PhoneEvidence, PhoneKind, Registration, Verdict};
 pub use explain::{Format, explain};
