@@ -86,6 +86,7 @@ pub(super) fn names(systems: &List<shape::System>) -> BTreeSet<SystemName> {
 }
 
 /// The backup of `who`: another system.
+#[allow(clippy::option_option, reason = "wrong, none, or set")]
 pub(super) fn backup(
     raw: &shape::System,
     who: &str,

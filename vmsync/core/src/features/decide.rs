@@ -23,6 +23,18 @@ pub struct Outlook {
     pub deadline: Option<Duration>,
 }
 
+impl Outlook {
+    /// Of what the other node decides.
+    pub(super) fn left_to_the_other() -> Self {
+        Self {
+            standing: None,
+            phase: Phase::Normal,
+            waiting_for: Vec::new(),
+            deadline: None,
+        }
+    }
+}
+
 /// Why an administrator's request was not granted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
 #[error("{reason}")]

@@ -23,6 +23,8 @@ mod signs;
 mod system;
 mod tracker;
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 use vmsync_config::words::{NodeId, SystemName, UnixMillis};
 
@@ -34,7 +36,7 @@ pub use decide::{Outlook, Refused, decide};
 pub use phones::{Advice, Away, PhoneView, Registration};
 pub use signs::{Seen, Subject};
 pub use system::SystemView;
-pub use tracker::{Decided, Heard, Limits, Tracker};
+pub use tracker::{Decided, Heard, Keep, Limits, Tracker};
 
 /// One PBX as the tracker knows it from the configuration.
 #[derive(Debug, Clone)]
@@ -45,6 +47,8 @@ pub struct Setup {
     pub home: NodeId,
     /// The system that takes over for it.
     pub backup: Option<SystemName>,
+    /// The node that decides about it: the one its backup stands at. `None` = nothing is to be decided.
+    pub decider: Option<NodeId>,
     /// What the backup takes over; nothing else ever fails over.
     pub backed_up: Vec<Feature>,
     /// How its phones go home.
@@ -55,21 +59,27 @@ pub struct Setup {
     pub portal_failback: Return,
 }
 
-impl From<&vmsync_config::System> for Setup {
-    fn from(system: &vmsync_config::System) -> Self {
-        Self {
+impl Setup {
+    /// All configured systems.
+    pub fn all(systems: &[vmsync_config::System]) -> Vec<Self> {
+        let homes: HashMap<_, _> = systems.iter().map(|s| (&s.name, &s.home)).collect();
+        let setups = systems.iter().map(|system| Self {
             name: system.name.clone(),
             home: system.home.clone(),
             backup: system.backup.clone(),
+            decider: system
+                .backup
+                .as_ref()
+                .and_then(|b| homes.get(b))
+                .map(|home| (*home).clone()),
             backed_up: system.backed_up.clone(),
             phone_failback: system.phone_failback,
             prioritize_primary: system.prioritize_primary,
             portal_failback: system.portal_failback,
-        }
+        });
+        setups.collect()
     }
-}
 
-impl Setup {
     /// Whether the backup takes `feature` over.
     pub fn backs_up(&self, feature: Feature) -> bool {
         self.backup.is_some() && self.backed_up.contains(&feature)

@@ -63,8 +63,19 @@ pub struct Heard {
     pub verdict: Verdict,
     /// The phone.
     pub view: PhoneView,
-    /// What to keep of it over a restart, where that has changed: `None` inside = nothing.
-    pub keep: Option<Option<Away>>,
+    /// What to keep of it over a restart.
+    pub keep: Keep,
+}
+
+/// What is kept of a phone over a restart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Keep {
+    /// What is kept already.
+    AsIs,
+    /// Nothing: it is home.
+    Nothing,
+    /// That it is away.
+    Away(Away),
 }
 
 impl Tracker {
@@ -153,9 +164,10 @@ impl Tracker {
             return;
         }
         self.peer = Some(peer);
-        let concerned = (0_u32..)
-            .zip(&self.systems)
-            .filter(|(_, s)| s.setup.home != self.me && !s.reports(Subject::Home));
+        let concerned = (0_u32..).zip(&self.systems).filter(|(_, s)| {
+            let seen_by_node = s.setup.home != self.me && !s.reports(Subject::Home);
+            seen_by_node || s.setup.decider.as_ref() != Some(&self.me)
+        });
         self.touched.extend(concerned.map(|(n, _)| n));
     }
 
@@ -233,14 +245,16 @@ impl Tracker {
         } else {
             known.as_ref().is_some_and(|k| k.at != *tracked.name())
         };
-        let keep = moved.then(|| {
-            away.then(|| Away {
+        let keep = match (moved, away) {
+            (false, _) => Keep::AsIs,
+            (true, false) => Keep::Nothing,
+            (true, true) => Keep::Away(Away {
                 kind: kept.kind,
                 at_system: kept.at.clone(),
                 location: kept.location.clone(),
                 since: now.wall,
-            })
-        });
+            }),
+        };
         let view = self.phone_view(n, key, &kept, now.mono);
         self.phones.insert((n, key), kept);
         Ok(Heard {
@@ -270,6 +284,7 @@ impl Tracker {
 
     fn decide_one(&mut self, n: u32, now: Now, changes: &mut Vec<Decided>) {
         let node = self.node_of(n);
+        let mine = self.decides(n as usize);
         let tracked = &mut self.systems[n as usize];
         tracked.refresh(node, &self.timers, now.mono);
         let mut deadline = tracked.silence_due(&self.timers);
@@ -286,7 +301,12 @@ impl Tracker {
                 now,
             };
             let stands = tracked.stands(row.feature);
-            let outlook = decide(&stands.standing, &sight);
+            // What this node took over it brings home, whoever decides by then.
+            let outlook = if mine || stands.standing.side == Side::Backup {
+                decide(&stands.standing, &sight)
+            } else {
+                Outlook::left_to_the_other()
+            };
             if let (Feature::Phones, Some(next)) = (row.feature, &outlook.standing) {
                 phones = next.side;
             }
@@ -401,6 +421,13 @@ impl Tracker {
         })
     }
 
+    /// Whether this node decides about system number `n`: the node its backup stands at does, and
+    /// while that is out of sight the other one.
+    pub fn decides(&self, n: usize) -> bool {
+        let decider = self.systems.get(n).and_then(|s| s.setup.decider.as_ref());
+        decider.is_none_or(|d| *d == self.me) || matches!(self.peer, Some(Err(_)))
+    }
+
     /// What the node looks like at which system `n` stands.
     fn node_of(&self, n: u32) -> Seen {
         if self.systems[n as usize].setup.home == self.me {
@@ -440,6 +467,13 @@ impl Tracker {
             deadline: stands.deadline,
         };
         Some((&tracked.setup, &stands.standing, outlook))
+    }
+
+    /// Whether a feature of system number `n` is backed up, and who serves it.
+    pub fn stands_at(&self, n: usize, feature: Feature) -> Option<(bool, Side)> {
+        let tracked = self.systems.get(n)?;
+        let side = tracked.stands(feature).standing.side;
+        Some((tracked.setup.backs_up(feature), side))
     }
 
     /// Phones of `system` after extension `after`, at most `most`.

@@ -9,8 +9,8 @@ use std::{collections::BTreeMap, time::Duration};
 use vmsync_config::words::{NodeId, Now, SystemName, UnixMillis};
 use vmsync_core::{
     features::{
-        Away, Decided, Feature, Limits, Location, PhoneView, Refused, Registration, Return, Setup,
-        Standing, Subject, Timers, Tracker,
+        Away, Decided, Feature, Keep, Limits, Location, PhoneView, Refused, Registration, Return,
+        Setup, Standing, Subject, Timers, Tracker,
     },
     resilience::{PhoneKind, Verdict},
 };
@@ -143,6 +143,7 @@ impl Script {
             name: name(system)?,
             home: NodeId::new(node).map_err(|e| e.to_string())?,
             backup: None,
+            decider: None,
             backed_up: Vec::new(),
             phone_failback: Return::Automatic,
             prioritize_primary: true,
@@ -190,14 +191,13 @@ impl Script {
         self.tracker.get_or_insert_with(|| {
             let me = NodeId::new("vmpro2").unwrap();
             let limits = Limits { phones: 100 };
-            let mut tracker = Tracker::new(
-                me,
-                systems.iter().cloned(),
-                locations,
-                timers.clone(),
-                limits,
-                now,
-            );
+            let homes: BTreeMap<_, _> = systems.iter().map(|s| (&s.name, &s.home)).collect();
+            let setups = systems.iter().cloned().map(|mut setup| {
+                let home = setup.backup.as_ref().and_then(|b| homes.get(b));
+                setup.decider = home.map(|home| (*home).clone());
+                setup
+            });
+            let mut tracker = Tracker::new(me, setups, locations, timers.clone(), limits, now);
             for ((system, feature), standing) in &disk.standings {
                 tracker.restore(&name(system).unwrap(), *feature, standing.clone(), now);
             }
@@ -346,12 +346,11 @@ impl Script {
         self.refused = None;
         match self.tracker().registered(&phone, now) {
             Ok(heard) => {
-                if let Some(keep) = heard.keep {
-                    let key = (phone.home_system.to_string(), phone.extension.clone());
-                    match keep {
-                        Some(away) => drop(self.disk.phones.insert(key, away)),
-                        None => drop(self.disk.phones.remove(&key)),
-                    }
+                let key = (phone.home_system.to_string(), phone.extension.clone());
+                match heard.keep {
+                    Keep::AsIs => {}
+                    Keep::Away(away) => drop(self.disk.phones.insert(key, away)),
+                    Keep::Nothing => drop(self.disk.phones.remove(&key)),
                 }
                 self.verdict = Some(heard.verdict);
             }
