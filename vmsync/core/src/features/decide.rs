@@ -91,7 +91,7 @@ pub(super) fn may_fail_back(standing: &Standing, sight: &Sight<'_>) -> Result<()
         .row
         .failback
         .iter()
-        .any(|c| std::ptr::eq(*c, &AUTOMATIC_OR_ASKED));
+        .any(|c| c.code == AUTOMATIC_OR_ASKED.code);
     let asked = Sight {
         asked: true,
         ..*sight

@@ -152,8 +152,8 @@ pub fn table(timers: &Timers) -> String {
             asks.collect::<Vec<_>>().join(", and ")
         };
         // "Back for so long" says "back" too.
-        let stable = row.failback.iter().any(|c| std::ptr::eq(*c, &STABLE));
-        let said_twice = |c: &&Condition| stable && std::ptr::eq(*c, &BACK);
+        let stable = row.failback.iter().any(|c| c.code == STABLE.code);
+        let said_twice = |c: &&Condition| stable && c.code == BACK.code;
         let failback = row.failback.iter().copied().filter(|c| !said_twice(c));
         let failback: Vec<&Condition> = failback.collect();
         let _ = writeln!(
