@@ -457,6 +457,10 @@ fn quoted(text: &str) -> Result<&str, String> {
         .ok_or_else(|| "\"in quotes\"".to_owned())
 }
 
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "reads better where it is called"
+)]
 fn same<T: PartialEq + std::fmt::Debug>(got: T, wanted: T) -> Result<(), String> {
     if got == wanted {
         Ok(())
