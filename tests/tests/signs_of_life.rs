@@ -213,3 +213,28 @@ async fn alarms_are(node: &Node, case: &str, wanted: &[&str]) {
     )
     .await;
 }
+
+/// However long mails did not get through, they do as soon as the receiver greets again: the pauses
+/// between tries grow to half a minute, but a greeting is news.
+#[tokio::test]
+async fn mails_go_on_as_soon_as_the_receiver_greets_again() {
+    let pair = Pair::laid_out().await;
+    pair.fails_over_quickly();
+    let net = Net::between(&pair);
+    pair.start_both().await;
+    let [primary, secondary] = pair.nodes();
+    net.cut(Smtp, primary, secondary, Cut::Refused);
+    let ledger = Ledger::default();
+    ledger.leave(primary, "2001").await;
+    primary.alarm("sync_stalled").await;
+    sleep(Duration::from_secs(8)).await;
+    net.heal();
+    let begun = Instant::now();
+    pair.in_step().await;
+    println!(
+        "in step {} ms after 8 s without mails",
+        begun.elapsed().as_millis()
+    );
+    ledger.is_on_both(&pair).await;
+    pair.calm().await;
+}

@@ -481,8 +481,12 @@ impl Node {
     fn greeted(&mut self, greeted: Greeted) {
         match greeted.result {
             Ok(()) => {
+                let again = self.peer.greeting.is_some();
                 if self.peer.greeted(greeted.at) {
                     self.in_sight(greeted.at);
+                }
+                if again {
+                    self.session.reachable(greeted.at);
                 }
             }
             Err(why) => self.peer.greeting = Some(why),

@@ -354,6 +354,18 @@ impl Session {
         self.peer.as_ref().is_some_and(|p| p.minor >= 1)
     }
 
+    /// The peer's receiver is there again after it could not be reached: what failed for that reason
+    /// does not wait for the end of its pause. What was refused does.
+    pub fn reachable(&mut self, now: Now) {
+        let passing = |t: &Trouble| t.blame == Blame::Passing;
+        if self.trouble.as_ref().is_some_and(passing) {
+            self.retry.reset();
+            self.retry_at = Duration::ZERO;
+            self.hello.reset();
+            self.hello_at = self.hello_at.min(now.mono);
+        }
+    }
+
     /// Sight of the peer changed. Losing it ends the session; the next has `new_nonce`.
     pub fn visible(&mut self, visible: bool, new_nonce: u64, now: Now) {
         if visible == self.visible {

@@ -57,6 +57,27 @@ fn four_mails_are_under_way_each_from_where_the_last_ends() {
     assert_eq!(ranges(&plan)[0].0, 10, "from where the 250s end");
 }
 
+/// Pauses grow to half a minute, but nobody waits for their end once the receiver greets again.
+#[test]
+fn what_could_not_be_sent_is_tried_at_once_when_the_receiver_is_there_again() {
+    for (blame, waits) in [(Blame::Passing, false), (Blame::Setup, true)] {
+        let mut duo = met();
+        duo.write(0, 1);
+        for _ in 0..9 {
+            let plan = duo.nodes[0].session.poll(duo.now).expect("a try");
+            duo.pack(0, &plan.clone());
+            let session = &mut duo.nodes[0].session;
+            session.failed(plan.ticket, at(duo.now), blame, "connection refused");
+            duo.now = session.next_deadline().expect("a retry");
+        }
+        duo.now -= 10 * SECOND;
+        let session = &mut duo.nodes[0].session;
+        assert!(session.poll(duo.now).is_none(), "the pause is not over");
+        session.reachable(at(duo.now));
+        assert_eq!(session.poll(duo.now).is_none(), waits, "{blame:?}");
+    }
+}
+
 #[test]
 fn with_mails_under_way_small_changes_wait_a_moment_for_company() {
     let mut duo = met();
