@@ -205,7 +205,7 @@ fn merged(transitions: Vec<Ownership>, lines: Vec<Line>, group: &Group) -> Vec<T
     let mut lines = lines.into_iter().peekable();
     let mut all = Vec::new();
     for transition in transitions {
-        while let Some(line) = lines.next_if(|l| l.at <= transition.since) {
+        while let Some(line) = lines.next_if(|l| l.at < transition.since) {
             all.push(Transition::other(line, group));
         }
         all.push(Transition::of(transition, group));

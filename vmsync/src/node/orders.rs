@@ -185,7 +185,9 @@ impl Node {
         let name = agreed::order_of(group);
         self.app.store(move |s| s.set_setting(&name, value)).await?;
         // The commit will tell the same; until then nobody acts on what was before.
-        self.agreed.orders.insert(group.clone(), standing);
+        let mut agreed = self.agreed.clone();
+        agreed.orders.insert(group.clone(), standing);
+        self.agree(agreed).await;
         Ok(())
     }
 
