@@ -488,12 +488,17 @@ impl Config {
     /// The groups of this pair with home and backup (R-TO-1, R-TO-2): each group is named after
     /// its home's role (`primary`, and in dual-active `secondary`).
     pub fn groups(&self) -> Vec<Group> {
+        self.groups_in(self.pair.mode)
+    }
+
+    /// As [`groups`](Self::groups), in another mode.
+    pub fn groups_in(&self, mode: Mode) -> Vec<Group> {
         let (primary, secondary) = match self.node.role {
             Role::Primary => (&self.node.id, &self.pair.peer_id),
             Role::Secondary => (&self.pair.peer_id, &self.node.id),
         };
         let mut groups = vec![group("primary", primary, secondary)];
-        if self.pair.mode == Mode::DualActive {
+        if mode == Mode::DualActive {
             groups.push(group("secondary", secondary, primary));
         }
         groups

@@ -6,18 +6,22 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 use vmsync_config::{
-    Failback,
-    words::{GroupName, NodeId, UnixMillis},
+    Destination, Failback, Mode,
+    words::{GroupName, NodeId, SystemName, UnixMillis},
 };
 use vmsync_core::resilience::{Maintenance, Standing};
 use vmsync_store::model::Settings;
 
-use crate::http;
+use crate::{http, topology::Switched};
 
 /// Setting of maintenance mode: [`Maintenance`], or [`Ended`].
 pub(crate) const MAINTENANCE: &str = "maintenance";
 /// Settings of orders, each followed by the group's name: [`Standing`].
 const ORDER: &str = "order.";
+/// Setting of the mode: `single-active` or `dual-active`.
+pub(crate) const MODE: &str = "pair.mode";
+/// Settings of destinations, each followed by the system's name: `99999` or `99998`.
+const DESTINATION: &str = "destination.";
 
 /// The settings in force.
 #[derive(Debug, Clone)]
@@ -30,6 +34,8 @@ pub(crate) struct Agreed {
     pub(crate) ended: Option<Ended>,
     /// The order of each group, or what became of it.
     pub(crate) orders: BTreeMap<GroupName, Standing>,
+    /// Mode and destinations switched live.
+    pub(crate) switched: Switched,
 }
 
 /// Maintenance mode was ended by an operator.
@@ -54,6 +60,7 @@ impl Agreed {
             maintenance: maintenance.and_then(read),
             ended: maintenance.and_then(read),
             orders: orders.collect(),
+            switched: switched(settings),
         }
     }
 
@@ -61,6 +68,33 @@ impl Agreed {
     pub(crate) fn configured(configured: &Failback) -> Self {
         Self::read(configured, &Settings::new())
     }
+}
+
+fn switched(settings: &Settings) -> Switched {
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let mode = settings.get(MODE).and_then(|(value, _)| text(value));
+    let destinations = settings.iter().filter_map(|(name, (value, _))| {
+        let system = SystemName::new(name.strip_prefix(DESTINATION)?).ok()?;
+        let destination = match value.as_str()? {
+            "99999" => Destination::Primary,
+            "99998" => Destination::Secondary,
+            _ => return None,
+        };
+        Some((system, destination))
+    });
+    Switched {
+        mode: match mode.as_deref() {
+            Some("single-active") => Some(Mode::SingleActive),
+            Some("dual-active") => Some(Mode::DualActive),
+            _ => None,
+        },
+        destinations: destinations.collect(),
+    }
+}
+
+/// Name of the setting that holds the destination of `system`.
+pub(crate) fn destination_of(system: &SystemName) -> String {
+    format!("{DESTINATION}{system}")
 }
 
 /// Name of the setting that holds the order of `group`.
@@ -98,9 +132,12 @@ mod tests {
             ("maintenance", serde_json::json!({"moon": "full"})),
             ("order.primary", serde_json::json!({"dance": {}})),
             ("order.not a name", Value::Null),
+            ("pair.mode", "triple-active".into()),
+            ("destination.HQ", "99997".into()),
         ];
         let settings = settings.map(|(n, v)| (n.to_owned(), (v, stamp.clone())));
         let agreed = Agreed::read(&configured, &settings.into_iter().collect());
         assert!(agreed.maintenance.is_none() && agreed.orders.is_empty());
+        assert_eq!(agreed.switched, Switched::default());
     }
 }

@@ -25,6 +25,7 @@ use crate::{
     node::{Command, OneSided},
     smtp::Refusals,
     status::Status,
+    topology::{Topology, TopologyCell},
     vrl::VrlHandle,
 };
 
@@ -32,6 +33,8 @@ use crate::{
 pub struct App {
     /// The checked configuration.
     pub config: Config,
+    /// Mode, systems and groups in force: use [`App::topology`].
+    pub topology: TopologyCell,
     /// The node's memory. Blocks: use [`App::store`].
     pub store: Store,
     /// Bearer tokens.
@@ -105,22 +108,19 @@ impl App {
         if covered && !withheld() { 2 } else { 1 }
     }
 
-    /// The group that a mailbox of `home_system` belongs to: its system's destination in
-    /// dual-active; the primary's where nothing says otherwise (R-TO-1, R-TO-3).
+    /// Mode, systems and groups in force.
+    pub fn topology(&self) -> Arc<Topology> {
+        self.topology.get()
+    }
+
+    /// The group that a mailbox of `home_system` belongs to ([`Topology::group_of`]).
     pub fn group_of(&self, home_system: Option<&str>) -> GroupName {
-        let groups = self.config.groups();
-        let destination = home_system
-            .and_then(|name| self.config.systems.iter().find(|s| s.name.as_str() == name))
-            .map(|s| s.destination);
-        match (destination, groups.as_slice()) {
-            (Some(vmsync_config::Destination::Secondary), [_, secondary]) => secondary.name.clone(),
-            _ => groups[0].name.clone(),
-        }
+        self.topology().group_of(home_system)
     }
 
     /// The group of a mailbox, read from the store; the primary's for one that does not exist.
     pub async fn group_of_mailbox(&self, ext: &Extension) -> Result<GroupName, StoreError> {
-        if self.config.groups().len() == 1 {
+        if self.topology().groups().len() == 1 {
             return Ok(self.group_of(None));
         }
         let ext = ext.clone();

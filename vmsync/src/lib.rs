@@ -26,6 +26,7 @@ pub mod pki;
 pub mod serve;
 pub mod smtp;
 pub mod status;
+pub mod topology;
 mod verify;
 pub mod vrl;
 mod witness;

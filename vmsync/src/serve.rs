@@ -222,6 +222,7 @@ async fn start(
     );
     let vrl = start_vrl(&config, &store, &peer, client.clone(), stop_core)?;
     let app = Arc::new(App {
+        topology: crate::topology::TopologyCell::new(&config),
         tokens: files.tokens,
         keys: files.keys,
         node: handle,

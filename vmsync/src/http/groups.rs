@@ -286,7 +286,8 @@ pub(super) async fn operate(
 
 /// The configured group of that name.
 pub(super) fn known(app: &App, name: &str) -> Result<Group, Problem> {
-    let groups = app.config.groups();
+    let topology = app.topology();
+    let groups = topology.groups();
     let wanted = GroupName::new(name)?;
     groups
         .iter()

@@ -37,6 +37,7 @@ mod stall;
 mod status;
 mod stream;
 mod synchronisation;
+mod topology;
 mod vrl;
 
 use std::sync::Arc;
@@ -93,6 +94,7 @@ fn api_routes() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .merge(status::routes())
         .merge(groups::routes())
         .merge(maintenance::routes())
+        .merge(topology::routes())
         .merge(settings::routes())
         .merge(housekeeping::routes())
         .merge(routing::routes())

@@ -173,6 +173,13 @@ pub struct ProblemBody {
 }
 
 impl Problem {
+    /// The same with a code of its own, where one of [`Code`] would say too little.
+    #[must_use]
+    pub(super) fn coded(mut self, code: &str) -> Self {
+        code.clone_into(&mut self.code);
+        self
+    }
+
     /// A problem of `code`; `detail` says what, where, and what to do.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         let (status, text, title) = code.row();

@@ -121,7 +121,7 @@ async fn group_of_mailbox(app: &App, text: &str) -> Result<GroupName, Problem> {
 }
 
 fn group_of_system(app: &App, name: &str) -> Result<GroupName, Problem> {
-    if app.config.systems.iter().any(|s| s.name.as_str() == name) {
+    if app.topology().system(name).is_some() {
         Ok(app.group_of(Some(name)))
     } else {
         Err(Problem::not_found(format_args!("system {name:?}")))

@@ -189,14 +189,14 @@ fn may_record(app: &App, uri: &Uri) -> Result<(), Problem> {
         let detail = "vrl.right is false: this node has no media-manager right and refuses recordings (R-VR-3); hand it in at a node that has it";
         return Err(Problem::new(Code::NoMediaManagerRight, detail));
     }
-    let groups = app.config.groups();
-    let serves_one = groups.iter().any(|g| {
+    let topology = app.topology();
+    let serves_one = topology.groups().iter().any(|g| {
         matches!(
             app.node.serving(&g.name),
             Serving::Yes | Serving::YesPartition
         )
     });
-    match app.config.pair.mode {
+    match topology.mode {
         Mode::DualActive if serves_one => Ok(()),
         _ => group_here(app, &app.group_of(None), uri),
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use vmsync_config::{
-    Config, Group,
+    Config, Group, System,
     words::{GroupName, NodeId, Now, SystemName},
 };
 use vmsync_core::resilience::{
@@ -59,6 +59,7 @@ impl GroupState {
     pub(super) fn load(
         store: &Store,
         config: &Config,
+        systems: &[System],
         group: Group,
         now: Now,
     ) -> Result<Self, StoreError> {
@@ -71,7 +72,7 @@ impl GroupState {
             })?,
         };
         let ownership = known_owner(ownership, &group, now);
-        let mut evidence = PhoneEvidence::new(&group, &config.systems);
+        let mut evidence = PhoneEvidence::new(&group, systems);
         let evidence_kept = store.local(EVIDENCE, group.name.as_str())?;
         let evidence_kept = evidence_kept.and_then(|bytes| serde_json::from_slice(&bytes).ok());
         let evidence_kept: Vec<_> = evidence_kept.unwrap_or_default();

@@ -23,6 +23,7 @@ mod requests;
 mod run;
 mod scrub;
 mod signs;
+mod switch;
 mod sync;
 mod upkeep;
 mod watch_store;
@@ -32,7 +33,7 @@ use std::sync::Arc;
 use rand::Rng;
 use tokio::sync::{Notify, mpsc, watch};
 use vmsync_config::words::{GroupName, Vector};
-use vmsync_config::{Config, Mode};
+use vmsync_config::{Config, Destination, Mode};
 use vmsync_core::resilience::Serving;
 
 pub use command::Command;
@@ -92,6 +93,14 @@ pub fn channel(config: &Config) -> (NodeHandle, Seat) {
             peer_session,
         },
     )
+}
+
+/// `99999` or `99998` (R-TO-3).
+pub fn destination_name(destination: Destination) -> &'static str {
+    match destination {
+        Destination::Primary => "99999",
+        Destination::Secondary => "99998",
+    }
 }
 
 /// `single-active` or `dual-active`.

@@ -273,8 +273,12 @@ impl Node {
                 lines.push((group.name().clone(), line));
             }
         }
+        let switched = agreed.switched != self.agreed.switched;
         self.agreed = agreed;
         self.journal_read = true;
+        if switched {
+            self.switch().await;
+        }
         if lines.is_empty() {
             return;
         }

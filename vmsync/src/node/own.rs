@@ -116,9 +116,10 @@ impl Node {
     /// may have ended between an ownership and its alarm.
     pub(super) fn failover_alarms(&self, index: usize, ownership: &Ownership) {
         let group = self.groups[index].machine.group();
-        let systems = self.app.config.systems.iter().map(|s| s.name.as_str());
+        let topology = self.app.topology();
+        let systems = topology.systems.iter().map(|s| s.name.as_str());
         let mut subjects: Vec<_> = systems
-            .filter(|s| self.app.group_of(Some(s)) == group.name)
+            .filter(|s| topology.group_of(Some(s)) == group.name)
             .collect();
         if subjects.is_empty() {
             subjects.push(group.name.as_str());
@@ -141,7 +142,7 @@ impl Node {
             return (false, "there is no group".to_owned());
         };
         let home = &group.machine.group().home;
-        if config.pair.mode == Mode::DualActive {
+        if self.app.topology().mode == Mode::DualActive {
             (
                 false,
                 "in dual-active recordings stay with the node that made them (R-VR-3)".to_owned(),

@@ -12,7 +12,7 @@ use vmsync_core::{
 };
 use vmsync_store::{Backlog, model::Totals};
 
-use super::{Node, holdings::PeerHolds, mode_name};
+use super::{Node, destination_name, holdings::PeerHolds, mode_name};
 use crate::{
     app::rfc3339,
     clock,
@@ -172,9 +172,9 @@ impl Node {
                 voicemail_type: if serves { "local" } else { "centralized" }.to_owned(),
                 started_at: rfc3339(self.started_at.wall),
                 ready: self.started(now),
-                ..node_status(&self.app.config)
+                ..node_status(&self.app.config, self.app.topology().mode)
             },
-            mode: mode_name(self.app.config.pair.mode).to_owned(),
+            mode: mode_name(self.app.topology().mode).to_owned(),
             peer: self.peer_status(now),
             maintenance: self.maintenance_status(now),
             witness: self.witness_status(now),
@@ -320,7 +320,8 @@ impl Node {
     fn links(&self) -> Vec<LinkStatus> {
         let config = &self.app.config;
         let backs_up = config.resilience.backs_up_voicemail;
-        let systems = config.systems.iter().map(|system| {
+        let topology = self.app.topology();
+        let systems = topology.systems.iter().map(|system| {
             let group = self.app.group_of(Some(system.name.as_str()));
             let group = self.groups.iter().find(|g| *g.name() == group);
             let mine = system.home == *self.me();
@@ -335,11 +336,7 @@ impl Node {
                 system: system.name.to_string(),
                 colour: colour_name(shown).to_owned(),
                 meaning: meaning(shown).to_owned(),
-                destination: match system.destination {
-                    vmsync_config::Destination::Primary => "99999",
-                    vmsync_config::Destination::Secondary => "99998",
-                }
-                .to_owned(),
+                destination: destination_name(system.destination).to_owned(),
             }
         });
         systems.collect()
@@ -407,10 +404,10 @@ pub(super) fn totals(totals: Totals) -> TotalsStatus {
     }
 }
 
-fn node_status(config: &Config) -> NodeStatus {
+fn node_status(config: &Config, mode: Mode) -> NodeStatus {
     let role = config.node.role;
     // R-TO-4: the primary names the secondary; the secondary names the primary in dual-active only.
-    let shows_backup = role == Role::Primary || config.pair.mode == Mode::DualActive;
+    let shows_backup = role == Role::Primary || mode == Mode::DualActive;
     NodeStatus {
         id: config.node.id.to_string(),
         fqdn: config.node.fqdn.to_string(),
@@ -441,7 +438,7 @@ pub(super) fn starting(config: &Config) -> Status {
         since: None,
     };
     Status {
-        node: node_status(config),
+        node: node_status(config, config.pair.mode),
         mode: mode_name(config.pair.mode).to_owned(),
         peer: PeerStatus {
             id: config.pair.peer_id.to_string(),

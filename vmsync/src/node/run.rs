@@ -35,6 +35,7 @@ use crate::{
     app::{App, OrderAnswer, Outcome, Refused},
     clock,
     pair::{PeerClient, Report},
+    topology::Topology,
 };
 
 /// The loop looks at everything at least this often, whatever it was told.
@@ -124,12 +125,15 @@ impl Node {
         let (groups, agreed, origin, peer_holds, upkeep, certificate) = app
             .store(move |store| {
                 let config = &loaded.config;
-                let groups = config.groups().into_iter();
-                let groups = groups.map(|g| GroupState::load(store, config, g, now));
+                let agreed = Agreed::read(&config.failback, &store.settings()?);
+                let topology = Topology::switched(config, &agreed.switched);
+                let groups = topology.groups().iter().cloned();
+                let groups =
+                    groups.map(|g| GroupState::load(store, config, &topology.systems, g, now));
                 let groups = groups.collect::<Result<Vec<_>, _>>()?;
                 Ok((
                     groups,
-                    Agreed::read(&config.failback, &store.settings()?),
+                    agreed,
                     store.origin(),
                     PeerHolds::load(store)?,
                     Upkeep::load(store)?,
@@ -138,6 +142,8 @@ impl Node {
             })
             .await
             .map_err(|e| e.to_string())?;
+        app.topology
+            .set(Topology::switched(&app.config, &agreed.switched));
         let mut random = rand::rng();
         let mut session = Session::new(origin, nonce(), random.random());
         session.probe_every(Some(app.config.pair.probe));
@@ -516,7 +522,7 @@ impl Node {
         self.sight_changed();
     }
 
-    fn sight_changed(&mut self) {
+    pub(super) fn sight_changed(&mut self) {
         for group in &mut self.groups {
             group.evidence.sight(self.peer.sight());
         }

@@ -219,9 +219,10 @@ impl Lights {
     }
 
     fn served(&self) -> Vec<GroupName> {
-        let groups = self.app.config.groups().into_iter();
+        let topology = self.app.topology();
+        let groups = topology.groups().iter();
         let serving = groups.filter(|g| self.app.node.serving(&g.name) == Serving::Yes);
-        serving.map(|g| g.name).collect()
+        serving.map(|g| g.name.clone()).collect()
     }
 
     /// Reads mailboxes and shows their lights as they should be. False when they could not be read.

@@ -105,7 +105,10 @@ fn admit(common: &Arc<Common>, connections: &mut JoinSet<()>, stream: TcpStream,
         Ok(pass) => pass,
         Err(full) => {
             // One try without waiting: a client that is turned away may cost nothing.
-            let _ = stream.try_write(b"421 4.7.0 too many connections, try again later\r\n");
+            // In the node's name (RFC 5321 section 4.2.2): to its peer that is a sign of life.
+            let name = &common.policy.domain;
+            let busy = format!("421 {name} too many connections, try again later\r\n");
+            let _ = stream.try_write(busy.as_bytes());
             common.event(SmtpEvent::TooManyConnections {
                 peer: peer.ip(),
                 per_peer: full.per_peer,

@@ -96,6 +96,7 @@ impl Node {
         let changed = Arc::new(Notify::new());
         let events = EventHub::new();
         let app = Arc::new(App {
+            topology: vmsync::topology::TopologyCell::new(&config),
             tokens: Tokens::parse(&format!("admin {ADMIN}\nread {READ}\n")).unwrap(),
             keys: Keys::parse(&"0123456789abcdef".repeat(4)).unwrap(),
             node: NodeHandle::new(

@@ -169,8 +169,8 @@ impl Console {
         let app = &self.app;
         let status = app.node.status();
         let mut history = Vec::new();
-        for group in app.config.groups() {
-            history.extend(app.node.history(group.name).await);
+        for group in app.topology().groups() {
+            history.extend(app.node.history(group.name.clone()).await);
         }
         history.sort_by_key(|o| std::cmp::Reverse((o.since, o.epoch)));
         history.truncate(SHOWN);

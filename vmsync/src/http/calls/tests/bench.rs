@@ -93,6 +93,7 @@ impl Node {
         ready.node.ready = true;
         handle.status = watch::channel(Arc::new(ready)).1;
         let app = Arc::new(App {
+            topology: crate::topology::TopologyCell::new(&config),
             tokens: Tokens::load(&config.http.tokens_file).unwrap(),
             keys: Keys::parse(&"0123456789abcdef".repeat(4)).unwrap(),
             calls: Calls::new(events.clone(), Arc::default(), config.node.id.clone()),
