@@ -6,7 +6,7 @@
     reason = "a test says what failed by panicking"
 )]
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -24,9 +24,8 @@ async fn group(node: &Node) -> Value {
 
 /// RFC 3339, so many seconds from now.
 fn ahead(seconds: u64) -> String {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let millis = u64::try_from(now.unwrap().as_millis()).unwrap() + seconds * 1000;
-    vmsync_config::words::UnixMillis(millis).to_string()
+    let now = vmsync::clock::wall();
+    vmsync_config::words::UnixMillis(now.0 + seconds * 1000).to_string()
 }
 
 /// Quick failover by sight alone, and failback only when an administrator says so.
@@ -414,28 +413,47 @@ async fn evidence_of_phones_outlives_the_backup() {
 /// R-TO-2, R-TO-3: switching modes live, refused while in resilience.
 #[tokio::test]
 async fn the_mode_is_switched_live_on_both_nodes_but_not_in_resilience() {
-    let pair = Pair::start().await;
+    let pair = Pair::laid_out().await;
+    // Only an administrator brings a group home here.
+    pair.configure_both("policy = \"graceful\"", "policy = \"manual\"");
+    pair.start_both().await;
     let (home, backup) = (&pair.primary, &pair.secondary);
     let put = |node: &Node, body: Value| node.request(Method::PUT, "/api/v1/topology").json(&body);
     let single = json!({"destinations": {"branch": "99998"}});
-    put(home, single).send().await.problem(422, "invalid", &["branch", "99998"]);
+    put(home, single)
+        .send()
+        .await
+        .problem(422, "invalid", &["branch", "99998"]);
     let unknown = json!({"mode": "dual-active", "destinations": {"moon": "99998"}});
-    put(home, unknown).send().await.problem(422, "invalid", &["moon"]);
+    put(home, unknown)
+        .send()
+        .await
+        .problem(422, "invalid", &["moon"]);
 
     let dual = json!({"mode": "dual-active", "destinations": {"branch": "99998"}});
     home.post(ACTIVATE, &json!({})).await.must_be(202);
     pair.served_by(backup).await;
     for node in pair.nodes() {
-        put(node, dual.clone()).send().await.problem(409, "in_resilience", &["primary", "vmpro2"]);
+        put(node, dual.clone())
+            .send()
+            .await
+            .problem(409, "in_resilience", &["primary", "vmpro2"]);
     }
     soon("failback", async || {
         let answer = home.post(FAILBACK, &json!({})).await;
-        if answer.status == 202 { Ok(()) } else { Err(answer.text()) }
+        if answer.status == 202 {
+            Ok(())
+        } else {
+            Err(answer.text())
+        }
     })
     .await;
     pair.served_by(home).await;
     for node in pair.nodes() {
-        shows(node, "normal operation", |s| s["groups"][0]["owner"] == "vmpro1").await;
+        shows(node, "normal operation", |s| {
+            s["groups"][0]["owner"] == "vmpro1"
+        })
+        .await;
     }
 
     // Asked at the secondary; both follow, and each serves its own.
@@ -445,28 +463,54 @@ async fn the_mode_is_switched_live_on_both_nodes_but_not_in_resilience() {
         let status = shows(node, "two groups", |s| s["groups"][1].is_object()).await;
         assert_eq!(status["mode"], "dual-active");
         let route = node.get("/api/v1/route?system=branch").await;
-        assert_eq!((&route["owner"], &route["group"]), (&json!("vmpro2"), &json!("secondary")));
+        assert_eq!(
+            (&route["owner"], &route["group"]),
+            (&json!("vmpro2"), &json!("secondary"))
+        );
         let route = node.get("/api/v1/route?system=headquarters").await;
         assert_eq!(route["owner"], "vmpro1");
     }
     // It is what counts after a restart, too, whatever the file says; and the new group fails over.
     backup.kill().await;
     backup.start().await;
-    let moved = home.post("/api/v1/groups/secondary/activate-backup", &json!({})).await;
+    let moved = home
+        .post("/api/v1/groups/secondary/activate-backup", &json!({}))
+        .await;
     assert_eq!(moved.must_be(202).json()["owner"], "vmpro1");
-    put(home, json!({"mode": "single-active"})).send().await.problem(409, "in_resilience", &["secondary"]);
+    put(home, json!({"mode": "single-active"}))
+        .send()
+        .await
+        .problem(409, "in_resilience", &["secondary"]);
     soon("failback of the second group", async || {
-        let answer = home.post("/api/v1/groups/secondary/failback", &json!({})).await;
-        if answer.status == 202 { Ok(()) } else { Err(answer.text()) }
+        let answer = home
+            .post("/api/v1/groups/secondary/failback", &json!({}))
+            .await;
+        if answer.status == 202 {
+            Ok(())
+        } else {
+            Err(answer.text())
+        }
     })
     .await;
     for node in pair.nodes() {
-        shows(node, "both at home", |s| s["groups"][1]["owner"] == "vmpro2").await;
+        shows(node, "both at home", |s| {
+            s["groups"][1]["owner"] == "vmpro2"
+        })
+        .await;
     }
-    put(home, json!({"mode": "single-active"})).send().await.must_be(200);
+    put(home, json!({"mode": "single-active"}))
+        .send()
+        .await
+        .must_be(200);
     for node in pair.nodes() {
-        shows(node, "one group", |s| s["groups"].as_array().map(Vec::len) == Some(1)).await;
+        shows(node, "one group", |s| {
+            s["groups"].as_array().map(Vec::len) == Some(1)
+        })
+        .await;
         let route = node.get("/api/v1/route?system=branch").await;
-        assert_eq!(route["owner"], "vmpro1", "in single-active everybody's is the primary (R-TO-1)");
+        assert_eq!(
+            route["owner"], "vmpro1",
+            "in single-active everybody's is the primary (R-TO-1)"
+        );
     }
 }

@@ -18,10 +18,9 @@ use crate::{http, topology::Switched};
 pub(crate) const MAINTENANCE: &str = "maintenance";
 /// Settings of orders, each followed by the group's name: [`Standing`].
 const ORDER: &str = "order.";
-/// Setting of the mode: `single-active` or `dual-active`.
-pub(crate) const MODE: &str = "pair.mode";
-/// Settings of destinations, each followed by the system's name: `99999` or `99998`.
-const DESTINATION: &str = "destination.";
+/// Setting of mode and destinations, one for both so that no node sees the one without the other:
+/// `{"mode": "dual-active", "destinations": {"branch": "99998"}}`.
+pub(crate) const TOPOLOGY: &str = "topology";
 
 /// The settings in force.
 #[derive(Debug, Clone)]
@@ -71,30 +70,28 @@ impl Agreed {
 }
 
 fn switched(settings: &Settings) -> Switched {
-    let text = |value: &Value| value.as_str().map(str::to_owned);
-    let mode = settings.get(MODE).and_then(|(value, _)| text(value));
-    let destinations = settings.iter().filter_map(|(name, (value, _))| {
-        let system = SystemName::new(name.strip_prefix(DESTINATION)?).ok()?;
-        let destination = match value.as_str()? {
-            "99999" => Destination::Primary,
-            "99998" => Destination::Secondary,
-            _ => return None,
-        };
-        Some((system, destination))
-    });
+    let Some((value, _)) = settings.get(TOPOLOGY) else {
+        return Switched::default();
+    };
+    let destinations = value["destinations"].as_object();
+    let destinations = destinations.into_iter().flatten();
     Switched {
-        mode: match mode.as_deref() {
+        mode: match value["mode"].as_str() {
             Some("single-active") => Some(Mode::SingleActive),
             Some("dual-active") => Some(Mode::DualActive),
             _ => None,
         },
-        destinations: destinations.collect(),
+        destinations: destinations
+            .filter_map(|(name, number)| {
+                let destination = match number.as_str()? {
+                    "99999" => Destination::Primary,
+                    "99998" => Destination::Secondary,
+                    _ => return None,
+                };
+                Some((SystemName::new(name).ok()?, destination))
+            })
+            .collect(),
     }
-}
-
-/// Name of the setting that holds the destination of `system`.
-pub(crate) fn destination_of(system: &SystemName) -> String {
-    format!("{DESTINATION}{system}")
 }
 
 /// Name of the setting that holds the order of `group`.
@@ -132,8 +129,10 @@ mod tests {
             ("maintenance", serde_json::json!({"moon": "full"})),
             ("order.primary", serde_json::json!({"dance": {}})),
             ("order.not a name", Value::Null),
-            ("pair.mode", "triple-active".into()),
-            ("destination.HQ", "99997".into()),
+            (
+                "topology",
+                serde_json::json!({"mode": "triple-active", "destinations": {"HQ": "99997", "": 3}}),
+            ),
         ];
         let settings = settings.map(|(n, v)| (n.to_owned(), (v, stamp.clone())));
         let agreed = Agreed::read(&configured, &settings.into_iter().collect());

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{Json as Answer, extract::State};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use vmsync_config::Mode;
@@ -18,7 +18,7 @@ use super::{
     serving::settled,
 };
 use crate::{
-    agreed::{Agreed, MODE, destination_of},
+    agreed::{Agreed, TOPOLOGY},
     app::App,
     node::{destination_name, mode_name},
     topology::Topology,
@@ -97,12 +97,10 @@ async fn change(
     Json(wanted): Json<Switch>,
 ) -> Result<Answer<TopologyAnswer>, Problem> {
     settled(&app)?;
-    let values = checked(&app.topology(), &wanted)?;
+    let value = checked(&app.topology(), &wanted)?;
     in_normal_operation(&app)?;
     let settings = app.store(move |store| {
-        values
-            .into_iter()
-            .try_for_each(|(name, value)| store.set_setting(&name, value))?;
+        store.set_setting(TOPOLOGY, value)?;
         store.settings()
     });
     let agreed = Agreed::read(&app.config.failback, &settings.await?);
@@ -112,8 +110,8 @@ async fn change(
     ))))
 }
 
-fn checked(now: &Topology, wanted: &Switch) -> Result<Vec<(String, Value)>, Problem> {
-    let mut values = Vec::new();
+/// The whole topology as one value: what is in force, and over it what is wanted.
+fn checked(now: &Topology, wanted: &Switch) -> Result<Value, Problem> {
     let mode = match wanted.mode.as_deref() {
         None => now.mode,
         Some("single-active") => Mode::SingleActive,
@@ -128,9 +126,11 @@ fn checked(now: &Topology, wanted: &Switch) -> Result<Vec<(String, Value)>, Prob
             "in dual-active each system must say which node serves it, and none is configured: write a [[systems]] for each on both nodes (R-TO-2)",
         ));
     }
-    if wanted.mode.is_some() {
-        values.push((MODE.to_owned(), mode_name(mode).into()));
-    }
+    let kept = now.systems.iter().map(|s| {
+        let number = destination_name(s.destination);
+        (s.name.to_string(), Value::from(number))
+    });
+    let mut destinations: Map<String, Value> = kept.collect();
     for (name, number) in &wanted.destinations {
         let known = now.system(name);
         let Some(system) = known else {
@@ -147,9 +147,9 @@ fn checked(now: &Topology, wanted: &Switch) -> Result<Vec<(String, Value)>, Prob
                 )));
             }
         }
-        values.push((destination_of(&system.name), number.as_str().into()));
+        destinations.insert(system.name.to_string(), number.as_str().into());
     }
-    Ok(values)
+    Ok(json!({"mode": mode_name(mode), "destinations": destinations}))
 }
 
 fn in_normal_operation(app: &App) -> Result<(), Problem> {
