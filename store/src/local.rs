@@ -42,13 +42,23 @@ impl Store {
         space: &str,
         records: &[(&str, Option<&[u8]>)],
     ) -> Result<(), StoreError> {
+        let records = records.iter().map(|(key, value)| (space, *key, *value));
+        self.put_local_batch(&records.collect::<Vec<_>>())
+    }
+
+    /// As [`put_locals`](Self::put_locals), records of several spaces: space, key, value. All of them
+    /// are there after a crash, or none.
+    pub fn put_local_batch(
+        &self,
+        records: &[(&str, &str, Option<&[u8]>)],
+    ) -> Result<(), StoreError> {
         let mut size = SMALL;
-        for (key, value) in records {
+        for (space, key, value) in records {
             limits::local(space, key, *value)?;
             size += (key.len() + value.map_or(0, <[u8]>::len)) as u64;
         }
         self.write(size, Purpose::Upkeep, |t| {
-            for (key, value) in records {
+            for (space, key, value) in records {
                 t.put(keys::local(space, key), value.map(<[u8]>::to_vec));
             }
             Ok(())

@@ -1,6 +1,6 @@
 //! The floor: what writing the same bytes durably costs on this disk, without any program around it.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use super::{Work, blocking, content};
 use crate::clock;
@@ -27,4 +27,20 @@ pub(super) async fn measure(dir: &Path, work: &Work) -> Result<f64, String> {
         Ok(f64::from(files) / took.as_secs_f64())
     })
     .await
+}
+
+/// How long each of `count` small records takes to be durable, the same way.
+pub(super) fn records(dir: &Path, count: u32) -> Result<Vec<Duration>, String> {
+    let failed = |e: std::io::Error| format!("{}: {e}", dir.display());
+    std::fs::create_dir(dir).map_err(failed)?;
+    let record = [b'x'; 400];
+    let mut took = Vec::new();
+    for n in 0..count {
+        let begun = clock::now().mono;
+        let path = dir.join(format!("{n}.json"));
+        vmsync_store::write_file_durably(&path, &record).map_err(failed)?;
+        took.push(clock::now().mono.saturating_sub(begun));
+    }
+    std::fs::remove_dir_all(dir).map_err(failed)?;
+    Ok(took)
 }

@@ -12,6 +12,7 @@
 //! | `calls` | steps of calls at a node that fills an empty peer, and in quiet |
 //! | `changes` | small changes made while the peer was away, catching up |
 //! | `lag` | from the acknowledgement at one node to the event at the other, under steady load |
+//! | `failover` | an operator's request until the backup serves; the loss of the home until the decision |
 //! | `scale` | one node holding a million messages: start, memory, a list |
 //! | `content`, `pair`, `events`, `report` | made-up content; the two processes; their event streams; what is printed |
 
@@ -20,6 +21,7 @@ mod calls;
 mod changes;
 mod content;
 mod events;
+mod failover;
 mod floor;
 mod lag;
 mod pair;
@@ -32,6 +34,7 @@ use std::{
     time::Duration,
 };
 
+pub use failover::FailoverWork;
 use report::Report;
 
 /// A run that takes longer than this is given up.
@@ -101,6 +104,11 @@ pub async fn sync(work: SyncWork, out: &mut (impl Write + Send)) -> Result<(), S
     report.print(json, out).map_err(|e| e.to_string())
 }
 
+/// Runs `vmsync bench failover` and prints what was measured.
+pub async fn failover(work: FailoverWork, out: &mut (impl Write + Send)) -> Result<(), String> {
+    failover::run(work, out).await
+}
+
 /// Runs `vmsync bench intake` and prints what was measured.
 pub async fn intake(work: Work, out: &mut (impl Write + Send)) -> Result<(), String> {
     let folder = Folder::make(work.dir.as_deref())?;
@@ -149,7 +157,7 @@ async fn measure_sync(asked: &SyncWork, folder: &Folder) -> Result<Report, Strin
 }
 
 /// Gives up after [`LIMIT`], and at Ctrl-C. The nodes end with the future that holds them.
-async fn bounded(run: impl Future<Output = Result<Report, String>>) -> Result<Report, String> {
+async fn bounded<T>(run: impl Future<Output = Result<T, String>>) -> Result<T, String> {
     tokio::select! {
         biased;
         signal = crate::serve::stop_signal() => {

@@ -117,6 +117,8 @@ enum BenchCommand {
     Sync(bench::SyncWork),
     /// Messages a second that one node takes over HTTP, beside what the disk can do.
     Intake(bench::Work),
+    /// How fast a failover is: asked for, and after the loss of the home.
+    Failover(bench::FailoverWork),
 }
 
 #[derive(Subcommand)]
@@ -203,6 +205,10 @@ fn run(command: Command) -> Result<(), Failure> {
         }
         Command::Bench(BenchCommand::Intake(work)) => {
             runtime()?.block_on(bench::intake(work, &mut std::io::stdout()))?;
+            Ok(())
+        }
+        Command::Bench(BenchCommand::Failover(work)) => {
+            runtime()?.block_on(bench::failover(work, &mut std::io::stdout()))?;
             Ok(())
         }
         Command::Store(command) => store::run(command),

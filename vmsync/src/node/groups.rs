@@ -187,13 +187,17 @@ pub(super) fn persist(
 ) -> Result<(), StoreError> {
     let bytes = serde_json::to_vec(ownership).map_err(|e| StoreError::Invalid(e.to_string()))?;
     let group = ownership.group.as_str();
-    if let Some(life) = held_life.filter(|_| ownership.held) {
-        store.put_local(HELD_LIFE, group, Some(life.to_string().as_bytes()))?;
+    let life = held_life.filter(|_| ownership.held);
+    let life = life.map(|life| life.to_string());
+    let line = history_key(group, ownership.epoch);
+    let mut records = vec![
+        (HISTORY, line.as_str(), Some(bytes.as_slice())),
+        (OWNERSHIP, group, Some(&bytes)),
+    ];
+    if let Some(life) = &life {
+        records.push((HELD_LIFE, group, Some(life.as_bytes())));
     }
-    // History first: a crash in between leaves a line too many, never one too few, and the
-    // same line is written again when the decision is taken again.
-    store.put_local(HISTORY, &history_key(group, ownership.epoch), Some(&bytes))?;
-    store.put_local(OWNERSHIP, group, Some(&bytes))
+    store.put_local_batch(&records)
 }
 
 /// Every kept transition of `group`, oldest first; drops what is beyond [`HISTORY_KEPT`].
