@@ -189,9 +189,9 @@ pub(super) fn persist(
     let group = ownership.group.as_str();
     let life = held_life.filter(|_| ownership.held);
     let life = life.map(|life| life.to_string());
-    let line = history_key(group, ownership.epoch);
+    let epoch_key = history_key(group, ownership.epoch);
     let mut records = vec![
-        (HISTORY, line.as_str(), Some(bytes.as_slice())),
+        (HISTORY, epoch_key.as_str(), Some(bytes.as_slice())),
         (OWNERSHIP, group, Some(&bytes)),
     ];
     if let Some(life) = &life {

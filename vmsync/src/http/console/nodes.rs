@@ -90,6 +90,19 @@ fn peer_card(status: &Status) -> Card<'_> {
     if let Some(seen) = peer.last_seen.as_ref().filter(|_| !peer.visible) {
         rows.push(("Last seen", time(seen)));
     }
+    let signs = [
+        ("answers heartbeats", peer.signs.answers),
+        ("sends heartbeats", peer.signs.questions),
+        ("its mail server greets", peer.signs.greeting),
+    ];
+    let signs: Vec<_> = signs
+        .iter()
+        .filter(|(_, is)| *is)
+        .map(|(what, _)| *what)
+        .collect();
+    if peer.visible {
+        rows.push(("Signs", html! { (signs.join(", ")) }));
+    }
     if let Some(reason) = &peer.reason {
         rows.push(("Why", html! { (reason) }));
     }

@@ -39,6 +39,7 @@ impl Overview<'_> {
         let status = self.status;
         html! {
             (part("banner", &banner(status)))
+            (part("maintenance", &maintenance(status)))
             @for group in &status.groups {
                 (part(&format!("group-{}", group.name), &group_card(group, self.session.admin, status.groups.len() > 1)))
             }
@@ -68,6 +69,33 @@ fn banner(status: &Status) -> Markup {
     }
 }
 
+/// Empty but for maintenance mode and a witness that is not seen.
+fn maintenance(status: &Status) -> Markup {
+    html! {
+        @if let Some(m) = &status.maintenance {
+            section.panel.notice aria-label="Maintenance mode" {
+                h2 { "Maintenance mode" }
+                p {
+                    "Nothing fails over or back by itself"
+                    @if let Some(until) = &m.until { " until " (time(until)) }
+                    @else { " until an operator ends it" }
+                    ". Begun at " (m.by) " on " (time(&m.since))
+                    @if !m.reason.is_empty() { ": " (m.reason) }
+                }
+            }
+        }
+        @if let Some(w) = status.witness.as_ref().filter(|w| !w.seen) {
+            section.panel.notice aria-label="Witness" {
+                h2 { "The witness does not answer" }
+                p {
+                    (w.url) ": this node does not fail over by itself"
+                    @if let Some(reason) = &w.reason { " (" (reason) ")" }
+                }
+            }
+        }
+    }
+}
+
 fn group_card(group: &GroupStatus, admin: bool, named: bool) -> Markup {
     let away = group.owner != group.home;
     html! {
@@ -82,6 +110,18 @@ fn group_card(group: &GroupStatus, admin: bool, named: bool) -> Markup {
                 div { dt { "Failback" } dd { (policy(&group.failback)) } }
                 @if group.phones_refused > 0 {
                     div { dt { "Phones refused" } dd.num { (group.phones_refused) } }
+                }
+                @if let Some(hold_off) = &group.hold_off {
+                    div.wide { dt { "Hold-off" } dd {
+                        (group.home) " was lost " (hold_off.failovers) " times within an hour"
+                        @if let Some(until) = &hold_off.until { "; held off until " (time(until)) }
+                    } }
+                }
+                @if let Some(order) = &group.scheduled {
+                    div.wide { dt { "Scheduled" } dd {
+                        (order.what.replace('-', " ")) " at " (time(&order.at)) ", ordered at " (order.by)
+                        @if let Some(reason) = &order.reason { ": " (reason) }
+                    } }
                 }
                 div.wide { dt { "Why" } dd { (group.reason) } }
             }
