@@ -21,6 +21,7 @@ use crate::{
     calls::Calls,
     delivery::Board,
     events::EventHub,
+    features::{Features, PhoneAdvice},
     keys::Tokens,
     node::{Command, OneSided},
     smtp::Refusals,
@@ -49,6 +50,8 @@ pub struct App {
     pub calls: Calls,
     /// Alarms.
     pub alarms: Alarms,
+    /// The other features of each system.
+    pub features: Features,
     /// Recordings; on the secondary, where a remote is configured.
     pub vrl: Option<VrlHandle>,
     /// How delivery to users' e-mail addresses stands.
@@ -267,6 +270,18 @@ pub struct Registration {
     pub home_system: String,
     /// System it has registered at.
     pub at_system: String,
+    /// It is on a call that its home has left it with: it counts, and moves, after that call.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub on_preserved_call: bool,
+    /// It is on a call: it goes home after that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub busy: bool,
+    /// It has restarted or logged in anew, rather than refreshed its registration.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub restarted: bool,
+    /// Where it stands, one of `[[locations]]`; once told it is remembered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<String>,
 }
 
 /// A registration as kept.
@@ -277,8 +292,11 @@ pub struct SeenPhone {
     pub registration: Registration,
     /// When, RFC 3339.
     pub at: String,
-    /// Whether it counts as failover evidence; and why not.
+    /// Whether it counts as failover evidence for voicemail; and why not.
     pub evidence: String,
+    /// Where it may be, for a phone of a configured system.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub advice: Option<PhoneAdvice>,
 }
 
 /// The last certificate of equality, kept over restarts (architecture decision 5).

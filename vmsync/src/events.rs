@@ -24,7 +24,7 @@ pub struct Event {
     pub id: String,
     /// When.
     pub at: UnixMillis,
-    /// What kind: `ownership`, `phase`, `mwi`, `message`, `mailbox`, `greeting`, `call`, `alarm`, `sync`, `vrl`, `order`, `topology`.
+    /// What kind: `ownership`, `phase`, `feature`, `mwi`, `message`, `mailbox`, `greeting`, `call`, `alarm`, `sync`, `vrl`, `order`, `topology`.
     pub kind: &'static str,
     /// The facts.
     pub data: serde_json::Value,

@@ -17,6 +17,7 @@ pub mod delivery;
 pub mod demo;
 pub mod events;
 pub mod exchange;
+pub mod features;
 pub mod http;
 pub mod keys;
 pub mod mailroom;

@@ -19,6 +19,7 @@ use crate::{
     clock,
     delivery::{self, Board},
     events::EventHub,
+    features::{self, Features},
     http,
     keys::{self, Tokens},
     mailroom::Mailroom,
@@ -204,6 +205,7 @@ async fn start(
     let events = EventHub::new();
     let alarms = Alarms::load(store.clone(), events.clone()).map_err(|e| e.to_string())?;
     tell_of_rebuild(&store, &alarms, &config)?;
+    let features = Features::load(&store, &config, clock::now()).map_err(|e| e.to_string())?;
     let peer = PeerClient::new(
         config.pair.peer_url.clone(),
         files.keys.clone(),
@@ -229,6 +231,7 @@ async fn start(
         calls,
         alarms,
         events,
+        features,
         vrl,
         delivery: Board::new(&config),
         smtp_refusals: Arc::default(),
@@ -238,6 +241,7 @@ async fn start(
     let node = node::Node::load(Arc::clone(&app), seat, peer, client).await?;
     core.spawn(node.run(stop_core.clone()));
     core.spawn(verify::run(Arc::clone(&app), stop_core.clone()));
+    core.spawn(features::run(Arc::clone(&app), stop_core.clone()));
     delivery::start(&app, core, stop_core)?;
 
     let config = &app.config;

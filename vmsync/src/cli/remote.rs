@@ -69,6 +69,14 @@ pub(crate) enum RemoteCommand {
         #[command(flatten)]
         node: Node,
     },
+    /// Who serves users, phones, hunt groups, conferences, DECT and the portal of each system.
+    Features {
+        /// Of this system alone, also what is not backed up.
+        #[arg(long)]
+        system: Option<String>,
+        #[command(flatten)]
+        node: Node,
+    },
     /// Alarms.
     Alarms {
         #[command(flatten)]
@@ -130,6 +138,10 @@ pub(crate) async fn run(command: RemoteCommand) -> Result<(), Failure> {
         } => {
             let path = "/api/v1/sync/audio-check".to_owned();
             (node, path, Some(json!({})), pretty)
+        }
+        RemoteCommand::Features { system, node } => {
+            let of = system.map_or_else(String::new, |s| format!("?system={s}"));
+            (node, format!("/api/v1/features{of}"), None, features)
         }
         RemoteCommand::Alarms { node } => (node, "/api/v1/alarms".to_owned(), None, alarms),
     };
@@ -346,6 +358,32 @@ fn calls(list: &Value) -> String {
         ]
     });
     table(&["ID", "KIND", "MAILBOX", "STARTED"], rows)
+}
+
+fn features(list: &Value) -> String {
+    let rows = items(list).iter().map(|f| {
+        let waits = f["waiting_for"].as_array().cloned().unwrap_or_default();
+        let waits: Vec<String> = waits.iter().map(text).collect();
+        vec![
+            text(&f["system"]),
+            text(&f["feature"]),
+            text(&f["state"]),
+            text(&f["served_by"]),
+            text(&f["since"]),
+            waits.join(", "),
+        ]
+    });
+    table(
+        &[
+            "SYSTEM",
+            "FEATURE",
+            "STATE",
+            "SERVED BY",
+            "SINCE",
+            "WAITING FOR",
+        ],
+        rows,
+    )
 }
 
 fn alarms(list: &Value) -> String {

@@ -25,6 +25,9 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
     let mut text = text(&status);
     smtp_refusals(&mut text, &app.smtp_refusals);
     email(&mut text, &app);
+    let (systems, phones) = app.features.counts();
+    Family::gauge(&mut text, "vmsync_systems", "Systems tracked").set(&[], systems);
+    Family::gauge(&mut text, "vmsync_phones", "Phones tracked").set(&[], phones);
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 

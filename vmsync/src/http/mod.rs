@@ -18,6 +18,7 @@ pub mod calls;
 mod console;
 mod email;
 pub mod extract;
+mod features;
 mod greetings;
 mod groups;
 mod housekeeping;
@@ -104,6 +105,7 @@ fn api_routes() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .merge(calls::routes())
         .merge(callflows::routes())
         .merge(phones::routes())
+        .merge(features::routes())
         .merge(synchronisation::routes())
         .merge(email::routes())
         .merge(vrl::routes())
@@ -160,6 +162,8 @@ mod tests {
             "/api/v1/groups/{group}/activate-backup",
             "/api/v1/mailboxes/{ext}/messages/{id}/audio",
             "/api/v1/events",
+            "/api/v1/features",
+            "/api/v1/systems/{name}/alive",
         ] {
             assert!(paths.contains_key(path), "{path} is missing");
         }

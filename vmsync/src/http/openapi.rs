@@ -23,6 +23,7 @@ Every error is `application/problem+json` (RFC 9457) with a stable `code`.";
     modifiers(&Common),
     tags(
         (name = "pair", description = "Who serves whom, and the operator's requests"),
+        (name = "features", description = "The other resilience features, for PBXs to act on"),
         (name = "mailboxes", description = "Mailboxes and greetings"),
         (name = "messages", description = "Voice messages"),
         (name = "calls", description = "Calls in progress"),

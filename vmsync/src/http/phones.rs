@@ -8,10 +8,15 @@ use vmsync_config::words::{Extension, SystemName};
 
 use super::{
     extract::{Json, Query},
+    features,
     list::{Listed, Paging, page},
     problem::Problem,
 };
-use crate::app::{App, Registration, SeenPhone};
+use crate::{
+    app::{App, Registration, SeenPhone},
+    clock,
+    features::PhoneAdvice,
+};
 
 const KINDS: [&str; 4] = ["desk", "dect", "softphone", "webrtc"];
 
@@ -38,7 +43,9 @@ async fn list(
     }))
 }
 
-/// A phone has registered at a system.
+/// A phone has registered at a system, or what it does has changed.
+///
+/// The answer tells where it may be: its home, its backup, or for a while either (docs/features.md).
 #[utoipa::path(
     post, path = "/phones", tag = "pair",
     request_body = Registration,
@@ -49,8 +56,10 @@ async fn report(
     Json(registration): Json<Registration>,
 ) -> Result<axum::Json<SeenPhone>, Problem> {
     Extension::new(&registration.extension)?;
-    SystemName::new(&registration.home_system)?;
-    SystemName::new(&registration.at_system)?;
+    let home_system = SystemName::new(&registration.home_system)?;
+    let at_system = SystemName::new(&registration.at_system)?;
+    let location = registration.location.as_deref();
+    let location = location.map(SystemName::new).transpose()?;
     if !KINDS.contains(&registration.kind.as_str()) {
         return Err(Problem::invalid(format!(
             "kind is {:?}; it must be one of {}",
@@ -58,7 +67,37 @@ async fn report(
             KINDS.join(", ")
         )));
     }
-    Ok(axum::Json(app.node.phone(registration).await?))
+    let Registration {
+        extension,
+        on_preserved_call,
+        busy,
+        restarted,
+        ..
+    } = registration.clone();
+    let kind = serde_json::from_value(registration.kind.as_str().into());
+    let kind = kind.map_err(|e| Problem::invalid(format!("kind: {e}")))?;
+    let mut seen = app.node.phone(registration).await?;
+    let phone = vmsync_core::features::Registration {
+        extension,
+        kind,
+        home_system,
+        at_system,
+        on_preserved_call,
+        idle: !busy,
+        restarted,
+        location,
+    };
+    let now = clock::now();
+    let mut view = app.features.phone(&phone, now).map_err(features::problem)?;
+    if view.is_some() && app.features.pending() {
+        // What it brought about is decided, and so told with the answer.
+        app.features.turn(&app).await;
+        view = app
+            .features
+            .look(&phone.home_system, &phone.extension, clock::now());
+    }
+    seen.advice = view.map(|view| PhoneAdvice::of(&view.advice, now));
+    Ok(axum::Json(seen))
 }
 
 /// A phone and its place in the list, for paging.

@@ -302,6 +302,7 @@ impl From<Refused> for Problem {
             "invalid" => Code::Invalid,
             "starting" => Code::Starting,
             "stopping" | "peer_unreachable" => Code::Stopping,
+            "too_many_phones" => Code::Busy,
             "not_durable" => Code::Internal,
             _ => Code::Conflict,
         };

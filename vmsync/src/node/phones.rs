@@ -47,6 +47,7 @@ impl Phones {
             registration,
             at: rfc3339(now.wall),
             evidence: worth,
+            advice: None,
         };
         let same = |s: &SeenPhone| {
             s.registration.extension == seen.registration.extension
@@ -69,6 +70,7 @@ fn checked(registration: &Registration) -> Result<Evidence, Refused> {
         kind,
         home_system,
         at_system,
+        ..
     } = registration;
     let digits =
         (1..=15).contains(&extension.len()) && extension.bytes().all(|b| b.is_ascii_digit());

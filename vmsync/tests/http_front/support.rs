@@ -110,6 +110,7 @@ impl Node {
             ),
             calls: Calls::new(events.clone(), changed, config.node.id.clone()),
             alarms: Alarms::load(store.clone(), events.clone()).unwrap(),
+            features: vmsync::features::Features::load(&store, &config, clock::now()).unwrap(),
             events,
             vrl: None,
             delivery: vmsync::delivery::Board::new(&config),
@@ -371,6 +372,7 @@ async fn play_loop(
                     registration,
                     at,
                     evidence,
+                    advice: None,
                 }));
             }
             Command::Phones { answer } => {

@@ -493,6 +493,13 @@ impl Tracker {
         Ok(views.collect())
     }
 
+    /// One phone.
+    pub fn phone(&self, system: &SystemName, extension: &str, now: Duration) -> Option<PhoneView> {
+        let (n, key) = (*self.index.get(system)?, key(extension)?);
+        let phone = self.phones.get(&(n, key))?;
+        Some(self.phone_view(n, key, phone, now))
+    }
+
     fn phone_view(&self, n: u32, key: u64, phone: &Phone, now: Duration) -> PhoneView {
         let tracked = &self.systems[n as usize];
         let fallback = fallback(&self.locations, tracked, phone);

@@ -99,6 +99,8 @@ impl Node {
             calls: Calls::new(events.clone(), Arc::default(), config.node.id.clone()),
             alarms: Alarms::load(store.clone(), events.clone()).unwrap(),
             node: handle,
+            features: crate::features::Features::load(&store, &config, crate::clock::now())
+                .unwrap(),
             events,
             vrl: None,
             delivery: crate::delivery::Board::new(&config),

@@ -1,0 +1,274 @@
+//! The other features of each system (docs/features.md): what comes in, what is decided, what follows.
+//!
+//! The decisions are [`vmsync_core::features`]'s. Here is what feeds them: signs of life, polls and
+//! registrations straight from the HTTP front, each one look-up under a short lock; sight of the
+//! other node from the node loop's status. A task of its own looks at what is due: nothing here runs
+//! in the node loop's turn, and no turn of it waits for this.
+//!
+//! Order of a turn: decide; make what changed durable (one batch); only then take it on, tell the
+//! event stream, the alarms and the log. What could not be made durable has not happened and is
+//! decided again. A sign of life is never written.
+
+mod keep;
+mod run;
+mod view;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::Notify;
+use vmsync_config::{
+    Config,
+    words::{NodeId, SystemName},
+};
+use vmsync_core::{
+    Now,
+    features::{
+        Decided, Feature, Limits, PhoneView, Refused, Registration, Setup, Subject, Tracker,
+    },
+};
+use vmsync_store::{Store, StoreError};
+
+pub(crate) use run::run;
+pub use view::{FeatureStatus, PhoneAdvice, PhoneStatus, SystemStatus};
+
+use crate::app::App;
+
+/// The tracker and what surrounds it. Shared by the fronts and the task.
+pub struct Features {
+    me: NodeId,
+    inner: Mutex<Inner>,
+    /// Something was touched: a turn is due.
+    wake: Notify,
+    /// One turn at a time: what is decided is durable before the next decision.
+    turns: tokio::sync::Mutex<()>,
+}
+
+struct Inner {
+    tracker: Tracker,
+    /// To be written with the next turn, by space and key.
+    records: BTreeMap<(&'static str, String), Option<Vec<u8>>>,
+}
+
+/// Which features are asked for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Wanted {
+    /// Of this system alone, number in the configuration.
+    pub(crate) system: Option<usize>,
+    /// This feature alone.
+    pub(crate) feature: Option<Feature>,
+}
+
+impl Features {
+    /// What the configuration says, and what earlier lives of this process have decided.
+    pub fn load(store: &Store, config: &Config, now: Now) -> Result<Self, StoreError> {
+        let limits = Limits {
+            phones: config.limits.phones,
+        };
+        let mut tracker = Tracker::new(
+            config.node.id.clone(),
+            Setup::all(&config.systems),
+            &config.locations,
+            config.features.clone(),
+            limits,
+            now,
+        );
+        keep::restore(store, &mut tracker, now)?;
+        Ok(Self {
+            me: config.node.id.clone(),
+            inner: Mutex::new(Inner {
+                tracker,
+                records: BTreeMap::new(),
+            }),
+            wake: Notify::new(),
+            turns: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// A sign of life of a system, or the result of a poll of one of its parts.
+    pub(crate) fn told(
+        &self,
+        system: &SystemName,
+        subject: Subject,
+        up: bool,
+        now: Now,
+    ) -> Result<(), Refused> {
+        let mut inner = self.lock();
+        if inner.tracker.told(system, subject, up, now)? {
+            let (space, key) = keep::reports(system, subject);
+            inner.records.insert((space, key), Some(b"1".to_vec()));
+        }
+        self.wake_if_due(&inner);
+        Ok(())
+    }
+
+    /// A phone has registered, or what it does has changed. `None` for a phone of a system that is
+    /// not configured: nothing is decided about it.
+    pub(crate) fn phone(
+        &self,
+        phone: &Registration,
+        now: Now,
+    ) -> Result<Option<PhoneView>, Refused> {
+        let mut inner = self.lock();
+        if inner.tracker.number(&phone.home_system).is_none() {
+            return Ok(None);
+        }
+        let heard = inner.tracker.registered(phone, now)?;
+        if let Some((place, value)) = keep::phone(&phone.home_system, &phone.extension, &heard.keep)
+        {
+            inner.records.insert(place, value);
+        }
+        self.wake_if_due(&inner);
+        Ok(Some(heard.view))
+    }
+
+    /// A phone as it is now.
+    pub(crate) fn look(&self, system: &SystemName, extension: &str, now: Now) -> Option<PhoneView> {
+        self.lock().tracker.phone(system, extension, now.mono)
+    }
+
+    /// Whether decisions wait to be taken.
+    pub(crate) fn pending(&self) -> bool {
+        is_due(&self.lock())
+    }
+
+    fn wake_if_due(&self, inner: &Inner) {
+        if is_due(inner) || !inner.records.is_empty() {
+            self.wake.notify_one();
+        }
+    }
+
+    /// An administrator's failback: what it would be, and done unless it is a dry run.
+    pub(crate) async fn failback(
+        &self,
+        app: &App,
+        system: &SystemName,
+        feature: Feature,
+        ask: Ask,
+        now: Now,
+    ) -> Result<FeatureStatus, Refused> {
+        let _turn = self.turns.lock().await;
+        let change = {
+            let mut inner = self.lock();
+            let (number, epoch) = inner
+                .tracker
+                .number(system)
+                .and_then(|n| Some((n, inner.tracker.stands(n, feature)?.1.epoch)))
+                .ok_or_else(|| Refused {
+                    code: "unknown_system",
+                    reason: format!("{system} is none of [[systems]]"),
+                })?;
+            if ask.expected_epoch.is_some_and(|expected| expected != epoch) {
+                return Err(Refused {
+                    code: "stale_expected_epoch",
+                    reason: format!(
+                        "{} of {system} is at epoch {epoch} by now",
+                        feature.as_str()
+                    ),
+                });
+            }
+            let change = inner.tracker.ask_failback(system, feature, now)?;
+            if ask.dry_run {
+                let shown = view::feature(&inner.tracker, &self.me, number, feature, now);
+                return shown
+                    .map(|status| status.after(&change))
+                    .ok_or_else(stopping);
+            }
+            change
+        };
+        self.follow(app, vec![change], now)
+            .await
+            .map_err(|reason| Refused {
+                code: "not_durable",
+                reason,
+            })?;
+        let inner = self.lock();
+        let number = inner.tracker.number(system).unwrap_or_default();
+        view::feature(&inner.tracker, &self.me, number, feature, now).ok_or_else(stopping)
+    }
+
+    /// Features after number `after`, at most `most`, with their numbers; of all systems those that
+    /// are backed up.
+    pub(crate) fn list(
+        &self,
+        wanted: Wanted,
+        after: Option<u64>,
+        most: usize,
+        now: Now,
+    ) -> Vec<(u64, FeatureStatus)> {
+        view::features(&self.lock().tracker, &self.me, wanted, after, most, now)
+    }
+
+    /// Systems after number `after`, at most `most`, with their numbers.
+    pub(crate) fn systems(
+        &self,
+        after: Option<u64>,
+        most: usize,
+        now: Now,
+    ) -> Vec<(u64, SystemStatus)> {
+        view::systems(&self.lock().tracker, after, most, now)
+    }
+
+    /// One system.
+    pub(crate) fn system(&self, system: &SystemName, now: Now) -> Option<SystemStatus> {
+        let inner = self.lock();
+        let number = inner.tracker.number(system)?;
+        let (_, view) = inner.tracker.systems(number).next()?;
+        Some(view::system(&view, now))
+    }
+
+    /// Its number in the configuration.
+    pub(crate) fn number(&self, system: &SystemName) -> Option<usize> {
+        self.lock().tracker.number(system)
+    }
+
+    /// Phones of a system after extension `after`, at most `most`.
+    pub(crate) fn phones(
+        &self,
+        system: &SystemName,
+        after: Option<&str>,
+        most: usize,
+        now: Now,
+    ) -> Result<Vec<PhoneStatus>, Refused> {
+        let inner = self.lock();
+        let phones = inner.tracker.phones(system, after, most, now.mono)?;
+        Ok(phones.iter().map(|p| view::phone(p, now)).collect())
+    }
+
+    /// How many systems and phones are tracked.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        self.lock().tracker.counts()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Conditions of an administrator's failback.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Ask {
+    /// Only say what would happen.
+    pub(crate) dry_run: bool,
+    /// Refuse where it has moved since.
+    pub(crate) expected_epoch: Option<u64>,
+}
+
+fn is_due(inner: &Inner) -> bool {
+    let due = inner.tracker.next_deadline();
+    due.is_some_and(|due| due.is_zero())
+}
+
+fn stopping() -> Refused {
+    Refused {
+        code: "stopping",
+        reason: "the node is stopping; ask the other one".to_owned(),
+    }
+}
+
+/// What is to be told of `changes`.
+fn told_of(changes: &[Decided]) -> impl Iterator<Item = &Decided> {
+    changes.iter().filter(|c| c.announce)
+}
