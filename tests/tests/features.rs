@@ -164,9 +164,10 @@ async fn phones_go_over_with_their_users_and_hunt_groups_and_home_again() {
     soon("the alarm to end", async || {
         let up = survivor.try_get("/api/v1/alarms?active=true").await?;
         let still = up["items"].as_array().unwrap().iter();
-        match still.clone().any(|a| a["code"] == "phones_failover") {
-            true => Err(up.to_string()),
-            false => Ok(()),
+        if still.clone().any(|a| a["code"] == "phones_failover") {
+            Err(up.to_string())
+        } else {
+            Ok(())
         }
     })
     .await;

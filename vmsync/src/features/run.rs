@@ -19,7 +19,7 @@ const AN_EVENT: usize = 100;
 /// What could not be made durable is decided again after this.
 const AGAIN: Duration = Duration::from_secs(1);
 /// The task looks at everything due at least this often.
-const TICK: Duration = Duration::from_secs(60);
+const TICK: Duration = Duration::from_mins(1);
 /// And never turns faster than this by its own deadlines.
 const REST: Duration = Duration::from_millis(2);
 /// Alarm of a system whose phones its backup serves (R-AL-1).
