@@ -14,7 +14,7 @@ use crate::{
     digest::Digest,
     disk::Purpose,
     error::StoreError,
-    join::{lost_memory, sound_stamp},
+    join::{audio_refs, lost_memory, sound_stamp},
     keys, limits,
     log::{self, Mark},
     mailboxes::SMALL,
@@ -253,10 +253,13 @@ impl Store {
                 "audio {blob} is in the store with other content"
             )));
         }
-        if let EntityKey::Message(_) = new.entity
-            && self.record(&new.entity)?.deleted.is_some()
-        {
+        let record = self.record(&new.entity)?;
+        if matches!(new.entity, EntityKey::Message(_)) && record.deleted.is_some() {
             return Ok(());
+        }
+        if audio_refs(&record).iter().any(|held| held.blob == blob) {
+            // What refers to it is held: it went missing, and no commit may follow.
+            return self.replace_audio(new, bytes);
         }
         self.write_replica(new, bytes)
     }

@@ -183,8 +183,12 @@ fn audio_replaced_by_the_peers_copy_stays_so() {
             bytes: u64::MAX,
             read: true,
         };
-        store.scrub(&all).unwrap();
-        assert_eq!(store.audio_faults().len(), 1);
+        // A missing file may be brought again before anybody has noticed that it is missing.
+        let noticed = seed % 4 != 0;
+        if noticed {
+            store.scrub(&all).unwrap();
+            assert_eq!(store.audio_faults().len(), 1);
+        }
         let copy = NewAudio {
             entity: EntityKey::Message(message.id),
             mailbox: Some(ext("2001")),

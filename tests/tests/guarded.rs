@@ -514,3 +514,42 @@ async fn the_mode_is_switched_live_on_both_nodes_but_not_in_resilience() {
         );
     }
 }
+
+/// R-TO-2: both nodes are in one mode; files that differ are told, and settled live.
+#[tokio::test]
+async fn nodes_in_different_modes_say_so_until_both_are_switched_alike() {
+    let pair = Pair::laid_out().await;
+    pair.primary
+        .configure("mode = \"single-active\"", "mode = \"dual-active\"");
+    // Recordings stay where they are made then (R-VR-3).
+    pair.primary
+        .configure_between("folder = \"VRL\"\n", "\n[[systems]]", "");
+    pair.start_both().await;
+    for node in pair.nodes() {
+        let alarm = node.alarm("mode_mismatch").await;
+        assert!(
+            alarm["text"]
+                .as_str()
+                .unwrap()
+                .contains("PUT /api/v1/topology"),
+            "{alarm}"
+        );
+    }
+    let alike = json!({"mode": "single-active"});
+    let put = pair
+        .secondary
+        .request(Method::PUT, "/api/v1/topology")
+        .json(&alike);
+    put.send().await.must_be(200);
+    for node in pair.nodes() {
+        soon("the end of the alarm", async || {
+            let alarms = node.try_get("/api/v1/alarms?active=true").await?;
+            if alarms.to_string().contains("mode_mismatch") {
+                Err(alarms.to_string())
+            } else {
+                Ok(())
+            }
+        })
+        .await;
+    }
+}

@@ -81,7 +81,7 @@ pub struct PeerStatus {
     pub since: String,
     /// Last answered heartbeat, RFC 3339.
     pub last_seen: Option<String>,
-    /// Why it is invisible, in words.
+    /// Why it does not answer heartbeats, in words.
     pub reason: Option<String>,
     /// Active calls there.
     pub calls: Option<u32>,

@@ -250,7 +250,9 @@ impl Story {
             .await?;
             seen.push(status["groups"][0].clone());
         }
-        let route = get(&backup, "/api/v1/route?mailbox=2001").await?;
+        // A node that was just killed tells its group before it is ready to say more.
+        let path = "/api/v1/route?mailbox=2001";
+        let route = soon("who serves 2001", || get(&backup, path)).await?;
         if route["owner"] != "vmpro1" {
             return Err(format!("route says {route}"));
         }

@@ -105,7 +105,17 @@ impl Node {
 
     /// Tells consumers (R-FO-6).
     fn announce(&self, index: usize, next: &Ownership) {
-        if let Ok(data) = serde_json::to_value(next) {
+        let config = &self.app.config;
+        let (fqdn, url) = if next.owner == config.node.id {
+            (&config.node.fqdn, None)
+        } else {
+            let url = config.pair.peer_url.as_str().trim_end_matches('/');
+            (&config.pair.peer, Some(url))
+        };
+        if let Ok(mut data) = serde_json::to_value(next) {
+            data["fqdn"] = fqdn.as_str().into();
+            // This node's own address is the one its reader uses already.
+            data["url"] = url.into();
             self.app.events.publish("ownership", data);
         }
         self.failover_alarms(index, next);

@@ -269,6 +269,7 @@ mod tests {
             have: vmsync_config::words::Vector::default(),
             seen: vmsync_config::words::Vector::default(),
             ready: true,
+            mode: None,
             challenge: None,
             echo: None,
         }

@@ -256,7 +256,7 @@ impl Node {
             },
             since: rfc3339(self.peer.since),
             last_seen: self.peer.last_seen.map(rfc3339),
-            reason: self.peer.reason.clone().filter(|_| !self.peer.visible()),
+            reason: self.peer.reason.clone().filter(|_| !self.peer.answers(now)),
             calls: report.map(|r| r.calls.iter().map(|(_, n)| n).sum()),
             totals: report.map(|r| r.totals),
         }

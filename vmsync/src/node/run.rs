@@ -58,6 +58,8 @@ pub struct Node {
     /// Whether what the settings say was told to the journal since the start.
     pub(super) journal_read: bool,
     pub(super) witness: Option<WitnessSight>,
+    /// Since when the nodes are in different modes; a moment is usual when they are switched.
+    pub(super) modes_differ: Option<Duration>,
     pub(super) progress: Progress,
     pub(super) started_at: Now,
     pub(super) startup: Startup,
@@ -155,6 +157,7 @@ impl Node {
             groups,
             agreed,
             journal_read: false,
+            modes_differ: None,
             witness: app
                 .config
                 .witness
@@ -348,6 +351,7 @@ impl Node {
         self.housekeep(now);
         self.stall_alarm(now);
         self.probe_alarm(now);
+        self.compare_modes(now);
         self.sight_alarms(now);
         self.app.alarms.expire(now.wall);
         while let Some(plan) = self.session.poll(now.mono) {
@@ -591,6 +595,7 @@ impl Node {
             have: self.progress.have.clone(),
             seen: self.progress.seen.clone(),
             ready: self.started(now),
+            mode: Some(super::mode_name(self.app.topology().mode).to_owned()),
             challenge: None,
             echo: self.peer.report.as_ref().and_then(|r| r.challenge),
         }

@@ -17,8 +17,10 @@ const LOOK: usize = 1024;
 /// The witness as seen from here.
 pub(super) struct WitnessSight {
     unseen_after: Duration,
-    /// The last answer, or the start: a witness is given the time to answer first.
-    last: Duration,
+    /// When it was first asked.
+    asked: Duration,
+    /// Its last answer.
+    last: Option<Duration>,
     /// Why the last question was not answered.
     pub(super) reason: Option<String>,
 }
@@ -33,7 +35,8 @@ impl WitnessSight {
     pub(super) fn new(witness: &Witness, now: Now) -> Self {
         Self {
             unseen_after: witness.unseen_after,
-            last: now.mono,
+            asked: now.mono,
+            last: None,
             reason: None,
         }
     }
@@ -41,24 +44,30 @@ impl WitnessSight {
     pub(super) fn heard(&mut self, answer: Witnessed) {
         match answer.result {
             Ok(()) => {
-                self.last = self.last.max(answer.at.mono);
+                self.last = self.last.max(Some(answer.at.mono));
                 self.reason = None;
             }
             Err(why) => self.reason = Some(why),
         }
     }
 
-    fn until(&self) -> Duration {
-        self.last.saturating_add(self.unseen_after)
+    fn until(&self) -> Option<Duration> {
+        Some(self.last?.saturating_add(self.unseen_after))
     }
 
+    /// Not before its first answer: a node that starts cut off must not take it for granted.
     pub(super) fn seen(&self, now: Now) -> bool {
-        now.mono < self.until()
+        self.until().is_some_and(|until| now.mono < until)
     }
 
     /// When it becomes unseen unless it answers.
     pub(super) fn deadline(&self, now: Now) -> Option<Duration> {
-        self.seen(now).then(|| self.until())
+        self.until().filter(|until| now.mono < *until)
+    }
+
+    /// Unseen for so long that it is worth an alarm; a start is given the time to ask.
+    fn missed(&self, now: Now) -> bool {
+        !self.seen(now) && now.mono >= self.asked.saturating_add(self.unseen_after)
     }
 }
 
@@ -132,6 +141,29 @@ impl Node {
         self.witness.as_ref().map(|w| w.seen(now))
     }
 
+    /// Both nodes must be in one mode; their files may say otherwise.
+    pub(super) fn compare_modes(&mut self, now: Now) {
+        let mine = super::mode_name(self.app.topology().mode);
+        let report = self.peer.report.as_ref().filter(|_| self.peer.answers(now));
+        let theirs = report.and_then(|r| r.mode.clone());
+        let peer = self.app.config.pair.peer_id.to_string();
+        match theirs.filter(|theirs| theirs != mine) {
+            None => {
+                self.modes_differ = None;
+                self.app.alarms.clear("mode_mismatch", &peer);
+            }
+            Some(theirs) => {
+                let since = *self.modes_differ.get_or_insert(now.mono);
+                if now.mono.saturating_sub(since) >= self.app.config.pair.invisible_after {
+                    let text = format!(
+                        "this node is {mine} and {peer} is {theirs}: set pair.mode alike on both, or switch both with PUT /api/v1/topology"
+                    );
+                    self.app.alarms.raise("mode_mismatch", &peer, &text);
+                }
+            }
+        }
+    }
+
     /// Raises and ends the alarms about the peer's services, the witness, and what pauses decisions.
     pub(super) fn sight_alarms(&self, now: Now) {
         let alarms = &self.app.alarms;
@@ -174,7 +206,7 @@ impl Node {
         });
         if let (Some(seen), Some(witness)) = (&self.witness, &self.app.config.witness) {
             let subject = witness.url.as_str();
-            told(!seen.seen(now), "witness_unseen", subject, &|| {
+            told(seen.missed(now), "witness_unseen", subject, &|| {
                 format!(
                     "the witness does not answer ({}): this node does not fail over by itself",
                     why(&seen.reason)
@@ -230,7 +262,8 @@ mod tests {
             unseen_after: Duration::from_secs(5),
         };
         let mut sight = WitnessSight::new(&witness, at(0));
-        assert!(sight.seen(at(4)) && !sight.seen(at(5)));
+        assert!(!sight.seen(at(0)), "not before its first answer");
+        assert!(!sight.missed(at(4)) && sight.missed(at(5)));
         sight.heard(Witnessed {
             at: at(6),
             result: Ok(()),

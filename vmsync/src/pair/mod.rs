@@ -60,6 +60,9 @@ pub struct Report {
     pub seen: Vector,
     /// False while it does not serve yet.
     pub ready: bool,
+    /// `single-active` or `dual-active`, as it is in force there. (None from an older release.)
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
     /// In an answer: what the asker's next question has to repeat to count as a sign of life.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub challenge: Option<u64>,
