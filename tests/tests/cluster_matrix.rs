@@ -173,10 +173,11 @@ impl Scene {
         );
         self.call_finishes(&mut call).await;
 
-        pair.served_by(&pair.primary).await;
+        // Graceful failback waits until both hold the same, which callers may put off for long.
         for callers in callers {
             callers.hang_up().await;
         }
+        pair.served_by(&pair.primary).await;
         pair.in_step().await;
         pair.one_owner(GROUP).await;
         let left = ledger.len();

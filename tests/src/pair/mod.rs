@@ -18,6 +18,7 @@ mod ledger;
 mod node;
 mod ports;
 mod process;
+mod spaces;
 mod wait;
 mod watch;
 
@@ -37,6 +38,7 @@ pub use ledger::{Callers, Ledger};
 pub use node::Node;
 pub use ports::Ports;
 pub use process::{Ended, Process, installed, run, vmsync};
+pub use spaces::Cable;
 pub use wait::{LIMIT, soon};
 pub use watch::{Watch, group_of};
 
@@ -192,7 +194,11 @@ impl Pair {
                 }
             }
             let digests = [&here, &there].map(|s| s["sync"]["digest"].clone());
-            if digests[0] == digests[1] {
+            // A status may be older than the last change; what the store holds is not.
+            let here = self.primary.try_get("/api/v1/sync").await?;
+            let there = self.secondary.try_get("/api/v1/sync").await?;
+            let same = ["digest_now", "have"].map(|f| here[f] == there[f]);
+            if digests[0] == digests[1] && same == [true, true] {
                 Ok(())
             } else {
                 Err(format!("digests differ: {digests:?}"))

@@ -2,6 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -33,6 +34,8 @@ pub struct Node {
     /// Its configuration.
     pub config: PathBuf,
     log: PathBuf,
+    /// The network namespace its process runs in, where not the test's own.
+    space: OnceLock<String>,
     process: Mutex<Option<Process>>,
     pub(super) client: reqwest::Client,
 }
@@ -54,6 +57,7 @@ impl Node {
             vrl_dir: path("vrl_dir"),
             config: path("config"),
             log: path("log"),
+            space: OnceLock::new(),
             process: Mutex::new(None),
             client: super::api::client(),
         }
@@ -73,6 +77,7 @@ impl Node {
             vrl_dir: self.vrl_dir.clone(),
             config: self.config.clone(),
             log: self.log.clone(),
+            space: OnceLock::new(),
             process: Mutex::new(None),
             client: super::api::client(),
         }
@@ -112,9 +117,18 @@ impl Node {
 
     /// Starts another program as this node, an older release say, without waiting.
     pub async fn launch_with(&self, program: &Path) {
-        let process = Process::serve_with(program, &self.config, &self.log);
+        let process = match self.space.get() {
+            None => Process::serve_with(program, &self.config, &self.log),
+            Some(space) => Process::serve_in(space, program, &self.config, &self.log),
+        };
         let before = self.process.lock().await.replace(process);
         assert!(before.is_none(), "{} runs already", self.id);
+    }
+
+    /// From its next start on it runs in the network namespace `space`.
+    pub(super) fn lives_in(&self, space: &str) {
+        let set = self.space.set(space.to_owned());
+        assert_eq!(set, Ok(()), "{} lives somewhere else", self.id);
     }
 
     /// `kill -9`.

@@ -101,9 +101,20 @@ impl Process {
 
     /// `serve` of another program, an older release say.
     pub fn serve_with(program: &Path, config: &Path, log: &Path) -> Self {
+        Self::serving(Command::new(program), config, log)
+    }
+
+    /// The same in the network namespace `space`. `ip` becomes the program: the process is still the
+    /// one that is killed.
+    pub(super) fn serve_in(space: &str, program: &Path, config: &Path, log: &Path) -> Self {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", space]).arg(program);
+        Self::serving(command, config, log)
+    }
+
+    fn serving(mut command: Command, config: &Path, log: &Path) -> Self {
         let log = OpenOptions::new().create(true).append(true).open(log);
         let log = log.unwrap_or_else(|e| panic!("the node's log: {e}"));
-        let mut command = Command::new(program);
         command
             .arg("serve")
             .arg("--config")
