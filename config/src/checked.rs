@@ -4,7 +4,10 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::words::{Fqdn, GroupName, NodeId, SystemName};
+use crate::{
+    alarms::Alarms,
+    words::{Fqdn, GroupName, NodeId, SystemName},
+};
 
 /// A node's role in the pair. Serialised as `primary` / `secondary`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +94,8 @@ pub struct Config {
     pub locations: Vec<Location>,
     /// The timers of the other resilience features.
     pub features: Features,
+    /// Who is told of alarms and events.
+    pub alarms: Alarms,
     /// Every limit on what comes from outside.
     pub limits: Limits,
 }

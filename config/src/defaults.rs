@@ -313,6 +313,38 @@ pub const TRACKED_PHONES: Setting<usize> = Setting {
     rule: "about 200 bytes of memory each",
 };
 
+/// `alarms.queue`: notices that may wait for one channel. At least twice the alarms that are kept, so that there is always
+/// one that is over to drop first.
+pub const ALARM_QUEUE: Setting<usize> = Setting {
+    default: 10_000,
+    least: 2_500,
+    most: 1_000_000,
+    rule: "about 1 KB of memory and disk each",
+};
+
+/// `alarms.syslog.port` over UDP (RFC 5426 section 3.3) and TCP.
+pub const SYSLOG_PORT: u16 = 514;
+
+/// `alarms.syslog.port` over TLS (RFC 5425 section 4.1).
+pub const SYSLOG_TLS_PORT: u16 = 6514;
+
+/// `alarms.syslog.facility`: `local0`.
+pub const SYSLOG_FACILITY: u8 = 16;
+
+/// `alarms.snmp.port`: of notifications (RFC 3417 section 3.1).
+pub const SNMP_TRAP_PORT: u16 = 162;
+
+/// `alarms.snmp.inform`.
+pub const SNMP_INFORM: bool = false;
+
+/// `alarms.webhooks.give_up_after`: what could not be posted for this long is given up.
+pub const WEBHOOK_GIVE_UP_AFTER: Setting<Duration> = Setting {
+    default: m(7 * 24 * 60),
+    least: m(1),
+    most: m(90 * 24 * 60),
+    rule: "a receiver that is gone must not hold what is new for ever",
+};
+
 /// `limits.message_bytes`: largest mail and largest HTTP audio body, bytes.
 pub(crate) const MESSAGE_BYTES: Setting<Bytes> = Setting {
     default: Bytes(32 << 20),

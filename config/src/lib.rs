@@ -7,6 +7,7 @@
 //! line or variable, the field and, where it applies, the system or node it is about. A
 //! [`Config`] is valid by construction. What a key may hold and its default stand in [`defaults`].
 
+pub mod alarms;
 mod check;
 pub mod checked;
 pub mod defaults;
@@ -23,6 +24,7 @@ mod units;
 mod value;
 pub mod words;
 
+pub use alarms::{Severity, SnmpAuth};
 pub use checked::*;
 pub use errors::{ConfigError, ConfigErrors};
 pub use load::{MAX_FILE_BYTES, environment, load, parse};

@@ -8,11 +8,12 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use ipnet::IpNet;
 
 use crate::{
+    alarms::{Severity, SnmpAuth, SyslogTransport},
     checked::{Ack, FailbackPolicy, Feature, Mode, Return, Role, SenderTls, Trigger, VrlTls},
     errors::Report,
     field::{Field, Head, List, Read, Section, Source, join},
     tree::{Place, Table},
-    value::{Bytes, Digits, PortRange, Profile, ReceiverMode},
+    value::{Bytes, Digits, Facility, HookUrl, PortRange, Profile, ReceiverMode, SnmpVersionWord},
     words::{Fqdn, NodeId, SystemName},
 };
 
@@ -61,6 +62,7 @@ section! {
         systems: List<System>,
         locations: List<Location>,
         features: Features,
+        alarms: Alarms,
         limits: Limits,
     }
 }
@@ -257,6 +259,74 @@ section! {
         dect_poll: Field<Duration>,
         dect_lost_after: Field<Duration>,
         portal_detection: Field<Duration>,
+    }
+}
+
+section! {
+    /// `[alarms]`.
+    Alarms {
+        queue: Field<usize>,
+        email: List<AlarmEmail>,
+        syslog: List<AlarmSyslog>,
+        snmp: List<AlarmSnmp>,
+        webhooks: List<AlarmWebhook>,
+    }
+}
+
+section! {
+    /// One `[[alarms.email]]`.
+    AlarmEmail {
+        name: Field<String>,
+        to: Field<Vec<String>>,
+        from: Field<String>,
+        codes: Field<Vec<String>>,
+        severity: Field<Severity>,
+    }
+}
+
+section! {
+    /// One `[[alarms.syslog]]`.
+    AlarmSyslog {
+        name: Field<String>,
+        server: Field<String>,
+        port: Field<u16>,
+        transport: Field<SyslogTransport>,
+        facility: Field<Facility>,
+        ca: Field<PathBuf>,
+        codes: Field<Vec<String>>,
+        severity: Field<Severity>,
+    }
+}
+
+section! {
+    /// One `[[alarms.snmp]]`.
+    AlarmSnmp {
+        name: Field<String>,
+        server: Field<String>,
+        port: Field<u16>,
+        version: Field<SnmpVersionWord>,
+        community_file: Field<PathBuf>,
+        user: Field<String>,
+        auth: Field<SnmpAuth>,
+        auth_password_file: Field<PathBuf>,
+        priv_password_file: Field<PathBuf>,
+        inform: Field<bool>,
+        codes: Field<Vec<String>>,
+        severity: Field<Severity>,
+    }
+}
+
+section! {
+    /// One `[[alarms.webhooks]]`.
+    AlarmWebhook {
+        name: Field<String>,
+        url: Field<HookUrl>,
+        secret_file: Field<PathBuf>,
+        events: Field<Vec<String>>,
+        give_up_after: Field<Duration>,
+        ca: Field<PathBuf>,
+        codes: Field<Vec<String>>,
+        severity: Field<Severity>,
     }
 }
 

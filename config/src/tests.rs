@@ -24,6 +24,21 @@ const PRIMARY: &str = r#"
     [[systems]]
     name = "pbx"
     destination = "99999"
+    [[alarms.email]]
+    name = "noc"
+    to = ["noc@example.com"]
+    [[alarms.syslog]]
+    name = "log"
+    server = "log.example.com"
+    [[alarms.snmp]]
+    name = "nms"
+    server = "nms.example.com"
+    user = "vmsync"
+    auth_password_file = "auth"
+    [[alarms.webhooks]]
+    name = "hook"
+    url = "https://hooks.example.com/vmsync"
+    secret_file = "secret"
 "#;
 const SECONDARY: &str = r#"
     node = { id = "b", fqdn = "b.example.com", role = "secondary", data_dir = "/data" }

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 use ipnet::IpNet;
 
 use crate::{
+    alarms::{Severity, SnmpAuth, SyslogTransport},
     checked::{Ack, FailbackPolicy, Feature, Mode, Return, Role, SenderTls, Trigger, VrlTls},
     errors::printable,
     tree::{Item, Place, Value},
@@ -28,6 +29,21 @@ pub(crate) struct PortRange(pub(crate) u16, pub(crate) u16);
 /// A number people dial, written with or without quotes; what it may be, its section's rule says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Digits(pub(crate) String);
+
+/// Where webhooks are posted: a whole address, with path and query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HookUrl(pub(crate) url::Url);
+
+/// A syslog facility, by its name (RFC 5424 section 6.2.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Facility(pub(crate) u8);
+
+/// `[[alarms.snmp]] version`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SnmpVersionWord {
+    V2c,
+    V3,
+}
 
 /// `[node] profile`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,6 +190,28 @@ impl FromItem for url::Url {
     }
 }
 
+impl FromItem for HookUrl {
+    fn from_item(item: &Item) -> Result<Self, String> {
+        let what = "an address such as https://hooks.example.com/vmsync";
+        // The text itself is not repeated: it may hold a secret.
+        let url =
+            url::Url::parse(text(item, what)?.trim()).map_err(|e| format!("is not {what}: {e}"))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(format!(
+                "begins with {}://; it must be {what} (http or https)",
+                url.scheme()
+            ));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err("must not hold a user name or password: the signature serves".to_owned());
+        }
+        if url.fragment().is_some() {
+            return Err("must not hold a #fragment, which is never sent".to_owned());
+        }
+        Ok(Self(url))
+    }
+}
+
 macro_rules! words {
     ($($type:ty)*) => {$(
         impl FromItem for $type {
@@ -233,6 +271,33 @@ choices! {
     }
     Return { "automatic" => Self::Automatic, "manual" => Self::Manual }
     VrlTls { "required" => Self::Required, "off" => Self::Off }
+    Severity {
+        "critical" => Self::Critical,
+        "error" => Self::Error,
+        "warning" => Self::Warning,
+        "notice" => Self::Notice,
+    }
+    SyslogTransport { "udp" => Self::Udp, "tcp" => Self::Tcp, "tls" => Self::Tls }
+    SnmpVersionWord { "2c" => Self::V2c, "3" => Self::V3 }
+    SnmpAuth { "sha256" => Self::Sha256, "sha1" => Self::Sha1 }
+    Facility {
+        "kern" => Self(0),
+        "user" => Self(1),
+        "mail" => Self(2),
+        "daemon" => Self(3),
+        "auth" => Self(4),
+        "syslog" => Self(5),
+        "cron" => Self(9),
+        "authpriv" => Self(10),
+        "local0" => Self(16),
+        "local1" => Self(17),
+        "local2" => Self(18),
+        "local3" => Self(19),
+        "local4" => Self(20),
+        "local5" => Self(21),
+        "local6" => Self(22),
+        "local7" => Self(23),
+    }
 }
 
 impl FromItem for Digits {

@@ -5,6 +5,7 @@
 //! right by themselves.
 
 mod features;
+mod alarms;
 mod limits;
 mod mail;
 mod names;
@@ -80,6 +81,7 @@ pub(crate) fn config(root: &Root, folder: &Path, report: &mut Report) -> Option<
     let systems = systems::systems(&root.systems, &ctx, report);
     let locations = features::locations(&root.locations, &root.systems, report);
     let features = features::features(&root.features, report);
+    let alarms = alarms::alarms(&root.alarms, senders.as_deref(), &ctx, report);
     let limits = limits::limits(&root.limits, report);
     listeners(root, &ctx, report);
     Some(Config {
@@ -97,6 +99,7 @@ pub(crate) fn config(root: &Root, folder: &Path, report: &mut Report) -> Option<
         systems: systems?,
         locations: locations?,
         features: features?,
+        alarms: alarms?,
         limits: limits?,
     })
 }

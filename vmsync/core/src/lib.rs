@@ -4,6 +4,7 @@
 //! machine with `handle…` methods in and `poll…` or returned actions out, so that tests and the
 //! simulation drive it in virtual time.
 
+pub mod alarm;
 pub mod audio;
 pub mod delivery;
 pub mod features;

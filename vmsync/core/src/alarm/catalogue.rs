@@ -1,0 +1,48 @@
+//! Every code an alarm may have, and how much it matters. What each means and what to do is told in
+//! docs/alarms.md; tests hold code, this table and that page together.
+
+use vmsync_config::Severity::{self, Critical, Error, Notice, Warning};
+
+/// A code and how much it matters.
+pub type Entry = (&'static str, Severity);
+
+/// By code.
+pub const CATALOGUE: &[Entry] = &[
+    ("alarm_channel_down", Error),
+    ("alarm_channel_dropped", Warning),
+    ("audio_damaged", Error),
+    ("backup_failed", Error),
+    ("bad_signature", Error),
+    ("clock_ahead", Warning),
+    ("disk_full", Critical),
+    ("diverged", Error),
+    ("email_delayed", Warning),
+    ("email_failed", Warning),
+    ("email_no_entry", Warning),
+    ("email_server", Error),
+    ("foreign_domain", Warning),
+    ("index_damaged", Error),
+    ("index_rebuilt", Warning),
+    ("many_origins", Notice),
+    ("not_settled", Warning),
+    ("operation_refused", Error),
+    ("ownership_not_kept", Critical),
+    ("probe_late", Warning),
+    ("quarantine_full", Error),
+    ("quarantined", Error),
+    ("restored", Warning),
+    ("store_failed", Critical),
+    ("sync_refused", Error),
+    ("sync_stalled", Error),
+    ("tls_required", Error),
+    ("voicemail_failover", Critical),
+    ("wire_version", Error),
+    ("wrong_certificate", Error),
+    ("wrong_node", Error),
+];
+
+/// How much an alarm of `code` matters; one that is not known matters as an error.
+pub fn severity(code: &str) -> Severity {
+    let known = CATALOGUE.iter().find(|(known, _)| *known == code);
+    known.map_or(Error, |(_, severity)| *severity)
+}
