@@ -77,8 +77,10 @@ pub fn body(item: &Item, node: &NodeId) -> String {
 
 /// The `webhook-signature` of a try at `now`.
 pub fn signature(secret: &[u8], id: &str, now: UnixMillis, body: &str) -> String {
-    #[allow(clippy::expect_used, reason = "HMAC takes a key of any length")]
-    let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("any length is a key");
+    // HMAC takes a key of any length, so this is never the other.
+    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret) else {
+        return String::new();
+    };
     mac.update(format!("{id}.{}.", seconds(now)).as_bytes());
     mac.update(body.as_bytes());
     format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
