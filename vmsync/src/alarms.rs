@@ -4,6 +4,7 @@
 //! the list, the oldest dropped beyond [`KEPT`].
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
         mpsc::{Receiver, SyncSender, sync_channel},
@@ -13,10 +14,15 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use vmsync_config::words::UnixMillis;
+use vmsync_config::{Config, words::UnixMillis};
+use vmsync_core::alarm::{Facts, What};
 use vmsync_store::Store;
 
-use crate::{clock, events::EventHub};
+use crate::{
+    channels::{self, Channels},
+    clock,
+    events::EventHub,
+};
 
 /// How many alarms are kept.
 pub const KEPT: usize = 1_000;
@@ -31,6 +37,8 @@ const SPACE: &str = "alarms";
 const SUBJECT: usize = 200;
 /// Changes waiting to be written.
 const WAITING: usize = 4 * KEPT;
+/// Changes written as one.
+const TOGETHER: usize = 500;
 /// Alarms about events rather than conditions: nothing tells when they are over but their absence.
 const PASSING: [&str; 8] = [
     "bad_signature",
@@ -78,15 +86,43 @@ pub struct Alarms {
     inner: Arc<Inner>,
 }
 
+/// What is written as one: an alarm, and the notices of it (or either).
+pub(crate) struct Write {
+    /// Number and record; no record: removed.
+    pub(crate) alarm: Option<(u64, Option<Vec<u8>>)>,
+    /// Key and record of notices that wait for channels.
+    pub(crate) notices: Vec<(String, Option<Vec<u8>>)>,
+}
+
 struct Inner {
-    writer: SyncSender<(u64, Option<Vec<u8>>)>,
+    writer: SyncSender<Write>,
+    channels: Channels,
     events: EventHub,
     list: Mutex<Vec<Alarm>>,
 }
 
 impl Alarms {
-    /// Reads the alarms of earlier lives from `store`.
+    /// Reads the alarms of earlier lives from `store`. Nobody is told of them but who asks.
     pub fn load(store: Store, events: EventHub) -> Result<Self, vmsync_store::StoreError> {
+        Self::load_with(store, events, |_, _| Ok(Channels::none()))
+    }
+
+    /// The same with the channels of `config`, whose tasks [`Channels::start`] starts.
+    pub fn load_for(
+        config: &Config,
+        store: Store,
+        events: EventHub,
+    ) -> Result<Self, vmsync_store::StoreError> {
+        Self::load_with(store, events, |store, writer| {
+            Channels::load(config, store, writer)
+        })
+    }
+
+    fn load_with(
+        store: Store,
+        events: EventHub,
+        channels: impl FnOnce(&Store, &SyncSender<Write>) -> Result<Channels, vmsync_store::StoreError>,
+    ) -> Result<Self, vmsync_store::StoreError> {
         let mut list: Vec<Alarm> = store
             .locals(SPACE)?
             .iter()
@@ -94,6 +130,7 @@ impl Alarms {
             .collect();
         list.sort_by_key(|a| a.id);
         let (writer, changes) = sync_channel(WAITING);
+        let channels = channels(&store, &writer)?;
         // One writer, so that a raise and its end are written in that order. It ends with the list.
         std::thread::Builder::new()
             .name("alarms".to_owned())
@@ -105,6 +142,7 @@ impl Alarms {
         Ok(Self {
             inner: Arc::new(Inner {
                 writer,
+                channels,
                 events,
                 list: Mutex::new(list),
             }),
@@ -147,11 +185,20 @@ impl Alarms {
             let ended = list.iter().position(|a| a.cleared.is_some());
             list.remove(ended.unwrap_or(0))
         });
+        // Under the lock, so that no end is told before its begin.
+        self.published(&alarm, Some(What::Raised));
         drop(list);
-        self.published(&alarm);
         if let Some(gone) = gone {
-            self.write(gone.id, None);
+            self.write(Write {
+                alarm: Some((gone.id, None)),
+                notices: Vec::new(),
+            });
         }
+    }
+
+    /// By which ways people are told.
+    pub fn channels(&self) -> &Channels {
+        &self.inner.channels
     }
 
     /// Ends an alarm, if it is up.
@@ -211,29 +258,31 @@ impl Alarms {
 
     fn change(&self, change: impl Fn(&mut Alarm) -> Option<()>) -> Option<Alarm> {
         let mut list = self.lock();
-        let alarm = list
-            .iter_mut()
-            .rev()
-            .find_map(|a| change(a).map(|()| a.clone()))?;
+        let (was_up, alarm) = list.iter_mut().rev().find_map(|a| {
+            let was_up = a.cleared.is_none();
+            change(a).map(|()| (was_up, a.clone()))
+        })?;
+        let ended = was_up && alarm.cleared.is_some();
+        self.published(&alarm, ended.then_some(What::Cleared));
         drop(list);
-        self.published(&alarm);
         Some(alarm)
     }
 
-    fn published(&self, alarm: &Alarm) {
+    fn published(&self, alarm: &Alarm, told: Option<fn(Facts) -> What>) {
         if let Ok(data) = serde_json::to_value(alarm) {
             self.inner.events.publish("alarm", data);
         }
-        self.write(alarm.id, serde_json::to_vec(alarm).ok());
+        let channels = &self.inner.channels;
+        self.write(Write {
+            alarm: Some((alarm.id, serde_json::to_vec(alarm).ok())),
+            notices: told.map_or_else(Vec::new, |what| channels.alarm(alarm, what)),
+        });
     }
 
     /// Written in the background: an alarm never holds up a decision, and a full disk is itself an alarm.
-    fn write(&self, id: u64, value: Option<Vec<u8>>) {
-        if self.inner.writer.try_send((id, value)).is_err() {
-            tracing::error!(
-                id,
-                "alarm not kept over a restart: the writer does not keep up"
-            );
+    fn write(&self, write: Write) {
+        if self.inner.writer.try_send(write).is_err() {
+            tracing::error!("alarm not kept over a restart: the writer does not keep up");
         }
     }
 
@@ -245,10 +294,25 @@ impl Alarms {
     }
 }
 
-fn write(store: &Store, changes: &Receiver<(u64, Option<Vec<u8>>)>) {
-    while let Ok((id, value)) = changes.recv() {
-        if let Err(error) = store.put_local(SPACE, &format!("{id:012}"), value.as_deref()) {
-            tracing::error!(%error, id, "alarm not kept over a restart");
+fn write(store: &Store, changes: &Receiver<Write>) {
+    while let Ok(first) = changes.recv() {
+        // What has come meanwhile goes with it: a flood must not become a flood of fsyncs.
+        let more = changes.try_iter().take(TOGETHER);
+        let mut records: BTreeMap<(&str, String), Option<Vec<u8>>> = BTreeMap::new();
+        for write in std::iter::once(first).chain(more) {
+            if let Some((id, value)) = write.alarm {
+                records.insert((SPACE, format!("{id:012}")), value);
+            }
+            for (key, value) in write.notices {
+                records.insert((channels::SPACE, key), value);
+            }
+        }
+        let records: Vec<_> = records
+            .iter()
+            .map(|((space, key), value)| (*space, key.as_str(), value.as_deref()))
+            .collect();
+        if let Err(error) = store.put_local_batch(&records) {
+            tracing::error!(%error, "alarms not kept over a restart");
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use serde::Serialize;
@@ -40,7 +40,11 @@ struct Inner {
     boot: u64,
     state: Mutex<State>,
     live: broadcast::Sender<Arc<Event>>,
+    tap: OnceLock<Tap>,
 }
+
+/// Told of each event before the next is published. Must be quick, wait for nothing, and publish nothing.
+pub(crate) type Tap = Box<dyn Fn(&Event) + Send + Sync>;
 
 #[derive(Default)]
 struct State {
@@ -72,8 +76,14 @@ impl EventHub {
                 boot: clock::wall().0,
                 state: Mutex::default(),
                 live: broadcast::channel(KEPT).0,
+                tap: OnceLock::new(),
             }),
         }
+    }
+
+    /// Has `tap` told of each event from now on, in order. The first stays.
+    pub(crate) fn tap(&self, tap: Tap) {
+        let _ = self.inner.tap.set(tap);
     }
 
     /// Publishes one event.
@@ -90,6 +100,9 @@ impl EventHub {
             state.kept.pop_front();
         }
         state.kept.push_back(Arc::clone(&event));
+        if let Some(tap) = self.inner.tap.get() {
+            tap(&event);
+        }
         // Sent under the lock, so that no subscriber sees an event twice or not at all.
         let _ = self.inner.live.send(event);
     }

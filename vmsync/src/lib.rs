@@ -10,6 +10,7 @@ pub mod app;
 pub mod backups;
 pub mod bench;
 pub mod calls;
+pub mod channels;
 pub mod cli;
 pub mod client;
 pub mod clock;

@@ -250,7 +250,7 @@ pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
     }
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, FileError> {
+pub(crate) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, FileError> {
     let text = read_text(path)?;
     PrivateKeyDer::from_pem_slice(text.as_bytes())
         .map_err(|e| FileError::new(path, format!("holds no private key in PEM form: {e}")))

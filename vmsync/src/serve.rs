@@ -16,6 +16,7 @@ use crate::{
     alarms::{Alarm, Alarms, INDEX_DAMAGED, INDEX_REBUILT},
     app::App,
     calls::Calls,
+    channels::{self, Channels},
     clock,
     delivery::{self, Board},
     events::EventHub,
@@ -94,6 +95,9 @@ fn read_files(config: &Config) -> Result<Files, String> {
             &mut errors,
             keys::read_secret_line(file).map_err(|e| e.to_string()),
         );
+    }
+    for error in channels::check_secrets(&config.alarms) {
+        let _: Option<()> = noted(&mut errors, Err(error));
     }
     let tls = match tls {
         None => Some(None),
@@ -203,7 +207,8 @@ async fn start(
         stop_core,
     } = parts;
     let events = EventHub::new();
-    let alarms = Alarms::load(store.clone(), events.clone()).map_err(|e| e.to_string())?;
+    let alarms =
+        Alarms::load_for(&config, store.clone(), events.clone()).map_err(|e| e.to_string())?;
     tell_of_rebuild(&store, &alarms, &config)?;
     let features = Features::load(&store, &config, clock::now()).map_err(|e| e.to_string())?;
     let peer = PeerClient::new(
@@ -243,6 +248,7 @@ async fn start(
     core.spawn(verify::run(Arc::clone(&app), stop_core.clone()));
     core.spawn(features::run(Arc::clone(&app), stop_core.clone()));
     delivery::start(&app, core, stop_core)?;
+    Channels::start(&app, core, stop_core)?;
 
     let config = &app.config;
     if let Some(listener) = sockets.smtp {

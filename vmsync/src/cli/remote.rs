@@ -77,8 +77,27 @@ pub(crate) enum RemoteCommand {
         #[command(flatten)]
         node: Node,
     },
-    /// Alarms.
+    /// Alarms, and by which ways people are told of them.
+    #[command(args_conflicts_with_subcommands = true)]
     Alarms {
+        #[command(subcommand)]
+        command: Option<AlarmsCommand>,
+        #[command(flatten)]
+        node: Node,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum AlarmsCommand {
+    /// The channels, what waits for each, and its last error.
+    Channels {
+        #[command(flatten)]
+        node: Node,
+    },
+    /// Send a test alarm by a channel, and say what became of it; exit code 1 where it could not be sent.
+    Test {
+        /// The channel's name.
+        name: String,
         #[command(flatten)]
         node: Node,
     },
@@ -143,7 +162,16 @@ pub(crate) async fn run(command: RemoteCommand) -> Result<(), Failure> {
             let of = system.map_or_else(String::new, |s| format!("?system={s}"));
             (node, format!("/api/v1/features{of}"), None, features)
         }
-        RemoteCommand::Alarms { node } => (node, "/api/v1/alarms".to_owned(), None, alarms),
+        RemoteCommand::Alarms { command, node } => match command {
+            None => (node, "/api/v1/alarms".to_owned(), None, alarms),
+            Some(AlarmsCommand::Channels { node }) => {
+                (node, "/api/v1/alarms/channels".to_owned(), None, channels)
+            }
+            Some(AlarmsCommand::Test { name, node }) => {
+                let path = format!("/api/v1/alarms/channels/{name}/test");
+                (node, path, Some(json!({})), tested)
+            }
+        },
     };
     let client = ApiClient::new(&node.url, &token(&node)?)?;
     let method = if body.is_some() {
@@ -156,7 +184,12 @@ pub(crate) async fn run(command: RemoteCommand) -> Result<(), Failure> {
         pretty(&answers)
     } else {
         table(&answers)
-    })
+    })?;
+    // A test of a channel is an answer, and not what was hoped for.
+    if answers["ok"] == json!(false) {
+        return Err(Failure::Failed("the test failed".to_owned()));
+    }
+    Ok(())
 }
 
 /// One answer, or every page of a list joined.
@@ -384,6 +417,28 @@ fn features(list: &Value) -> String {
         ],
         rows,
     )
+}
+
+fn channels(list: &Value) -> String {
+    let names = [
+        "name",
+        "kind",
+        "state",
+        "queued",
+        "sent",
+        "last_success",
+        "target",
+        "last_error",
+    ];
+    let rows = items(list)
+        .iter()
+        .map(|c| names.map(|name| text(&c[name])).to_vec());
+    let head = names.map(|name| name.to_ascii_uppercase().replace('_', " "));
+    table(&head.each_ref().map(String::as_str), rows)
+}
+
+fn tested(answer: &Value) -> String {
+    text(&answer["outcome"])
 }
 
 fn alarms(list: &Value) -> String {

@@ -25,8 +25,9 @@ use vmsync_core::{
 use vmsync_store::{Committed, model::Mailbox};
 
 pub use board::{Board, LaneState, Trouble};
+pub(crate) use trust::{Trust, client_tls};
 
-use self::{carrier::Carrier, trust::Trust};
+use self::carrier::Carrier;
 use crate::{
     app::App,
     smtp::{

@@ -10,6 +10,7 @@ use axum::{
 
 use crate::{
     app::App,
+    channels::View,
     smtp::Refusals,
     status::{DirectionStatus, ProbeStatus, Status},
 };
@@ -28,6 +29,7 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
     let (systems, phones) = app.features.counts();
     Family::gauge(&mut text, "vmsync_systems", "Systems tracked").set(&[], systems);
     Family::gauge(&mut text, "vmsync_phones", "Phones tracked").set(&[], phones);
+    channels(&mut text, &app);
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
@@ -239,6 +241,44 @@ fn email(out: &mut String, app: &App) {
             u8::from(lane.trouble.is_some()),
         );
     }
+}
+
+fn channels(out: &mut String, app: &App) {
+    let channels = app.alarms.channels();
+    let views: Vec<_> = channels.list().iter().map(|c| (c, c.view())).collect();
+    let mut family = |name, kind, help, of: fn(&View) -> u64| {
+        let mut family = Family::new(out, name, kind, help);
+        for (channel, view) in &views {
+            family.set(
+                &[("channel", &channel.name), ("kind", channel.kind)],
+                of(view),
+            );
+        }
+    };
+    let queued = |v: &View| v.queued as u64;
+    family(
+        "vmsync_alarm_channel_queued",
+        "gauge",
+        "Notices that wait for a channel",
+        queued,
+    );
+    let failing = |v: &View| u64::from(v.failures > 0);
+    family(
+        "vmsync_alarm_channel_failing",
+        "gauge",
+        "1 while the last try of a channel failed",
+        failing,
+    );
+    family(
+        "vmsync_alarm_channel_sent_total",
+        "counter",
+        "Notices sent since start",
+        |v| v.sent,
+    );
+    let help = "Notices dropped or given up since start";
+    family("vmsync_alarm_channel_dropped_total", "counter", help, |v| {
+        v.dropped
+    });
 }
 
 fn smtp_refusals(out: &mut String, refusals: &Refusals) {

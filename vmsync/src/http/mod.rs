@@ -15,6 +15,7 @@ mod backups;
 pub mod body;
 pub mod callflows;
 pub mod calls;
+mod channels;
 mod console;
 mod email;
 pub mod extract;
@@ -108,6 +109,7 @@ fn api_routes() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .merge(features::routes())
         .merge(synchronisation::routes())
         .merge(email::routes())
+        .merge(channels::routes())
         .merge(vrl::routes())
         .merge(alarms::routes())
         .merge(backups::routes())

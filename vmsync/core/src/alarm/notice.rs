@@ -112,11 +112,17 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// Whether events of `kind` are to be told. With `ownership` goes `started`, which says who owns what after a start.
+    pub fn wants_event(&self, kind: &str) -> bool {
+        let asked = |kind: &str| self.events.iter().any(|e| e == kind);
+        asked(kind) || (kind == "started" && asked("ownership"))
+    }
+
     /// Whether channel `name` is to be told. Of its own failure it is not: that could be told only once it
     /// is over, and each such notice that fails would make the next.
     pub fn wants(&self, name: &str, notice: &Notice) -> bool {
         match (&notice.what, notice.facts()) {
-            (What::Event { kind, .. }, _) => self.events.contains(kind),
+            (What::Event { kind, .. }, _) => self.wants_event(kind),
             (What::Test(_), _) | (_, None) => true,
             (_, Some(facts)) => {
                 let own = facts.code.starts_with("alarm_channel_") && facts.subject == name;
@@ -168,7 +174,7 @@ mod tests {
         assert!(!some.wants("ops", &raised("restored", "vmpro1", Severity::Critical)));
         let event = |kind| Notice::event(Uuid::nil(), UnixMillis(0), kind, None, 1.into());
         assert!(some.wants("ops", &event("ownership")) && !some.wants("ops", &event("mwi")));
-        assert!(!all.wants("ops", &event("ownership")));
+        assert!(!all.wants("ops", &event("ownership")) && some.wants("ops", &event("started")));
     }
 
     #[test]

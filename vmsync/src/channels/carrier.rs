@@ -1,0 +1,289 @@
+//! The task of one channel: sends the oldest notice, again and again until it is taken, then the next.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+use vmsync_config::{Severity, words::UnixMillis};
+use vmsync_core::{
+    alarm::{Facts, Item, Notice, What},
+    vrl::{Backoff, Pace},
+};
+
+use super::{Ask, Channel, DOWN, DROPPED, email, snmp, syslog, webhook};
+use crate::{alarms::Alarms, app::App, clock};
+
+/// Between tries: from a second to five minutes.
+const PACE: Pace = Pace {
+    first: Duration::from_secs(1),
+    most: Duration::from_mins(5),
+};
+/// On one machine, where somebody looks on.
+const DEMO_PACE: Pace = Pace {
+    first: Duration::from_millis(200),
+    most: Duration::from_secs(2),
+};
+/// One try at most, whatever the way.
+const TRY: Duration = Duration::from_mins(1);
+/// Tries that fail in a row before an alarm says so: one lost packet is none.
+const TOLD: u32 = 2;
+
+/// Why a notice was not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// In words, with what to do.
+    pub(super) why: String,
+    /// It is never to be tried again.
+    pub(super) for_good: bool,
+}
+
+impl Failure {
+    pub(super) fn new(why: impl Into<String>) -> Self {
+        let why = why.into();
+        Self {
+            why,
+            for_good: false,
+        }
+    }
+}
+
+/// One of the ways.
+pub(super) enum Driver {
+    Email(email::Driver),
+    Syslog(syslog::Driver),
+    Snmp(snmp::Driver),
+    Webhook(webhook::Driver),
+}
+
+impl Driver {
+    /// Sends it; `Ok` once it is acknowledged, or, where there is no such thing, sent.
+    async fn send(&mut self, item: &Item) -> Result<(), Failure> {
+        match self {
+            Self::Email(driver) => driver.send(item).await,
+            Self::Syslog(driver) => driver.send(item).await,
+            Self::Snmp(driver) => driver.send(item).await,
+            Self::Webhook(driver) => driver.send(item).await,
+        }
+    }
+}
+
+/// The drivers, in the order of [`super::specs`].
+pub(super) fn drivers(app: &Arc<App>) -> Result<Vec<Driver>, String> {
+    let config = &app.config;
+    let mut all = Vec::new();
+    for channel in &config.alarms.email {
+        all.push(Driver::Email(email::Driver::new(channel, config)?));
+    }
+    for channel in &config.alarms.syslog {
+        all.push(Driver::Syslog(syslog::Driver::new(channel, config)?));
+    }
+    if !config.alarms.snmp.is_empty() {
+        let engine = snmp::Engine::begin(&app.store, config)?;
+        for channel in &config.alarms.snmp {
+            let driver = snmp::Driver::new(channel, config, Arc::clone(&engine));
+            all.push(Driver::Snmp(driver));
+        }
+    }
+    for channel in &config.alarms.webhooks {
+        all.push(Driver::Webhook(webhook::Driver::new(channel, config)?));
+    }
+    Ok(all)
+}
+
+/// See the module's head.
+pub(super) struct Carrier {
+    channel: Arc<Channel>,
+    alarms: Alarms,
+    driver: Driver,
+    pace: Pace,
+    backoff: Backoff,
+    /// Whether the alarm that it is down may be up.
+    told: bool,
+    dropped: u64,
+}
+
+impl Carrier {
+    pub(super) fn new(channel: Arc<Channel>, alarms: Alarms, driver: Driver, demo: bool) -> Self {
+        Self {
+            channel,
+            alarms,
+            driver,
+            pace: if demo { DEMO_PACE } else { PACE },
+            backoff: Backoff::default(),
+            // By an earlier life.
+            told: true,
+            dropped: 0,
+        }
+    }
+
+    pub(super) async fn run(mut self, mut asks: mpsc::Receiver<Ask>, stop: CancellationToken) {
+        loop {
+            self.tell_of_dropped();
+            let until = self.backoff.wait(clock::now());
+            let waits = !self.channel.lock().queue.is_empty();
+            let due = async {
+                match until {
+                    _ if !waits => std::future::pending().await,
+                    Some(at) => tokio::time::sleep(at.saturating_sub(clock::now().mono)).await,
+                    None => {}
+                }
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                Some(ask) = asks.recv() => self.test(ask, &stop).await,
+                () = due => self.next(&stop).await,
+                () = self.channel.news.notified() => {}
+            }
+        }
+    }
+
+    /// Tries the oldest.
+    async fn next(&mut self, stop: &CancellationToken) {
+        let Some(item) = self.channel.lock().queue.begin() else {
+            return;
+        };
+        let Some(result) = self.attempt(&item, stop).await else {
+            self.channel.lock().queue.failed();
+            return;
+        };
+        match result {
+            Ok(()) => {
+                let told = self.channel.lock().queue.told(item.number);
+                self.channel.write(self.channel.records(told));
+                self.works(true);
+            }
+            Err(failure) if failure.for_good => {
+                tracing::warn!(channel = self.channel.name, notice = %item.notice.id, "given up: {}", failure.why);
+                let gone = self.channel.lock().queue.give_up(item.number);
+                self.channel.write(self.channel.records(gone));
+                self.note_error(&failure);
+            }
+            Err(failure) => {
+                self.channel.lock().queue.failed();
+                self.fails(&failure);
+            }
+        }
+    }
+
+    /// `None` when the node stops meanwhile.
+    async fn attempt(
+        &mut self,
+        item: &Item,
+        stop: &CancellationToken,
+    ) -> Option<Result<(), Failure>> {
+        let sent = tokio::time::timeout(TRY, self.driver.send(item));
+        tokio::select! {
+            () = stop.cancelled() => None,
+            sent = sent => Some(sent.unwrap_or_else(|_| {
+                Err(Failure::new(format!("no end within {} s", TRY.as_secs())))
+            })),
+        }
+    }
+
+    /// A test alarm, past the queue.
+    async fn test(&mut self, ask: Ask, stop: &CancellationToken) {
+        let at = clock::wall();
+        let item = Item {
+            number: 0,
+            missed: 0,
+            notice: Arc::new(test_notice(&self.channel.name, at)),
+        };
+        let result = self.attempt(&item, stop).await;
+        match result {
+            None => drop(ask.send(Err("the node is stopping".to_owned()))),
+            Some(Ok(())) => {
+                // What waits goes at once.
+                self.works(false);
+                drop(ask.send(Ok(())));
+            }
+            Some(Err(failure)) => {
+                self.note_error(&failure);
+                drop(ask.send(Err(failure.why)));
+            }
+        }
+    }
+
+    fn works(&mut self, counted: bool) {
+        self.backoff.succeeded();
+        {
+            let mut state = self.channel.lock();
+            state.view.last_success = Some(clock::wall());
+            state.view.sent += u64::from(counted);
+            state.view.failures = 0;
+            state.view.retry_at = None;
+        }
+        // While some still wait, one that fails every now and then would be an alarm every now and then.
+        if self.told && self.channel.lock().queue.is_empty() {
+            self.told = false;
+            self.alarms.clear(DOWN, &self.channel.name);
+        }
+    }
+
+    fn note_error(&self, failure: &Failure) {
+        let mut state = self.channel.lock();
+        state.view.last_error = Some((clock::wall(), failure.why.clone()));
+    }
+
+    fn fails(&mut self, failure: &Failure) {
+        let now = clock::now();
+        self.backoff.failed(now, &self.pace, &self.channel.name);
+        let failures = self.backoff.failures();
+        let wait = self.backoff.wait(now).map(|at| at.saturating_sub(now.mono));
+        let wait = wait.map_or(0, |w| u64::try_from(w.as_millis()).unwrap_or(u64::MAX));
+        let queued = {
+            let mut state = self.channel.lock();
+            state.view.failures = failures;
+            state.view.retry_at = Some(UnixMillis(now.wall.0.saturating_add(wait)));
+            state.queue.len()
+        };
+        self.note_error(failure);
+        tracing::debug!(
+            channel = self.channel.name,
+            failures,
+            "not sent: {}",
+            failure.why
+        );
+        if failures >= TOLD {
+            self.told = true;
+            let text = format!(
+                "alarms can't be sent by {} to {}: {}; {queued} wait and are tried again: see `vmsync alarms channels`, then `vmsync alarms test {}`",
+                self.channel.kind, self.channel.target, failure.why, self.channel.name
+            );
+            self.alarms.raise(DOWN, &self.channel.name, &text);
+        }
+    }
+
+    fn tell_of_dropped(&mut self) {
+        let (dropped, empty) = {
+            let state = self.channel.lock();
+            (state.queue.dropped(), state.queue.is_empty())
+        };
+        if dropped > self.dropped {
+            self.dropped = dropped;
+            let text = format!(
+                "{dropped} notices for {} were dropped or given up since the start; the list of alarms is complete: raise alarms.queue where this is too few",
+                self.channel.target
+            );
+            self.alarms.raise(DROPPED, &self.channel.name, &text);
+        } else if empty && dropped > 0 {
+            self.alarms.clear(DROPPED, &self.channel.name);
+        }
+    }
+}
+
+fn test_notice(name: &str, at: UnixMillis) -> Notice {
+    Notice {
+        id: Uuid::new_v4(),
+        at,
+        what: What::Test(Facts {
+            number: 0,
+            code: "test".to_owned(),
+            subject: name.to_owned(),
+            text: "somebody asked whether this channel works; nothing is wrong".to_owned(),
+            severity: Severity::Notice,
+            since: at,
+        }),
+    }
+}
