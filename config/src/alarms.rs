@@ -190,9 +190,11 @@ pub const EVENT_KINDS: &[&str] = &[
     "merged",
     "message",
     "mwi",
+    "order",
     "ownership",
     "phase",
     "started",
     "sync",
+    "topology",
     "vrl",
 ];

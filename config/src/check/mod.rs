@@ -4,8 +4,8 @@
 //! whatever the others found. Rules that join several keys speak only when all of these are
 //! right by themselves.
 
-mod features;
 mod alarms;
+mod features;
 mod limits;
 mod mail;
 mod names;

@@ -29,9 +29,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use vmsync_config::{
-    Config, Destination,
+    Config,
     alarms::{self as configured, SnmpVersion, SyslogTransport},
-    words::{NodeId, UnixMillis},
+    words::{GroupName, NodeId, UnixMillis},
 };
 use vmsync_core::alarm::{self, Change, Facts, Filter, Item, Notice, Queue, What, told_by};
 use vmsync_store::{Store, StoreError};
@@ -39,6 +39,7 @@ use vmsync_store::{Store, StoreError};
 use crate::{
     alarms::{Alarm, Write},
     app::App,
+    topology::Topology,
 };
 
 /// A channel does not work.
@@ -60,7 +61,7 @@ struct Inner {
     /// None where there is no channel.
     me: Option<NodeId>,
     /// Of each subject that both nodes know: who tells of it.
-    tellers: BTreeMap<String, NodeId>,
+    tellers: Mutex<BTreeMap<String, NodeId>>,
     list: Vec<Arc<Channel>>,
 }
 
@@ -112,7 +113,7 @@ impl Channels {
         Self {
             inner: Arc::new(Inner {
                 me: None,
-                tellers: BTreeMap::new(),
+                tellers: Mutex::default(),
                 list: Vec::new(),
             }),
         }
@@ -155,7 +156,7 @@ impl Channels {
         Ok(Self {
             inner: Arc::new(Inner {
                 me: Some(config.node.id.clone()),
-                tellers: tellers(config),
+                tellers: Mutex::new(tellers(&Topology::configured(config))),
                 list: list.collect(),
             }),
         })
@@ -202,6 +203,16 @@ impl Channels {
         Ok(())
     }
 
+    /// From now on goes by `topology`, which was switched live.
+    pub(crate) fn follow(&self, topology: &Topology) {
+        *self.tellers() = tellers(topology);
+    }
+
+    fn tellers(&self) -> MutexGuard<'_, BTreeMap<String, NodeId>> {
+        let tellers = self.inner.tellers.lock();
+        tellers.unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// All of them, in the order of the configuration.
     pub fn list(&self) -> &[Arc<Channel>] {
         &self.inner.list
@@ -213,8 +224,8 @@ impl Channels {
         alarm: &Alarm,
         what: fn(Facts) -> What,
     ) -> Vec<(String, Option<Vec<u8>>)> {
-        let teller = self.inner.tellers.get(&alarm.subject);
-        let ours = |me: &NodeId| told_by(me, &alarm.code, teller);
+        let teller = self.tellers().get(&alarm.subject).cloned();
+        let ours = |me: &NodeId| told_by(me, &alarm.code, teller.as_ref());
         if !self.inner.me.as_ref().is_some_and(ours) {
             return Vec::new();
         }
@@ -336,25 +347,25 @@ impl Channel {
     }
 }
 
-/// Who tells of a failover: the backup of the group that the subject, a system or a group, belongs to.
-fn tellers(config: &Config) -> BTreeMap<String, NodeId> {
-    let groups = config.groups();
-    let role = |destination| match destination {
-        Destination::Primary => "primary",
-        Destination::Secondary => "secondary",
+/// Who tells what both nodes list: the backup of the group that the subject, a system or a group, belongs to; of the
+/// pair as a whole the backup of the first.
+fn tellers(topology: &Topology) -> BTreeMap<String, NodeId> {
+    let groups = topology.groups();
+    let backup = |name: &GroupName| {
+        let group = groups.iter().find(|g| g.name == *name);
+        group.map(|g| g.backup.clone())
     };
-    let of = |name: &str| {
-        groups
-            .iter()
-            .find(|g| g.name.as_str() == name)
-            .map(|g| g.backup.clone())
-    };
-    let systems = config.systems.iter();
-    let systems = systems.filter_map(|s| Some((s.name.to_string(), of(role(s.destination))?)));
+    let systems = topology.systems.iter().filter_map(|system| {
+        let group = topology.group_of(Some(system.name.as_str()));
+        Some((system.name.to_string(), backup(&group)?))
+    });
+    let pair = groups
+        .first()
+        .map(|g| ("pair".to_owned(), g.backup.clone()));
     let named = groups
         .iter()
         .map(|g| (g.name.to_string(), g.backup.clone()));
-    named.chain(systems).collect()
+    pair.into_iter().chain(named).chain(systems).collect()
 }
 
 struct Spec {

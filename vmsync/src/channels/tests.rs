@@ -212,8 +212,14 @@ fn every_alarm_there_is_stands_in_the_catalogue_and_in_the_manual() {
             );
         }
     }
-    // Handed on: of `mailroom`, `delivery/watch`, and the receiver's events.
+    // Handed on: of `node/sight`, `mailroom`, `delivery/watch`, and the receiver's events.
     let indirect = [
+        "heartbeat_lost",
+        "smtp_lost",
+        "peer_lost",
+        "witness_unseen",
+        "maintenance",
+        "flapping",
         "wire_version",
         "bad_signature",
         "email_delayed",

@@ -144,8 +144,9 @@ impl Node {
             })
             .await
             .map_err(|e| e.to_string())?;
-        app.topology
-            .set(Topology::switched(&app.config, &agreed.switched));
+        let topology = Topology::switched(&app.config, &agreed.switched);
+        app.alarms.channels().follow(&topology);
+        app.topology.set(topology);
         let mut random = rand::rng();
         let mut session = Session::new(origin, nonce(), random.random());
         session.probe_every(Some(app.config.pair.probe));

@@ -50,6 +50,7 @@ impl Node {
             mode = super::mode_name(topology.mode),
             "mode and systems as switched live"
         );
+        self.app.alarms.channels().follow(&topology);
         self.app.topology.set(topology);
         self.groups = loaded;
         self.sight_changed();

@@ -9,8 +9,9 @@ use vmsync_config::{
 
 /// Bytes of an event's facts that are told; of a larger one only that it happened.
 const EVENT_BYTES: usize = 64 * 1024;
-/// Alarms of the pair's shared state, which both nodes list, end so.
-const SHARED: &str = "_failover";
+/// Alarms of the pair's shared state, which both nodes list: those that end so, and these.
+const FAILOVER: &str = "_failover";
+const SHARED: [&str; 2] = ["flapping", "maintenance"];
 
 /// One thing to tell, the same on every channel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,7 +139,8 @@ impl Filter {
 /// (a failover, R-AL-1) the group's `backup` tells: it decides both the begin and the end of resilience
 /// (docs/decisions/0016-alarm-channels.md), so that there is one notice of each, from one sender.
 pub fn told_by(me: &NodeId, code: &str, backup: Option<&NodeId>) -> bool {
-    !code.ends_with(SHARED) || backup.is_none_or(|backup| backup == me)
+    let shared = code.ends_with(FAILOVER) || SHARED.contains(&code);
+    !shared || backup.is_none_or(|backup| backup == me)
 }
 
 #[cfg(test)]
