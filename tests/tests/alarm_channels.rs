@@ -3,6 +3,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
+    clippy::pedantic,
     reason = "a test says what failed by panicking"
 )]
 

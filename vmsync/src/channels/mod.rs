@@ -332,13 +332,12 @@ impl Channel {
             alarm: None,
             notices,
         };
-        match self.writer.try_send(write) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_)) => tracing::error!(
+        // Gone: the node is stopping.
+        if let Err(TrySendError::Full(_)) = self.writer.try_send(write) {
+            tracing::error!(
                 channel = self.name,
                 "the state of a notice is not kept over a restart: the writer does not keep up"
-            ),
-            Err(TrySendError::Disconnected(_)) => {}
+            );
         }
     }
 

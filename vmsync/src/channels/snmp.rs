@@ -210,9 +210,8 @@ async fn ask<T>(
                 }
             }
         };
-        match timeout(ANSWER, heard).await {
-            Ok(made) => return made.map(Some),
-            Err(_) => {}
+        if let Ok(made) = timeout(ANSWER, heard).await {
+            return made.map(Some);
         }
     }
     Ok(None)

@@ -12,7 +12,7 @@ use crate::{alarms::Alarms, clock, events::EventHub};
 
 const MANUAL: &str = include_str!("../../../docs/alarms.md");
 
-fn config(folder: &Path, role: &str, mode: &str, more: &str) -> Config {
+fn config(folder: &Path, role: &str) -> Config {
     let (one, two, destination) = match role {
         "primary" => ("vmpro1", "vmpro2", "99999"),
         _ => ("vmpro2", "vmpro1", "99999"),
@@ -20,7 +20,7 @@ fn config(folder: &Path, role: &str, mode: &str, more: &str) -> Config {
     let text = format!(
         r#"
         node = {{ id = "{one}", fqdn = "{one}.example.com", role = "{role}", data_dir = "data" }}
-        pair = {{ mode = "{mode}", peer = "{two}.example.com", peer_url = "http://{two}.example.com:8080", key_file = "k" }}
+        pair = {{ mode = "single-active", peer = "{two}.example.com", peer_url = "http://{two}.example.com:8080", key_file = "k" }}
         tls = {{ require = false }}
         http = {{ listen = "0.0.0.0:8080", tokens_file = "tokens" }}
         [[systems]]
@@ -29,7 +29,6 @@ fn config(folder: &Path, role: &str, mode: &str, more: &str) -> Config {
         [[alarms.syslog]]
         name = "log"
         server = "127.0.0.1"
-        {more}
         "#
     );
     let file = folder.join("vmsync.toml").display().to_string();
@@ -68,7 +67,7 @@ fn waiting(alarms: &Alarms) -> Vec<String> {
 #[test]
 fn begin_and_end_wait_over_a_restart_and_an_acknowledgement_is_neither() {
     let folder = tempfile::tempdir().unwrap();
-    let config = config(folder.path(), "secondary", "single-active", "");
+    let config = config(folder.path(), "secondary");
     let (store, alarms) = open(&config);
     alarms.raise("disk_full", "vmpro2", "no space");
     alarms.raise("disk_full", "vmpro2", "still no space");
@@ -106,11 +105,9 @@ fn begin_and_end_wait_over_a_restart_and_an_acknowledgement_is_neither() {
 fn a_failover_is_told_by_the_node_that_backs_up() {
     for (role, told) in [("primary", 0), ("secondary", 1)] {
         let folder = tempfile::tempdir().unwrap();
-        let config = config(folder.path(), role, "single-active", "");
+        let config = config(folder.path(), role);
         let (_, alarms) = open(&config);
-        for subject in ["branch"] {
-            alarms.raise("voicemail_failover", subject, "words");
-        }
+        alarms.raise("voicemail_failover", "branch", "words");
         assert_eq!(waiting(&alarms).len(), told, "{role}");
         assert_eq!(alarms.active(), 1, "both list it");
     }
@@ -119,7 +116,7 @@ fn a_failover_is_told_by_the_node_that_backs_up() {
 #[test]
 fn what_waits_for_a_channel_that_is_gone_is_dropped() {
     let folder = tempfile::tempdir().unwrap();
-    let mut config = config(folder.path(), "primary", "single-active", "");
+    let mut config = config(folder.path(), "primary");
     let store = {
         let (store, alarms) = open(&config);
         alarms.raise("disk_full", "vmpro1", "no space");
