@@ -281,6 +281,16 @@ async fn in_maintenance_nothing_is_decided_without_an_operator() {
         "callers are answered"
     );
 
+    // Asked again, the new words and the new time count; status says until when.
+    put(backup, json!({"reason": "it takes longer", "for": "2h"}))
+        .send()
+        .await
+        .must_be(200);
+    let until = |s: &Value| s["groups"][0]["waiting_until"].is_string();
+    let status = shows(backup, "until when it waits", until).await;
+    let words = status["groups"][0]["failback"]["waiting_for"].to_string();
+    assert!(words.contains("it takes longer"), "{words}");
+
     // It outlives the process, and ends at the node that is there.
     backup.kill().await;
     backup.start().await;

@@ -112,6 +112,10 @@ pub struct GroupStatus {
     pub serving_here: String,
     /// What failback does and waits for.
     pub failback: FailbackStatus,
+    /// When the next thing it waits for is so by time alone, RFC 3339: `failover_after`, `stable_for`,
+    /// the hold-off, the timeout, the end of maintenance mode.
+    #[serde(default)]
+    pub waiting_until: Option<String>,
     /// Active calls of this group on the owner.
     pub calls: u32,
     /// Registrations of desk phones refused as evidence because the home was visible (R-FO-5).

@@ -224,6 +224,11 @@ impl Node {
                 deadline: deadline.map(rfc3339),
                 waiting_for: group.decision.waiting_for.clone(),
             },
+            waiting_until: group
+                .decision
+                .deadline
+                .filter(|at| *at > now.mono)
+                .map(|at| rfc3339(wall_at(at, now))),
             calls: self.calls_on_owner(index),
             phones_refused: u32::try_from(group.evidence.refused()).unwrap_or(u32::MAX),
             phones_counted: group.evidence.desk_phones(),

@@ -129,6 +129,9 @@ fn group_card(group: &GroupStatus, admin: bool, named: bool) -> Markup {
                 div.waiting {
                     h3 { @if away { "Failback waits for" } @else { "Failover waits for" } }
                     ul { @for what in &group.failback.waiting_for { li { (what) } } }
+                    @if let Some(next) = &group.waiting_until {
+                        p { "By time alone the next of these is so at " (time(next)) "." }
+                    }
                     @if let Some(deadline) = &group.failback.deadline {
                         p { "At the latest at " (time(deadline)) "." }
                     }
