@@ -5,6 +5,7 @@ use std::{fmt::Write as _, fs, path::Path};
 
 use vmsync_callflows::check;
 
+/// R-CF-4.
 #[test]
 fn every_error_is_told_with_its_place() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bad");

@@ -18,6 +18,7 @@ use vmsync_callflows::{
     Digits, Event, Heading, Kept, PinAnswer, Run, State, Variables, built_in, check,
 };
 
+/// R-CF-2, R-CF-3: the flows that come with the program.
 #[test]
 fn every_dialogue_goes_as_written() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dialogues");

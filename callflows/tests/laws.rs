@@ -1,4 +1,4 @@
-//! What holds whatever the bytes and whatever the caller does.
+//! What holds whatever the bytes and whatever the caller does (R-CF-7: a pure step function).
 
 #![allow(
     clippy::unwrap_used,
@@ -20,6 +20,7 @@ fn now() -> Zoned {
     "2026-11-23T09:00:00+01:00[+01:00]".parse().unwrap()
 }
 
+/// R-CF-1.
 #[test]
 fn the_flows_that_come_with_the_program_are_valid() {
     for (name, source) in BUILT_IN {

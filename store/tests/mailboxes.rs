@@ -14,6 +14,7 @@ use vmsync_store::{
     model::{Counts, MailboxPatch, MessageState},
 };
 
+/// R-MB-1, R-MB-2, R-MB-3.
 #[test]
 fn a_mailbox_is_created_changed_and_listed() {
     let (_dir, store) = node("vmpro1");
@@ -54,6 +55,7 @@ fn a_mailbox_is_created_changed_and_listed() {
     assert_sound(&store);
 }
 
+/// R-MB-1: only its hash is kept.
 #[test]
 fn a_pin_is_checked_and_never_shown() {
     let (_dir, store) = node("vmpro1");
@@ -77,6 +79,7 @@ fn a_pin_is_checked_and_never_shown() {
     assert_eq!(store.totals().unwrap().messages, 0);
 }
 
+/// R-MB-4.
 #[test]
 fn a_message_goes_through_its_states() {
     let (dir, store) = node("vmpro1");
@@ -208,6 +211,7 @@ fn a_mailbox_takes_nothing_when_unknown_disabled_or_full() {
     assert!(matches!(wrong, Err(StoreError::Invalid(_))));
 }
 
+/// R-MB-7.
 #[test]
 fn greetings_are_set_replaced_and_removed_with_their_files() {
     let (dir, store) = node("vmpro1");

@@ -202,6 +202,7 @@ fn deleting_a_mailbox_never_deletes_a_message_it_had_not_seen() {
     assert_same(&a, &b);
 }
 
+/// R-CF-5, R-CF-6, R-MB-7.
 #[test]
 fn a_greeting_and_a_call_flow_changed_apart_are_both_kept() {
     let (_a, a) = node("vmpro1");

@@ -377,6 +377,7 @@ async fn nothing_forces_failback_to_a_home_that_is_away() {
 }
 
 /// R-FO-1, shortened: the home is away, and a desk phone of it registers at the backup's system.
+/// R-FO-1, and its alarm (R-AL-1).
 #[tokio::test]
 async fn a_desk_phone_fails_over_and_a_softphone_does_not() {
     let pair = Pair::laid_out().await;

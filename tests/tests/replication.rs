@@ -37,6 +37,7 @@ async fn mail(pair: &Pair, node: &Node, mailbox: &str, message_id: &str, wav: &[
         .to_owned()
 }
 
+/// R-SY-1: messages.
 #[tokio::test]
 async fn a_message_taken_by_either_node_is_at_the_other_byte_for_byte() {
     let pair = Pair::start().await;
@@ -56,6 +57,7 @@ async fn a_message_taken_by_either_node_is_at_the_other_byte_for_byte() {
     pair.in_step().await;
 }
 
+/// R-SY-1: their state, the mailbox, greetings.
 #[tokio::test]
 async fn later_changes_reach_the_other_node() {
     let pair = Pair::start().await;

@@ -100,6 +100,7 @@ async fn without_a_session_there_is_only_the_login() {
     assert_eq!(response.headers()["location"], "/");
 }
 
+/// R-AL-3.
 #[tokio::test]
 async fn the_overview_says_who_serves_and_needs_no_script() {
     let node = Node::start().await;

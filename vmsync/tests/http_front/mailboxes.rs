@@ -81,6 +81,7 @@ async fn wrong_values_are_named() {
     );
 }
 
+/// R-MB-13.
 #[tokio::test]
 async fn the_light_follows_the_messages_and_clear_puts_it_out() {
     let node = Node::start().await;

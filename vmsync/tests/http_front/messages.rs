@@ -14,6 +14,7 @@ async fn inbox() -> Node {
     node
 }
 
+/// R-IN-1, R-MB-6.
 #[tokio::test]
 async fn a_message_left_is_heard_byte_for_byte() {
     let node = inbox().await;

@@ -7,6 +7,7 @@ use vmsync_core::wire::{Head, Left};
 
 use crate::duo::{Duo, LATENCY, SECOND, at, met, origin};
 
+/// R-SY-5.
 #[test]
 fn stalled_says_since_when_and_why() {
     let mut duo = Duo::new();
