@@ -86,6 +86,8 @@ pub struct Config {
     pub http: Http,
     /// Call recordings.
     pub vrl: Vrl,
+    /// What this node may do by itself.
+    pub rights: Rights,
     /// Call flows.
     pub callflows: Callflows,
     /// The PBX systems whose users take their voicemail from the pair. May be empty in single-active.
@@ -325,6 +327,16 @@ pub struct VrlServer {
     pub user: String,
     /// File with its password on the first line.
     pub password_file: PathBuf,
+}
+
+/// `[rights]`: this node's own entitlements (R-FO-8). By default the secondary of a single-active
+/// pair has none and honours the primary's; every other node has both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rights {
+    /// The voicemail licence.
+    pub voicemail_licence: bool,
+    /// The media-manager right (R-VR-3).
+    pub media_manager: bool,
 }
 
 /// `[callflows]`.

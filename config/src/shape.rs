@@ -58,6 +58,7 @@ section! {
         smtp: Smtp,
         http: Http,
         vrl: Vrl,
+        rights: Rights,
         callflows: Callflows,
         systems: List<System>,
         locations: List<Location>,
@@ -216,6 +217,14 @@ section! {
         passive_ports: Field<PortRange>,
         user: Field<String>,
         password_file: Field<PathBuf>,
+    }
+}
+
+section! {
+    /// `[rights]`.
+    Rights {
+        voicemail_licence: Field<bool>,
+        media_manager: Field<bool>,
     }
 }
 

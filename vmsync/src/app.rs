@@ -24,6 +24,7 @@ use crate::{
     features::{Features, PhoneAdvice},
     keys::Tokens,
     node::{Command, OneSided},
+    rights::RightsBook,
     smtp::Refusals,
     status::Status,
     topology::{Topology, TopologyCell},
@@ -50,6 +51,8 @@ pub struct App {
     pub calls: Calls,
     /// Alarms.
     pub alarms: Alarms,
+    /// What this node may do.
+    pub rights: RightsBook,
     /// The other features of each system.
     pub features: Features,
     /// Recordings; on the secondary, where a remote is configured.

@@ -25,6 +25,7 @@ pub mod mailroom;
 pub mod node;
 pub mod pair;
 pub mod pki;
+pub mod rights;
 pub mod serve;
 pub mod smtp;
 pub mod status;

@@ -26,7 +26,9 @@ use crate::{
     mailroom::Mailroom,
     node,
     pair::{self, PeerClient},
-    pki, smtp, verify, vrl,
+    pki,
+    rights::{self, RightsBook},
+    smtp, verify, vrl,
 };
 
 /// How long a stop may take before it is cut short.
@@ -210,6 +212,7 @@ async fn start(
     let alarms =
         Alarms::load_for(&config, store.clone(), events.clone()).map_err(|e| e.to_string())?;
     tell_of_rebuild(&store, &alarms, &config)?;
+    let rights = RightsBook::load(&store, &config).map_err(|e| e.to_string())?;
     let features = Features::load(&store, &config, clock::now()).map_err(|e| e.to_string())?;
     let peer = PeerClient::new(
         config.pair.peer_url.clone(),
@@ -237,6 +240,7 @@ async fn start(
         alarms,
         events,
         features,
+        rights,
         vrl,
         delivery: Board::new(&config),
         smtp_refusals: Arc::default(),
@@ -247,6 +251,7 @@ async fn start(
     core.spawn(node.run(stop_core.clone()));
     core.spawn(verify::run(Arc::clone(&app), stop_core.clone()));
     core.spawn(features::run(Arc::clone(&app), stop_core.clone()));
+    core.spawn(rights::run(Arc::clone(&app), stop_core.clone()));
     delivery::start(&app, core, stop_core)?;
     Channels::start(&app, core, stop_core)?;
 

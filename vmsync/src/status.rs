@@ -36,6 +36,9 @@ pub struct Status {
     /// Messages to users' e-mail addresses.
     #[serde(default)]
     pub email: EmailSummary,
+    /// What this node may do, and by whose right (R-FO-8).
+    #[serde(default)]
+    pub rights: crate::rights::RightsStatus,
     /// Alarms that are not cleared.
     pub alarms: u32,
 }

@@ -19,7 +19,7 @@ use std::{
 };
 
 use crate::{
-    checked::{Callflows, Config, Failback, Http, Mode, Resilience, Role, Tls, TlsFiles},
+    checked::{Callflows, Config, Failback, Http, Mode, Resilience, Rights, Role, Tls, TlsFiles},
     defaults,
     errors::Report,
     field::Field,
@@ -77,6 +77,7 @@ pub(crate) fn config(root: &Root, folder: &Path, report: &mut Report) -> Option<
     let http = http(&root.http, &ctx, report);
     let has_tls = tls.as_ref().map(|tls| tls.files.is_some());
     let vrl = vrl::vrl(&root.vrl, has_tls, &ctx, report);
+    let rights = rights(&root.rights, &ctx);
     let callflows = callflows(&root.callflows, node.as_ref().map(|n| &n.data_dir), &ctx);
     let systems = systems::systems(&root.systems, &ctx, report);
     let locations = features::locations(&root.locations, &root.systems, report);
@@ -95,6 +96,7 @@ pub(crate) fn config(root: &Root, folder: &Path, report: &mut Report) -> Option<
         senders: senders?,
         http: http?,
         vrl: vrl?,
+        rights: rights?,
         callflows: callflows?,
         systems: systems?,
         locations: locations?,
@@ -170,6 +172,15 @@ fn http(raw: &shape::Http, ctx: &Context, report: &mut Report) -> Option<Http> {
     Some(Http {
         listen: listen?,
         tokens_file: ctx.path(tokens_file?),
+    })
+}
+
+/// Rights of its own; the secondary of a single-active pair has the primary's instead (R-FO-8).
+fn rights(raw: &shape::Rights, ctx: &Context) -> Option<Rights> {
+    let borrows = ctx.role == Some(Role::Secondary) && ctx.mode == Some(Mode::SingleActive);
+    Some(Rights {
+        voicemail_licence: raw.voicemail_licence.or(!borrows)?,
+        media_manager: raw.media_manager.or(!borrows)?,
     })
 }
 

@@ -10,6 +10,7 @@ pub mod delivery;
 pub mod features;
 pub mod intake;
 pub mod resilience;
+pub mod rights;
 pub mod smtp;
 pub mod sync;
 pub mod vrl;

@@ -185,10 +185,9 @@ async fn record(
 
 /// R-VR-1: whoever serves records. R-VR-3: in dual-active each node its own calls, given the right.
 fn may_record(app: &App, uri: &Uri) -> Result<(), Problem> {
-    if !app.config.vrl.right {
-        let detail = "vrl.right is false: this node has no media-manager right and refuses recordings (R-VR-3); hand it in at a node that has it";
-        return Err(Problem::new(Code::NoMediaManagerRight, detail));
-    }
+    app.rights
+        .may_record(app)
+        .map_err(|detail| Problem::new(Code::NoMediaManagerRight, detail))?;
     let topology = app.topology();
     let serves_one = topology.groups().iter().any(|g| {
         matches!(

@@ -270,6 +270,7 @@ mod tests {
             seen: vmsync_config::words::Vector::default(),
             ready: true,
             mode: None,
+            rights: None,
             challenge: None,
             echo: None,
         }

@@ -183,6 +183,10 @@ impl Node {
             totals: totals(self.progress.totals),
             vrl: self.vrl_summary(),
             email: self.email_summary(),
+            rights: self
+                .app
+                .rights
+                .status(self.app.topology().mode, self.peer.visible()),
             alarms: u32::try_from(self.app.alarms.active()).unwrap_or(u32::MAX),
             groups,
             sync,
@@ -484,6 +488,7 @@ pub(super) fn starting(config: &Config) -> Status {
             ..VrlSummary::default()
         },
         email: EmailSummary::default(),
+        rights: crate::rights::RightsStatus::default(),
         alarms: 0,
     }
 }

@@ -470,6 +470,7 @@ impl Node {
         match beat.result {
             Err(error) => self.peer.missed(&error),
             Ok(report) => {
+                self.app.rights.heard(report.rights, now.wall);
                 // While starting nothing is decided, so a hold can't end yet: the next beat ends it.
                 let outlived = self.started(now) && self.groups.iter().any(|g| g.outlived(&report));
                 if self.peer.restarted(&report) || outlived {
@@ -597,6 +598,7 @@ impl Node {
             seen: self.progress.seen.clone(),
             ready: self.started(now),
             mode: Some(super::mode_name(self.app.topology().mode).to_owned()),
+            rights: Some(self.app.rights.own()),
             challenge: None,
             echo: self.peer.report.as_ref().and_then(|r| r.challenge),
         }

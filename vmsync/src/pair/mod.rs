@@ -15,7 +15,7 @@ pub use routes::router;
 
 use serde::{Deserialize, Serialize};
 use vmsync_config::words::{GroupName, NodeId, Origin, UnixMillis, Vector};
-use vmsync_core::{resilience::Ownership, wire::Keys};
+use vmsync_core::{resilience::Ownership, rights::Rights, wire::Keys};
 
 use crate::{
     app::{Guard, Outcome, Refused},
@@ -63,6 +63,9 @@ pub struct Report {
     /// `single-active` or `dual-active`, as it is in force there. (None from an older release.)
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
+    /// What it may do (R-FO-8); nothing is said by an older release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rights: Option<Rights>,
     /// In an answer: what the asker's next question has to repeat to count as a sign of life.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub challenge: Option<u64>,

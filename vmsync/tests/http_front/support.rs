@@ -110,6 +110,7 @@ impl Node {
             ),
             calls: Calls::new(events.clone(), changed, config.node.id.clone()),
             alarms: Alarms::load(store.clone(), events.clone()).unwrap(),
+            rights: vmsync::rights::RightsBook::load(&store, &config).unwrap(),
             features: vmsync::features::Features::load(&store, &config, clock::now()).unwrap(),
             events,
             vrl: None,

@@ -99,6 +99,7 @@ impl Node {
             calls: Calls::new(events.clone(), Arc::default(), config.node.id.clone()),
             alarms: Alarms::load(store.clone(), events.clone()).unwrap(),
             node: handle,
+            rights: crate::rights::RightsBook::load(&store, &config).unwrap(),
             features: crate::features::Features::load(&store, &config, crate::clock::now())
                 .unwrap(),
             events,
