@@ -26,6 +26,8 @@ pub const CATALOGUE: &[Entry] = &[
     ("heartbeat_lost", Error),
     ("index_damaged", Error),
     ("index_rebuilt", Warning),
+    ("licence_grace", Warning),
+    ("licence_missing", Critical),
     ("maintenance", Notice),
     ("many_origins", Notice),
     ("not_settled", Warning),
