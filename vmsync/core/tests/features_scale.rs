@@ -27,7 +27,7 @@ const PHONES: u32 = 100_000;
 const HOUR: u64 = 3_600;
 
 fn name(n: u32) -> SystemName {
-    SystemName::new(&format!("branch-{n:05}")).unwrap()
+    SystemName::new(format!("branch-{n:05}")).unwrap()
 }
 
 fn setup(n: u32) -> Setup {
