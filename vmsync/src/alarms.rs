@@ -31,7 +31,7 @@ pub const INDEX_DAMAGED: &str = "index_damaged";
 /// The index was found damaged when it was opened, and made anew.
 pub const INDEX_REBUILT: &str = "index_rebuilt";
 /// Alarms that tell of something done: over once somebody has read them.
-const NOTICES: [&str; 1] = [INDEX_REBUILT];
+const NOTICES: [&str; 2] = [INDEX_REBUILT, "order_dropped"];
 const SPACE: &str = "alarms";
 /// Characters of a subject that are kept and compared.
 const SUBJECT: usize = 200;

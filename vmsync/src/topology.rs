@@ -97,20 +97,27 @@ fn node_of(config: &Config, destination: Destination) -> &NodeId {
 }
 
 /// The topology in force, changed by the node loop alone.
-pub struct TopologyCell(RwLock<Arc<Topology>>);
+pub struct TopologyCell {
+    now: RwLock<Arc<Topology>>,
+    /// One switch at a time: each is made over the one before.
+    pub(crate) switching: tokio::sync::Mutex<()>,
+}
 
 impl TopologyCell {
     /// The configured one.
     pub fn new(config: &Config) -> Self {
-        Self(RwLock::new(Arc::new(Topology::configured(config))))
+        Self {
+            now: RwLock::new(Arc::new(Topology::configured(config))),
+            switching: tokio::sync::Mutex::default(),
+        }
     }
 
     /// The one in force now.
     pub fn get(&self) -> Arc<Topology> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.now.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(crate) fn set(&self, topology: Topology) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(topology);
+        *self.now.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(topology);
     }
 }

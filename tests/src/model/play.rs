@@ -747,6 +747,7 @@ impl<'a> Play<'a> {
             held: owned.held,
             row: owned.by_itself.then(|| "failover-visibility".to_owned()),
             failovers: vec![wall; usize::from(owned.flaps)],
+            order: None,
         }
     }
 
@@ -870,6 +871,7 @@ impl<'a> Play<'a> {
             me: &self.setup.me(n),
             ownership: &ownership,
             peer_answers: self.sights[n].fresh(Sign::Answer, at(self.now)),
+            peer_visible: self.sights[n].sight().is_ok(),
             started: self.started(n),
             answering_first: self.setup.answering_first,
             witness: self.setup.witness.then_some(run.witness),

@@ -259,6 +259,7 @@ impl Node {
             me: &self.id,
             ownership: &live.ownership,
             peer_answers: visible,
+            peer_visible: visible,
             started,
             answering_first: true,
             witness: None,

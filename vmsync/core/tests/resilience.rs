@@ -105,6 +105,10 @@ fn who_answers() {
         ("home   silent  started  consistency", Serving::Yes),
         ("home   silent  started  consistency seen", Serving::Yes),
         ("home   silent  started  consistency unseen", isolated()),
+        (
+            "home   silent  started  consistency unseen greets",
+            Serving::Yes,
+        ),
         ("backup answers started  consistency seen", no()),
         ("backup silent  started  consistency seen", isolated()),
         ("backup silent  started  consistency", isolated()),
@@ -118,6 +122,7 @@ fn who_answers() {
             me: if has("home") { home } else { backup },
             ownership: &owned,
             peer_answers: has("answers"),
+            peer_visible: has("answers") || has("greets"),
             started: has("started"),
             answering_first: has("answering"),
             witness: has("seen")

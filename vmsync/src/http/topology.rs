@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
-use vmsync_config::Mode;
+use vmsync_config::{Config, Mode};
 
 use super::{
     extract::Json,
@@ -21,7 +21,7 @@ use crate::{
     agreed::{Agreed, TOPOLOGY},
     app::App,
     node::{destination_name, mode_name},
-    topology::Topology,
+    topology::{Switched, Topology},
 };
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
@@ -97,7 +97,10 @@ async fn change(
     Json(wanted): Json<Switch>,
 ) -> Result<Answer<TopologyAnswer>, Problem> {
     settled(&app)?;
-    let value = checked(&app.topology(), &wanted)?;
+    let _one_at_a_time = app.topology.switching.lock().await;
+    let settings = app.store(vmsync_store::Store::settings).await?;
+    let before = Agreed::read(&app.config.failback, &settings).switched;
+    let value = checked(&app.config, &before, &wanted)?;
     in_normal_operation(&app)?;
     let settings = app.store(move |store| {
         store.set_setting(TOPOLOGY, value)?;
@@ -111,7 +114,8 @@ async fn change(
 }
 
 /// The whole topology as one value: what is in force, and over it what is wanted.
-fn checked(now: &Topology, wanted: &Switch) -> Result<Value, Problem> {
+fn checked(config: &Config, before: &Switched, wanted: &Switch) -> Result<Value, Problem> {
+    let now = Topology::switched(config, before);
     let mode = match wanted.mode.as_deref() {
         None => now.mode,
         Some("single-active") => Mode::SingleActive,
@@ -126,8 +130,10 @@ fn checked(now: &Topology, wanted: &Switch) -> Result<Value, Problem> {
             "in dual-active each system must say which node serves it, and none is configured: write a [[systems]] for each on both nodes (R-TO-2)",
         ));
     }
-    let kept = now.systems.iter().map(|s| {
-        let number = destination_name(s.destination);
+    // What was chosen stays chosen, also while single-active makes everybody the primary's.
+    let kept = config.systems.iter().map(|s| {
+        let chosen = before.destinations.get(&s.name).copied();
+        let number = destination_name(chosen.unwrap_or(s.destination));
         (s.name.to_string(), Value::from(number))
     });
     let mut destinations: Map<String, Value> = kept.collect();
@@ -164,11 +170,13 @@ fn in_normal_operation(app: &App) -> Result<(), Problem> {
         )
         .coded("in_resilience"));
     }
-    if !status.peer.signs.answers {
+    let out = status.sync.out.state.as_str();
+    let mails = status.peer.signs.greeting && !matches!(out, "idle" | "stalled");
+    if !(status.peer.signs.answers && mails) {
         return Err(Problem::new(
             Code::Conflict,
             format!(
-                "{} does not answer and could not follow: switch when both nodes are there",
+                "{} could not follow: switch when it answers heartbeats and mails to it pass",
                 status.peer.id
             ),
         )

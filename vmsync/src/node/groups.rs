@@ -121,7 +121,9 @@ impl GroupState {
     /// Whether a hold is over because the home is in another life than when it began.
     pub(super) fn outlived(&self, report: &Report) -> bool {
         let of_home = self.machine.group().home == report.node;
-        of_home && self.ownership.held && self.held_life != Some(report.boot)
+        // Of a home that was never heard no life is known: the first is the one it was held in.
+        let other = self.held_life.is_some_and(|life| life != report.boot);
+        of_home && self.ownership.held && other
     }
 
     /// Decides; changes nothing.
@@ -160,6 +162,7 @@ fn known_owner(kept: Ownership, group: &Group, now: Now) -> Ownership {
         ),
         held: false,
         row: None,
+        order: None,
         ..kept
     }
 }
@@ -194,8 +197,8 @@ pub(super) fn persist(
         (HISTORY, epoch_key.as_str(), Some(bytes.as_slice())),
         (OWNERSHIP, group, Some(&bytes)),
     ];
-    if let Some(life) = &life {
-        records.push((HELD_LIFE, group, Some(life.as_bytes())));
+    if ownership.held || held_life.is_some() {
+        records.push((HELD_LIFE, group, life.as_ref().map(String::as_bytes)));
     }
     store.put_local_batch(&records)
 }

@@ -72,16 +72,23 @@ impl Node {
         now: Now,
     ) -> Result<Outcome, Refused> {
         let backup = self.groups[index].machine.group().backup.clone();
-        if request == Request::ActivateBackup {
-            return Err(refused(
-                "peer_unreachable",
-                &format!("{backup} is out of sight, so it can't take over"),
-            ));
-        }
-        let until = UnixMillis(now.wall.0.saturating_add(QUEUED_MS));
+        let patience = match request {
+            // By its mails it can be told, so it will be there soon, or not at all.
+            Request::ActivateBackup if self.peer.visible() => {
+                u64::try_from(LATE.as_millis()).unwrap_or(u64::MAX)
+            }
+            Request::ActivateBackup => {
+                return Err(refused(
+                    "peer_unreachable",
+                    &format!("{backup} is out of sight, so it can't take over"),
+                ));
+            }
+            Request::Failback { .. } => QUEUED_MS,
+        };
+        let until = UnixMillis(now.wall.0.saturating_add(patience));
         let order = self.order(index, request, guard, now.wall, until, now)?;
         let what = format!(
-            "noted: {backup} decides and is out of sight; {} as soon as both nodes have exchanged what they hold, until {until}",
+            "noted: {backup} decides and can't be asked; {} as soon as it is told and can, until {until}",
             words(&order)
         );
         self.place(index, order, what, guard.dry_run).await
@@ -141,6 +148,20 @@ impl Node {
     ) -> Result<Outcome, Refused> {
         let Ownership { owner, epoch, .. } = self.groups[index].ownership.clone();
         let group = order.group.clone();
+        if let Some(Standing::Open(stands)) = self.agreed.orders.get(&group)
+            && stands.epoch == epoch
+            && order.made <= stands.until
+        {
+            return Err(refused(
+                "already_scheduled",
+                &format!(
+                    "{} stands for {} (ordered at {}): cancel it first",
+                    words(stands),
+                    stands.at,
+                    stands.by
+                ),
+            ));
+        }
         if !dry_run {
             self.keep_order(&group, Standing::Open(order.clone()))
                 .await
@@ -164,6 +185,12 @@ impl Node {
         group: &GroupName,
         now: Now,
     ) -> Result<Option<Order>, Refused> {
+        if !self.started(now) {
+            return Err(refused(
+                "starting",
+                "this node is asking its peer before it changes anything; try again in a second",
+            ));
+        }
         let Some(Standing::Open(order)) = self.agreed.orders.get(group).cloned() else {
             return Ok(None);
         };
@@ -193,6 +220,11 @@ impl Node {
 
     /// Carries out what is due, where this node decides.
     pub(super) async fn carry_out(&mut self, now: Now) {
+        // What was ordered or cancelled at the peer meanwhile must be known first, where it is there.
+        let told = self.session.started().is_some() && self.session.pending_in() == 0;
+        if self.peer.visible() && !told {
+            return;
+        }
         for index in 0..self.groups.len() {
             self.groups[index].order_due = None;
             if self.groups[index].machine.group().backup != *self.me() {
@@ -202,7 +234,11 @@ impl Node {
             let Some(Standing::Open(order)) = self.agreed.orders.get(&name).cloned() else {
                 continue;
             };
-            let closed = match order.doing(&self.groups[index].ownership, now) {
+            let owned = &self.groups[index].ownership;
+            let done_before = owned.order.as_ref() == Some(&order.id);
+            let closed = match order.doing(owned, now) {
+                // Carried out, and then this node ended before it could close it.
+                _ if done_before => (true, owned.reason.clone()),
                 Doing::Wait(due) => {
                     self.groups[index].order_due = Some(due);
                     continue;
@@ -215,12 +251,19 @@ impl Node {
                     match (decision.refused, decision.ownership) {
                         (Some(no), _) if order.outwaits(&no) => continue,
                         (Some(no), _) => (false, no.reason),
-                        (None, Some(next)) => {
-                            let (transition, done) = (decision.row.is_some(), next.reason.clone());
+                        (None, Some(mut next)) => {
+                            let transition = decision.row.is_some();
+                            let outcome = if transition {
+                                next.order = Some(order.id.clone());
+                                next.reason.clone()
+                            } else {
+                                "failback goes on by itself, as the policy says".to_owned()
+                            };
                             if self.own(index, next, transition).await.is_err() {
                                 continue;
                             }
-                            (true, done)
+                            self.decide_all(now).await;
+                            (true, outcome)
                         }
                         (None, None) => (false, "nothing would change".to_owned()),
                     }
@@ -229,7 +272,8 @@ impl Node {
             let (done, outcome) = closed;
             if !done {
                 let text = format!("an order of an operator was not carried out: {outcome}");
-                self.app.alarms.raise("order_dropped", name.as_str(), &text);
+                let subject = format!("{name} {}", order.id.get(..8).unwrap_or_default());
+                self.app.alarms.raise("order_dropped", &subject, &text);
             }
             let closed = order.closed(done, outcome, now.wall);
             if let Err(error) = self.keep_order(&name, Standing::Closed(closed)).await {
@@ -275,14 +319,15 @@ impl Node {
         }
         let switched = agreed.switched != self.agreed.switched;
         self.agreed = agreed;
-        self.journal_read = true;
+        // At the start the settings tell what is old.
+        let news = std::mem::replace(&mut self.journal_read, true);
         if switched {
             self.switch().await;
         }
         if lines.is_empty() {
             return;
         }
-        for (group, line) in &lines {
+        for (group, line) in lines.iter().filter(|_| news) {
             if let Ok(mut data) = serde_json::to_value(line) {
                 data["group"] = group.as_str().into();
                 self.app.events.publish("order", data);

@@ -85,11 +85,20 @@ impl Peer {
         self.came(Sign::Answer, now)
     }
 
-    /// It asked, and its question counts as a sign: it repeats a challenge given a moment ago. True
-    /// when it was invisible before.
-    pub(super) fn asked(&mut self, report: &Report, now: Now) -> bool {
-        let fresh = report.echo.is_some_and(|c| self.challenges.gave(c, now));
-        fresh && self.came(Sign::Question, now)
+    /// Whether a question counts as a sign: it repeats a challenge given a moment ago.
+    pub(super) fn counts(&self, report: &Report, now: Now) -> bool {
+        report.echo.is_some_and(|c| self.challenges.gave(c, now))
+    }
+
+    /// It asked, and its question counts. True when it was invisible before.
+    pub(super) fn asked(&mut self, report: Report, now: Now) -> bool {
+        // Only answers bear challenges: the last one goes on to be repeated.
+        let challenge = self.report.as_ref().and_then(|r| r.challenge);
+        self.report = Some(Report {
+            challenge,
+            ..report
+        });
+        self.came(Sign::Question, now)
     }
 
     /// Its SMTP receiver greeted. True when it was invisible before.
@@ -152,9 +161,9 @@ impl Peer {
         gone
     }
 
-    /// When it becomes invisible, or one of its services silent, unless it gives a sign.
-    pub(super) fn deadline(&self, now: Now) -> Option<Duration> {
-        self.visibility.next_change(now.mono)
+    /// When, after that, it becomes invisible or one of its services silent, unless it gives a sign.
+    pub(super) fn deadline(&self, after: Duration) -> Option<Duration> {
+        self.visibility.next_change(after)
     }
 }
 
@@ -270,6 +279,7 @@ mod tests {
             seen: vmsync_config::words::Vector::default(),
             ready: true,
             mode: None,
+            backs_up: None,
             rights: None,
             challenge: None,
             echo: None,
@@ -320,17 +330,18 @@ mod tests {
     fn a_question_counts_when_it_repeats_a_fresh_challenge() {
         let mut peer = Peer::new(Duration::from_secs(5), true, at(0));
         let asks = |echo| Report { echo, ..report() };
-        assert!(!peer.asked(&asks(None), at(0)), "of an older release");
+        assert!(!peer.counts(&asks(None), at(0)), "of an older release");
         let challenge = peer.challenge(at(1_000));
         assert!(
-            !peer.asked(&asks(Some(challenge ^ 1)), at(1_100)),
+            !peer.counts(&asks(Some(challenge ^ 1)), at(1_100)),
             "made up"
         );
         assert!(!peer.visible());
-        assert!(peer.asked(&asks(Some(challenge)), at(2_000)));
+        assert!(peer.counts(&asks(Some(challenge)), at(2_000)));
+        assert!(peer.asked(asks(Some(challenge)), at(2_000)));
         assert!(peer.visible() && peer.speaks(at(2_000)) && !peer.answers(at(2_000)));
         assert!(peer.vanished(at(7_000)));
-        let replayed = peer.asked(&asks(Some(challenge)), at(7_001));
+        let replayed = peer.counts(&asks(Some(challenge)), at(7_001));
         assert!(!replayed && !peer.visible(), "played again after its time");
         for n in 0..10_000 {
             peer.challenge(at(8_000 + n));

@@ -236,6 +236,7 @@ mod tests {
             held: false,
             row: None,
             failovers: Vec::new(),
+            order: None,
         };
         keep_failback(&store, &next, &FailbackProof::new(Some(proof.clone()))).unwrap();
         let told = failback_proof(&store, &group, 2).unwrap().unwrap();

@@ -329,6 +329,9 @@ impl Node {
     fn links(&self) -> Vec<LinkStatus> {
         let config = &self.app.config;
         let backs_up = config.resilience.backs_up_voicemail;
+        // R-TO-6 is a switch of each direction: the other one is the peer's.
+        let report = self.peer.report.as_ref();
+        let backed_up = report.and_then(|r| r.backs_up).unwrap_or(backs_up);
         let topology = self.app.topology();
         let systems = topology.systems.iter().map(|system| {
             let group = self.app.group_of(Some(system.name.as_str()));
@@ -338,7 +341,7 @@ impl Node {
             let shown = colour(Link {
                 up: mine || self.peer.visible(),
                 i_back_it_up: backs_up && backup,
-                it_backs_me_up: backs_up && !backup,
+                it_backs_me_up: backed_up && !backup,
                 i_serve_it: !mine && group.is_some_and(|g| g.ownership.owner == *self.me()),
             });
             LinkStatus {

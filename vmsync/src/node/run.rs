@@ -60,6 +60,11 @@ pub struct Node {
     pub(super) witness: Option<WitnessSight>,
     /// Since when the nodes are in different modes; a moment is usual when they are switched.
     pub(super) modes_differ: Option<Duration>,
+    /// Since when, in this sight of the peer, both have exchanged what they hold; an exchange that is
+    /// begun anew does not begin the failback's clock anew (R-FB-5).
+    pub(super) exchanged: Option<Duration>,
+    /// When the last turn decided: what fell due since is not slept over.
+    decided_at: Duration,
     pub(super) progress: Progress,
     pub(super) started_at: Now,
     pub(super) startup: Startup,
@@ -159,6 +164,8 @@ impl Node {
             agreed,
             journal_read: false,
             modes_differ: None,
+            exchanged: None,
+            decided_at: now.mono,
             witness: app
                 .config
                 .witness
@@ -286,11 +293,8 @@ impl Node {
     }
 
     async fn next(&mut self, lines: &mut Lines, stop: &CancellationToken) -> Input {
-        let now = clock::now();
-        let rest = self
-            .deadline(now)
-            .saturating_sub(now.mono)
-            .clamp(REST, TICK);
+        let now = clock::now().mono;
+        let rest = self.deadline(now).saturating_sub(now).clamp(REST, TICK);
         tokio::select! {
             () = stop.cancelled() => Input::Stop,
             command = self.seat.commands.recv() => command.map_or(Input::Stop, Input::Command),
@@ -305,15 +309,19 @@ impl Node {
         }
     }
 
-    fn deadline(&self, now: Now) -> Duration {
+    fn deadline(&self, now: Duration) -> Duration {
         let groups = self.groups.iter().filter_map(|g| g.decision.deadline);
         groups
-            // One that has passed was acted on, or can't be before something else happens.
-            .filter(|at| *at > now.mono)
-            .chain(self.peer.deadline(now))
-            .chain(self.witness.as_ref().and_then(|w| w.deadline(now)))
+            // One that had passed then was acted on, or can't be before something else happens.
+            .filter(|at| *at > self.decided_at)
+            .chain(self.peer.deadline(self.decided_at))
+            .chain(
+                self.witness
+                    .as_ref()
+                    .and_then(|w| w.deadline(self.decided_at)),
+            )
             .chain(self.groups.iter().filter_map(|g| g.order_due))
-            .chain(self.startup.deadline(now.mono))
+            .chain(self.startup.deadline(now))
             .chain(self.session.next_deadline())
             .min()
             .unwrap_or(Duration::MAX)
@@ -331,7 +339,9 @@ impl Node {
         while let Ok(greeted) = lines.greetings.try_recv() {
             self.greeted(greeted);
         }
+        self.adopt_told().await;
         let now = clock::now();
+        self.decided_at = now.mono;
         if self.peer.vanished(now) {
             tracing::warn!(peer = %self.app.config.pair.peer_id, why = self.peer.reason.as_deref(), "the peer is out of sight");
             self.out_of_sight(now);
@@ -339,6 +349,7 @@ impl Node {
         if !self.peer.visible() {
             lines.abandon.notify_waiters();
         }
+        self.exchanged = self.exchanged.or(self.session.started());
         self.expire_calls(now);
         if self.startup.done(now.mono) && self.remember().await {
             self.decide_all(now).await;
@@ -378,8 +389,11 @@ impl Node {
         match command {
             Command::Heartbeat { report, answer } => {
                 self.adopt(&report.groups).await;
-                if self.peer.asked(&report, now) {
-                    self.in_sight(now);
+                if self.peer.counts(&report, now) {
+                    self.restarted(&report, now).await;
+                    if self.peer.asked(report, now) {
+                        self.in_sight(now);
+                    }
                 }
                 self.waiting.heartbeats.push(answer);
             }
@@ -441,6 +455,8 @@ impl Node {
                     after,
                     now,
                 );
+                // What is said to count is known after a restart.
+                self.keep_evidence().await;
                 let _ = answer.send(seen);
             }
             Command::Phones { answer } => drop(answer.send(self.phones.list())),
@@ -471,16 +487,7 @@ impl Node {
             Err(error) => self.peer.missed(&error),
             Ok(report) => {
                 self.app.rights.heard(report.rights, now.wall);
-                // While starting nothing is decided, so a hold can't end yet: the next beat ends it.
-                let outlived = self.started(now) && self.groups.iter().any(|g| g.outlived(&report));
-                if self.peer.restarted(&report) || outlived {
-                    tracing::info!(peer = %self.app.config.pair.peer_id, "the peer was started anew");
-                    self.peer.lost(now);
-                    self.out_of_sight(now);
-                    if self.started(now) {
-                        self.decide_all(now).await;
-                    }
-                }
+                self.restarted(&report, now).await;
                 let groups = report.groups.clone();
                 if self.peer.answered(report, now) {
                     self.in_sight(now);
@@ -517,6 +524,20 @@ impl Node {
         self.sight_changed();
     }
 
+    /// Another life of the peer means that it went away and came back, however quickly.
+    async fn restarted(&mut self, report: &Report, now: Now) {
+        // While starting nothing is decided, so a hold can't end yet: the next beat ends it.
+        let outlived = self.started(now) && self.groups.iter().any(|g| g.outlived(report));
+        if self.peer.restarted(report) || outlived {
+            tracing::info!(peer = %self.app.config.pair.peer_id, "the peer was started anew");
+            self.peer.lost(now);
+            self.out_of_sight(now);
+            if self.started(now) {
+                self.decide_all(now).await;
+            }
+        }
+    }
+
     fn expire_calls(&mut self, now: Now) {
         for call in self.app.calls.expire(now, self.app.config.limits.call_idle) {
             tracing::warn!(call = %call, "a call without sign of life no longer counts (R-FB-8)");
@@ -524,6 +545,7 @@ impl Node {
     }
 
     fn out_of_sight(&mut self, now: Now) {
+        self.exchanged = None;
         self.session.visible(false, nonce(), now);
         self.sight_changed();
     }
@@ -542,7 +564,11 @@ impl Node {
             peer: self.peer.sight(),
             speaks: self.peer.speaks(now),
             witness: self.witness(now),
-            sync_started: self.session.started().filter(|_| ready),
+            sync_started: self
+                .session
+                .started()
+                .filter(|_| ready)
+                .map(|now| self.exchanged.unwrap_or(now)),
             sync_finished: self.session.finished(),
             pending_operations: self.session.pending_out() + self.session.pending_in(),
         }
@@ -576,6 +602,7 @@ impl Node {
             me: self.me(),
             ownership: &self.groups[index].ownership,
             peer_answers: self.peer.answers(now),
+            peer_visible: self.peer.visible(),
             started: self.started(now),
             answering_first: self.app.config.resilience.answering_beats_consistency,
             witness: self.witness(now),
@@ -598,6 +625,7 @@ impl Node {
             seen: self.progress.seen.clone(),
             ready: self.started(now),
             mode: Some(super::mode_name(self.app.topology().mode).to_owned()),
+            backs_up: Some(self.app.config.resilience.backs_up_voicemail),
             rights: Some(self.app.rights.own()),
             challenge: None,
             echo: self.peer.report.as_ref().and_then(|r| r.challenge),

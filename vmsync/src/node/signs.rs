@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use vmsync_config::{Witness, words::Now};
-use vmsync_core::resilience::Lost;
+use vmsync_core::resilience::{Lost, Standing};
 
 use super::Node;
 use crate::clock;
@@ -60,9 +60,9 @@ impl WitnessSight {
         self.until().is_some_and(|until| now.mono < until)
     }
 
-    /// When it becomes unseen unless it answers.
-    pub(super) fn deadline(&self, now: Now) -> Option<Duration> {
-        self.until().filter(|until| now.mono < *until)
+    /// When, after that, it becomes unseen unless it answers.
+    pub(super) fn deadline(&self, after: Duration) -> Option<Duration> {
+        self.until().filter(|until| after < *until)
     }
 
     /// Unseen for so long that it is worth an alarm; a start is given the time to ask.
@@ -224,6 +224,19 @@ impl Node {
             )
         });
         for group in &self.groups {
+            // The node that carries it out tells by itself; this one tells when that one does not come.
+            let order = self.agreed.orders.get(group.name());
+            let overdue = match order {
+                Some(Standing::Open(order)) => now.wall > order.until,
+                _ => false,
+            };
+            let name = group.name().as_str();
+            told(overdue, "order_overdue", name, &|| {
+                let backup = &group.machine.group().backup;
+                format!(
+                    "an order of an operator was not carried out in time, and {backup} has not said why; see whether it runs"
+                )
+            });
             let hold_off = group.decision.hold_off.as_ref();
             told(
                 hold_off.is_some(),
@@ -273,9 +286,9 @@ mod tests {
             result: Err("refused".to_owned()),
         });
         assert!(sight.seen(at(10)) && !sight.seen(at(11)));
-        assert_eq!(sight.deadline(at(7)), Some(Duration::from_secs(11)));
+        assert_eq!(sight.deadline(at(7).mono), Some(Duration::from_secs(11)));
         assert_eq!(
-            (sight.deadline(at(11)), sight.reason.as_deref()),
+            (sight.deadline(at(11).mono), sight.reason.as_deref()),
             (None, Some("refused"))
         );
     }

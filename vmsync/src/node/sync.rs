@@ -124,16 +124,19 @@ impl Node {
         }
     }
 
+    /// Takes over what the last heartbeat brought.
+    pub(super) async fn adopt_told(&mut self) {
+        let theirs = std::mem::take(&mut self.progress.to_adopt);
+        // Heard means adopted where it won, durably: a node that can't keep what its peer told
+        // must not go on serving what it owned before.
+        if !theirs.is_empty() && self.adopt(&theirs).await && self.remember().await {
+            self.startup.heard();
+        }
+    }
+
     /// Tells the session what is durable now, and takes over what a heartbeat brought.
     pub(super) async fn refresh_store(&mut self, now: Now) {
-        let theirs = std::mem::take(&mut self.progress.to_adopt);
-        if !theirs.is_empty() {
-            // Heard means adopted where it won, durably: a node that can't keep what its peer told
-            // must not go on serving what it owned before.
-            if self.adopt(&theirs).await && self.remember().await {
-                self.startup.heard();
-            }
-        }
+        self.adopt_told().await;
         let configured = self.app.config.failback.clone();
         self.learn_what_the_peer_holds();
         let peer_have = self.progress.peer.have().clone();

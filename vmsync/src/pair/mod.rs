@@ -2,8 +2,8 @@
 //! of recordings. Never mailbox data: that goes over SMTP alone (R-SY-1).
 //!
 //! Every exchange is signed with the pair's key in both directions. A question carries a fresh
-//! nonce which the answer repeats, so an old answer can't be played again; only an *answer* counts
-//! as a sign of life. A question that acts ([`ACT`]) also names the life of the process it is
+//! nonce which the answer repeats, so an old answer can't be played again; an *answer*
+//! is a sign of life, and a question that repeats a fresh challenge of an answer. A question that acts ([`ACT`]) also names the life of the process it is
 //! meant for, and each nonce is taken once in that life.
 
 mod client;
@@ -66,6 +66,9 @@ pub struct Report {
     /// What it may do (R-FO-8); nothing is said by an older release.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rights: Option<Rights>,
+    /// Whether that node takes over for its peer (R-TO-6). (None from an older release.)
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backs_up: Option<bool>,
     /// In an answer: what the asker's next question has to repeat to count as a sign of life.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub challenge: Option<u64>,

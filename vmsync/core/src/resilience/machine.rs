@@ -242,6 +242,7 @@ impl Machine {
             held: row.target == Target::Backup && sight.view.peer.is_ok(),
             row: Some(row.id.to_owned()),
             failovers: failovers(row, sight),
+            order: None,
         }
     }
 

@@ -75,6 +75,9 @@ pub struct Ownership {
     /// the last [`FLAP_WINDOW`]. Flap damping counts them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failovers: Vec<UnixMillis>,
+    /// The order ([`Order::id`]) that was carried out with this, if it was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<String>,
 }
 
 /// Where a group stands, derived from ownership and what is seen now.

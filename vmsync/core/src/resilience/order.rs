@@ -185,6 +185,7 @@ mod tests {
             held: false,
             row: None,
             failovers: Vec::new(),
+            order: None,
         }
     }
 

@@ -25,6 +25,7 @@ impl Ownership {
             held: false,
             row: None,
             failovers: Vec::new(),
+            order: None,
         }
     }
 }
@@ -65,6 +66,7 @@ fn settled(group: &Group, mine: &Ownership, theirs: &Ownership) -> Ownership {
         held: false,
         row: None,
         failovers: Vec::new(),
+        order: None,
     }
 }
 
@@ -91,6 +93,10 @@ pub enum Serving {
 
 /// What decides whether a node answers for a group.
 #[derive(Debug, Clone, Copy)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, each as it is"
+)]
 pub struct Place<'a> {
     /// This node.
     pub me: &'a NodeId,
@@ -98,6 +104,8 @@ pub struct Place<'a> {
     pub ownership: &'a Ownership,
     /// The peer answers questions: callers can be sent there.
     pub peer_answers: bool,
+    /// It gives any sign of life.
+    pub peer_visible: bool,
     /// [`Startup::done`]: until the peer was asked, a node must not serve what it owned last, for
     /// the peer may have taken it over since.
     pub started: bool,
@@ -115,7 +123,7 @@ pub struct Place<'a> {
 /// witness falls silent, before the peer may take the group over.
 pub fn serves(place: Place<'_>) -> Serving {
     let owner = &place.ownership.owner;
-    let cut_off = !place.peer_answers && place.witness == Some(false);
+    let cut_off = !place.peer_visible && place.witness == Some(false);
     if !place.started {
         Serving::Starting
     } else if owner == place.me {
