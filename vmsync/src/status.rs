@@ -1,6 +1,8 @@
 //! What `GET /api/v1/status` answers: everything an operator wants to know, in one document.
 //! Names are fixed by outside tests; add to them freely.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -20,7 +22,8 @@ pub struct Status {
     /// Both directions of synchronisation.
     pub sync: SyncStatus,
     /// Every configured system with its link's colour (R-AL-2).
-    pub links: Vec<LinkStatus>,
+    #[schema(value_type = Vec<LinkStatus>)]
+    pub links: Arc<Vec<LinkStatus>>,
     /// Maintenance mode, while it is on: automatic decisions pause.
     #[serde(default)]
     pub maintenance: Option<MaintenanceStatus>,

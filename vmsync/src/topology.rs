@@ -76,10 +76,18 @@ impl Topology {
     /// The group that a mailbox of `home_system` belongs to: its system's destination in
     /// dual-active; the primary's where nothing says otherwise (R-TO-1, R-TO-3).
     pub fn group_of(&self, home_system: Option<&str>) -> GroupName {
-        let destination = home_system.and_then(|name| self.system(name));
-        match (destination.map(|s| s.destination), self.groups.as_slice()) {
-            (Some(Destination::Secondary), [_, secondary]) => secondary.name.clone(),
-            (_, groups) => groups[0].name.clone(),
+        let system = home_system.and_then(|name| self.system(name));
+        match system {
+            Some(system) => self.group_of_system(system).clone(),
+            None => self.groups[0].name.clone(),
+        }
+    }
+
+    /// The group of one of [`systems`](Self::systems).
+    pub fn group_of_system(&self, system: &System) -> &GroupName {
+        match (system.destination, self.groups.as_slice()) {
+            (Destination::Secondary, [_, secondary]) => &secondary.name,
+            (_, groups) => &groups[0].name,
         }
     }
 }

@@ -216,6 +216,7 @@ fn every_alarm_there_is_stands_in_the_catalogue_and_in_the_manual() {
         "peer_lost",
         "witness_unseen",
         "maintenance",
+        "order_overdue",
         "flapping",
         "wire_version",
         "bad_signature",

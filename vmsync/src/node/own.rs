@@ -127,9 +127,10 @@ impl Node {
     pub(super) fn failover_alarms(&self, index: usize, ownership: &Ownership) {
         let group = self.groups[index].machine.group();
         let topology = self.app.topology();
-        let systems = topology.systems.iter().map(|s| s.name.as_str());
+        let systems = topology.systems.iter();
         let mut subjects: Vec<_> = systems
-            .filter(|s| topology.group_of(Some(s)) == group.name)
+            .filter(|s| *topology.group_of_system(s) == group.name)
+            .map(|s| s.name.as_str())
             .collect();
         if subjects.is_empty() {
             subjects.push(group.name.as_str());

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use vmsync_config::{
     Config, FailbackPolicy, Mode, Role,
-    words::{Now, Origin, UnixMillis, Vector},
+    words::{NodeId, Now, Origin, UnixMillis, Vector},
 };
 use vmsync_core::{
     resilience::{Colour, Link, Ownership, Serving, Standing, colour},
@@ -21,6 +21,7 @@ use crate::{
         MaintenanceStatus, NodeStatus, PeerStatus, ProbeStatus, SignsStatus, Status, SyncStatus,
         TotalsStatus, VrlSummary, WitnessStatus,
     },
+    topology::Topology,
 };
 
 /// What is measured on the way, for display.
@@ -52,6 +53,22 @@ pub(super) struct Progress {
     lags: [Option<Duration>; 2],
     vrl_allowed: Option<(bool, String)>,
     announced: Vec<(String, String)>,
+    links: Option<(Links, Arc<Vec<LinkStatus>>)>,
+}
+
+/// What the links' colours hang on.
+pub(super) struct Links {
+    topology: Arc<Topology>,
+    up: bool,
+    backed_up: bool,
+    owners: Vec<NodeId>,
+}
+
+impl PartialEq for Links {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.topology, &other.topology)
+            && (self.up, self.backed_up, &self.owners) == (other.up, other.backed_up, &other.owners)
+    }
 }
 
 impl Progress {
@@ -325,23 +342,36 @@ impl Node {
         }
     }
 
-    /// R-AL-2: the link to each system is the link to the node that is its home.
-    fn links(&self) -> Vec<LinkStatus> {
-        let config = &self.app.config;
-        let backs_up = config.resilience.backs_up_voicemail;
+    /// R-AL-2: the link to each system is the link to the node that is its home. There may be
+    /// thousands, so they are only looked at again when something changed.
+    fn links(&mut self) -> Arc<Vec<LinkStatus>> {
+        let backs_up = self.app.config.resilience.backs_up_voicemail;
         // R-TO-6 is a switch of each direction: the other one is the peer's.
         let report = self.peer.report.as_ref();
-        let backed_up = report.and_then(|r| r.backs_up).unwrap_or(backs_up);
-        let topology = self.app.topology();
-        let systems = topology.systems.iter().map(|system| {
-            let group = self.app.group_of(Some(system.name.as_str()));
-            let group = self.groups.iter().find(|g| *g.name() == group);
+        let seen = Links {
+            topology: self.app.topology(),
+            up: self.peer.visible(),
+            backed_up: report.and_then(|r| r.backs_up).unwrap_or(backs_up),
+            owners: self
+                .groups
+                .iter()
+                .map(|g| g.ownership.owner.clone())
+                .collect(),
+        };
+        if let Some((before, links)) = &self.progress.links
+            && *before == seen
+        {
+            return Arc::clone(links);
+        }
+        let systems = seen.topology.systems.iter().map(|system| {
+            let group = seen.topology.group_of_system(system);
+            let group = self.groups.iter().find(|g| g.name() == group);
             let mine = system.home == *self.me();
             let backup = group.is_some_and(|g| g.machine.group().backup == *self.me());
             let shown = colour(Link {
-                up: mine || self.peer.visible(),
+                up: mine || seen.up,
                 i_back_it_up: backs_up && backup,
-                it_backs_me_up: backed_up && !backup,
+                it_backs_me_up: seen.backed_up && !backup,
                 i_serve_it: !mine && group.is_some_and(|g| g.ownership.owner == *self.me()),
             });
             LinkStatus {
@@ -351,7 +381,9 @@ impl Node {
                 destination: destination_name(system.destination).to_owned(),
             }
         });
-        systems.collect()
+        let links = Arc::new(systems.collect());
+        self.progress.links = Some((seen, Arc::clone(&links)));
+        links
     }
 
     fn vrl_summary(&self) -> VrlSummary {
@@ -483,7 +515,7 @@ pub(super) fn starting(config: &Config) -> Status {
             audio_faults: 0,
             probe: ProbeStatus::default(),
         },
-        links: Vec::new(),
+        links: Arc::default(),
         calls: 0,
         totals: TotalsStatus::default(),
         vrl: VrlSummary {
