@@ -220,13 +220,16 @@ impl Node {
 
     /// Carries out what is due, where this node decides.
     pub(super) async fn carry_out(&mut self, now: Now) {
+        for group in &mut self.groups {
+            // One that has passed must not wake the loop again and again while it is waited for.
+            group.order_due = None;
+        }
         // What was ordered or cancelled at the peer meanwhile must be known first, where it is there.
         let told = self.session.started().is_some() && self.session.pending_in() == 0;
         if self.peer.visible() && !told {
             return;
         }
         for index in 0..self.groups.len() {
-            self.groups[index].order_due = None;
             if self.groups[index].machine.group().backup != *self.me() {
                 continue;
             }
