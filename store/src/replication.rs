@@ -237,27 +237,34 @@ impl Store {
     }
 
     /// Writes a replica's audio file, its bytes durably, its name with the operations that refer to
-    /// it ([`apply`](Self::apply), [`join`](Self::join)); does nothing when it is there with the same SHA-256,
-    /// or when it is for a message deleted here already.
+    /// it ([`apply`](Self::apply), [`join`](Self::join)), or at once where those are held already; writes
+    /// nothing when it is there with the same SHA-256, or when it is for a message deleted here already.
     pub fn put_audio(&self, new: NewAudio<'_>, bytes: &[u8]) -> Result<(), StoreError> {
         check_audio(new.audio, bytes)?;
         let blob = new.audio.blob;
         if self.mend_fault(&new, bytes)? {
             return Ok(());
         }
-        if let Ok((_, held)) = self.inner.blobs.open_file(blob) {
+        let found = self.inner.blobs.open_file(blob);
+        let record = self.record(&new.entity)?;
+        let referred_to = audio_refs(&record).iter().any(|held| held.blob == blob);
+        if let Ok((_, held)) = found {
             if held.audio.sha256 == new.audio.sha256 {
-                return self.mend_audio(new, bytes);
+                self.mend_audio(new, bytes)?;
+                if referred_to {
+                    // It may be of a first try that did not come to its end.
+                    return self.settle_durably(blob);
+                }
+                return Ok(());
             }
             return Err(StoreError::Invalid(format!(
                 "audio {blob} is in the store with other content"
             )));
         }
-        let record = self.record(&new.entity)?;
         if matches!(new.entity, EntityKey::Message(_)) && record.deleted.is_some() {
             return Ok(());
         }
-        if audio_refs(&record).iter().any(|held| held.blob == blob) {
+        if referred_to {
             // What refers to it is held: it went missing, and no commit may follow.
             return self.replace_audio(new, bytes);
         }
@@ -282,6 +289,10 @@ impl Store {
     pub(crate) fn replace_audio(&self, new: NewAudio<'_>, bytes: &[u8]) -> Result<(), StoreError> {
         let blob = new.audio.blob;
         self.write_replica(new, bytes)?;
+        self.settle_durably(blob)
+    }
+
+    fn settle_durably(&self, blob: Uuid) -> Result<(), StoreError> {
         let doing = format!("replacing the damaged audio {blob}");
         let settled = self.inner.blobs.settle_durably(blob);
         settled.map_err(|e| self.inner.disk.error(doing, e))

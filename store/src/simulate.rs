@@ -187,12 +187,10 @@ impl Disk {
         self.with(State::restore_power)
     }
 
-    /// The process was killed and the power stayed: everything written is there.
+    /// The process was killed and the power stayed: everything written is there, though what was not
+    /// durable may still go with the power.
     pub fn restart(&self) {
         self.with(|s| {
-            s.durable.clone_from(&s.written);
-            s.unsynced.clear();
-            s.changes.clear();
             s.down = false;
             s.fails = None;
         });

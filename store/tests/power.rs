@@ -229,3 +229,47 @@ fn a_disk_that_lies_is_found_out() {
         assert!(lost.count() > 5, "{lie:?}");
     }
 }
+
+/// The process was killed while it took the peer's copy; the peer, which had no 250, brings it again. The
+/// file is there by then, but its name need not be durable.
+#[test]
+fn audio_brought_again_after_a_crash_is_as_durable_as_the_first_time() {
+    for step in 1..=8 {
+        let folder = Folder::new(step);
+        let store = folder.open().unwrap();
+        store.create_mailbox(&ext("2001"), &named("Ann")).unwrap();
+        let bytes = b"what a caller said";
+        let (message, _) = store
+            .deposit(&ext("2001"), from_source("1"), audio(bytes), bytes)
+            .unwrap();
+        let name = format!("{}.vma", message.audio.blob);
+        let place = folder.dir.path().join("audio").join(&name[34..36]);
+        std::fs::remove_file(place.join(&name)).unwrap();
+        let bring = |store: &Store| {
+            let copy = NewAudio {
+                entity: EntityKey::Message(message.id),
+                mailbox: Some(ext("2001")),
+                audio: &message.audio,
+                facts: serde_json::Value::Null,
+            };
+            store.put_audios(&[(copy, bytes)])
+        };
+        folder.disk.fail(step, When::Before);
+        let whole = bring(&store).is_ok();
+        folder.disk.hold();
+        drop(store);
+        folder.disk.restart();
+        let store = folder.open().unwrap();
+        bring(&store).unwrap();
+        folder.disk.lose_power();
+        drop(store);
+        folder.disk.restore_power().unwrap();
+        let store = folder.open().unwrap();
+        let read = store.read_audio(&message.audio);
+        assert_eq!(read.unwrap(), bytes, "killed before step {step}");
+        if whole {
+            return;
+        }
+    }
+    panic!("the peer's copy was never taken whole");
+}

@@ -14,7 +14,9 @@
 //! owners; that each message acknowledged anywhere is on both nodes, once, byte for byte; that each
 //! move is told in the history. While the line is cut both nodes take messages and say how they stand.
 //!
-//! The cells of a row follow one another on the same pair. `FULL=1` goes through each row three times.
+//! The cells of a row follow one another on the same pair. Rows also run under the automatic policy, and
+//! with a witness and consistency put first, with fewer cells: what the matrix asks for is the same.
+//! `FULL=1` goes through each row three times, and has all of them under each of these.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -26,7 +28,9 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
 use tokio::time::Instant;
-use vmsync_tests::pair::{Cut, Ledger, Net, Node, OpenCall, Pair, Watch, Way, group_of, soon};
+use vmsync_tests::pair::{
+    Cut, Ledger, Net, Node, OpenCall, Pair, Process, Watch, Way, group_of, soon,
+};
 
 const GROUP: &str = "primary";
 /// Issue of the partition: on healing there is one owner within this time.
@@ -43,6 +47,17 @@ enum Row {
     Secondary,
     Both(First),
     Line(Cut),
+}
+
+/// How the pair is configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Under {
+    /// Graceful failback, no witness.
+    Defaults,
+    /// Automatic failback (R-FB-4).
+    Automatic,
+    /// A witness that both see, and `answering_beats_consistency = false`.
+    Witness,
 }
 
 /// Of two nodes that were killed, who is started first; the other when that one serves.
@@ -98,48 +113,112 @@ async fn the_line_is_cut_and_all_is_silent() {
     row(Row::Line(Cut::Silent)).await;
 }
 
+#[tokio::test]
+async fn under_the_automatic_policy_the_primary_is_cut() {
+    row_under(Under::Automatic, Row::Primary).await;
+}
+
+#[tokio::test]
+async fn under_the_automatic_policy_the_line_is_silent() {
+    row_under(Under::Automatic, Row::Line(Cut::Silent)).await;
+}
+
+#[tokio::test]
+async fn with_a_witness_both_are_cut_and_the_secondary_is_back_first() {
+    row_under(Under::Witness, Row::Both(First::Secondary)).await;
+}
+
+#[tokio::test]
+async fn with_a_witness_the_line_is_cut() {
+    row_under(Under::Witness, Row::Line(Cut::Refused)).await;
+}
+
+/// Every row under every configuration: minutes, so only where asked for.
+#[tokio::test]
+async fn every_row_under_every_configuration() {
+    if !full() {
+        return;
+    }
+    let lines = [Row::Line(Cut::Refused), Row::Line(Cut::Silent)];
+    let both = [First::Primary, First::Secondary, First::AtOnce].map(Row::Both);
+    for under in [Under::Automatic, Under::Witness] {
+        for one in [Row::Primary, Row::Secondary] {
+            row_under(under, one).await;
+        }
+        for one in both.into_iter().chain(lines) {
+            row_under(under, one).await;
+        }
+    }
+}
+
+fn full() -> bool {
+    std::env::var("FULL").is_ok_and(|full| full == "1")
+}
+
 async fn row(row: Row) {
-    let scene = Scene::set(row).await;
-    let times = if std::env::var("FULL").is_ok_and(|full| full == "1") {
-        3
-    } else {
-        1
+    row_under(Under::Defaults, row).await;
+}
+
+async fn row_under(under: Under, row: Row) {
+    let scene = Scene::set(under, row).await;
+    let all = [
+        Meanwhile::Nothing,
+        Meanwhile::Failback,
+        Meanwhile::Callers,
+        Meanwhile::Call,
+        Meanwhile::Sync,
+    ];
+    let (times, cells) = match (full(), under) {
+        (true, Under::Defaults) => (3, &all[..]),
+        (true, _) | (_, Under::Defaults) => (1, &all[..]),
+        _ => (1, &all[..3]),
     };
     for _ in 0..times {
-        for meanwhile in [
-            Meanwhile::Nothing,
-            Meanwhile::Call,
-            Meanwhile::Sync,
-            Meanwhile::Failback,
-            Meanwhile::Callers,
-        ] {
-            scene.cell(meanwhile).await;
+        for meanwhile in cells {
+            scene.cell(*meanwhile).await;
         }
     }
 }
 
 struct Scene {
+    under: Under,
     row: Row,
     // Before the pair, so that it is dropped first.
     net: Net,
     watch: Watch,
     ledger: Arc<Ledger>,
     pair: Pair,
+    _witness: Option<Process>,
 }
 
 impl Scene {
-    async fn set(row: Row) -> Self {
+    async fn set(under: Under, row: Row) -> Self {
         let pair = Pair::laid_out().await;
         pair.fails_over_quickly();
+        let mut witness = None;
+        match under {
+            Under::Defaults => {}
+            Under::Automatic => {
+                pair.configure_both("policy = \"graceful\"", "policy = \"automatic\"");
+            }
+            Under::Witness => {
+                let trigger = "trigger = \"visibility\"";
+                let consistent = format!("{trigger}\nanswering_beats_consistency = false");
+                pair.configure_both(trigger, &consistent);
+                witness = Some(pair.has_a_witness());
+            }
+        }
         let net = Net::between(&pair);
         pair.start_both().await;
         pair.served_by(&pair.primary).await;
         Self {
+            under,
             row,
             net,
             watch: Watch::over(&pair),
             ledger: Arc::default(),
             pair,
+            _witness: witness,
         }
     }
 
@@ -188,7 +267,8 @@ impl Scene {
         let moves = self.epoch(&pair.primary).await - epoch;
         assert_eq!(moves, self.moves(meanwhile), "failovers and failbacks");
         println!(
-            "{:?}, {meanwhile:?}: settled {} ms after the cut, one owner {} ms after the return ({} ms of it starting), {moves} moves, {left} messages, cell {:.1} s",
+            "{:?}, {:?}, {meanwhile:?}: settled {} ms after the cut, one owner {} ms after the return ({} ms of it starting), {moves} moves, {left} messages, cell {:.1} s",
+            self.under,
             self.row,
             noticed.as_millis(),
             healed.as_millis(),
@@ -233,7 +313,14 @@ impl Scene {
                 soon("failback to wait for the call", async || {
                     let group = group_of(&pair.secondary.try_status().await?, GROUP);
                     let waits = group["failback"]["waiting_for"].to_string();
-                    let only = waits == "[\"1 call on vmpro2 to end\"]";
+                    let mut list = group["failback"]["waiting_for"]
+                        .as_array()
+                        .into_iter()
+                        .flatten();
+                    let call = list.next().is_some_and(|w| w == "1 call on vmpro2 to end");
+                    // Under the automatic policy the timeout is the alternative (R-FB-4).
+                    let only =
+                        call && list.all(|w| w.as_str().is_some_and(|w| w.starts_with("or ")));
                     (group["phase"] == "returning" && only)
                         .then_some(())
                         .ok_or(waits)

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use vmsync_tests::pair::{Cut, Net, Node, ONE, Pair, Process, TWO, Way, soon};
+use vmsync_tests::pair::{Cut, Net, Node, ONE, Pair, TWO, Way, soon};
 
 const ACTIVATE: &str = "/api/v1/groups/primary/activate-backup";
 const FAILBACK: &str = "/api/v1/groups/primary/failback";
@@ -311,26 +311,10 @@ async fn in_maintenance_nothing_is_decided_without_an_operator() {
 async fn without_the_witness_a_backup_that_may_be_cut_off_itself_stays_quiet() {
     let pair = Pair::laid_out().await;
     quick(&pair);
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    let listen = format!("127.0.0.1:{port}");
-    let log = pair.dir().join("witness.log");
-    let program = vmsync_tests::pair::vmsync();
-    let program = program.to_string_lossy();
-    let witness = || Process::program(&program, &["witness", "--listen", &listen], &log);
-    let running = witness();
-    for node in pair.nodes() {
-        node.configure_more(&format!(
-            "[witness]\nurl = \"http://{listen}/\"\nexpect = \"vmsync witness\"\nevery = \"100ms\"\nunseen_after = \"500ms\""
-        ));
-        node.configure(
-            "trigger = \"visibility\"",
-            "trigger = \"visibility\"\nanswering_beats_consistency = false",
-        );
-    }
+    let trigger = "trigger = \"visibility\"";
+    let consistent = format!("{trigger}\nanswering_beats_consistency = false");
+    pair.configure_both(trigger, &consistent);
+    let running = pair.has_a_witness();
     pair.start_both().await;
     let (home, backup) = (&pair.primary, &pair.secondary);
     shows(backup, "the witness", |s| s["witness"]["seen"] == true).await;
@@ -350,7 +334,7 @@ async fn without_the_witness_a_backup_that_may_be_cut_off_itself_stays_quiet() {
     let refused = backup.deposit("2001", "1", ONE).send().await;
     refused.problem(503, "isolated", &["answering_beats_consistency"]);
 
-    let running = witness();
+    let running = pair.starts_witness();
     backup.names_owner(backup).await;
     backup.leave("2001", "2", TWO).await;
 

@@ -11,7 +11,9 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
-use vmsync_tests::pair::{Cut, Ledger, Net, Node, ONE, OpenCall, Pair, TWO, Watch, group_of, soon};
+use vmsync_tests::pair::{
+    Cut, Ledger, Net, Node, ONE, OpenCall, Pair, TWO, Watch, Way, group_of, soon,
+};
 
 const GROUP: &str = "primary";
 
@@ -31,6 +33,11 @@ async fn both_answer_both_say_so_and_afterwards_all_is_one() {
     net.cut_all(Cut::Silent);
     stands(primary, "yes", "normal").await;
     stands(secondary, "partition", "pending").await;
+    for (node, other) in [(primary, "vmpro2"), (secondary, "vmpro1")] {
+        let group = group_of(&node.get("/api/v1/status").await, GROUP);
+        let why = group["both_may_serve"].as_str().unwrap_or_default();
+        assert!(why.contains(other) && why.contains("merged"), "{group}");
+    }
     let route = secondary.get("/api/v1/route?mailbox=2001").await;
     assert_eq!(
         (&route["owner"], &route["here"]),
@@ -80,6 +87,8 @@ async fn both_answer_both_say_so_and_afterwards_all_is_one() {
     assert_eq!(owner, "vmpro1");
     pair.in_step().await;
     for node in pair.nodes() {
+        let group = group_of(&node.get("/api/v1/status").await, GROUP);
+        assert!(group["both_may_serve"].is_null(), "{group}");
         let mailbox = node.get("/api/v1/mailboxes/2003").await;
         assert_eq!(mailbox["name"], "Ada of vmpro2", "the later change stands");
         assert_eq!(node.get(&path).await["state"], "saved");
@@ -240,4 +249,48 @@ async fn report(node: &Node) -> Value {
         whole.then_some(newest.clone()).ok_or(newest.to_string())
     })
     .await
+}
+
+/// All is cut but mails from the primary: it sees the secondary greet and knows nothing of a takeover; the
+/// secondary sees no sign at all and takes its users over, while the primary's mails still come in. Both
+/// answer and say so; afterwards there is one owner, and nothing is lost or there twice.
+#[tokio::test]
+async fn mails_alone_in_one_direction_keep_nothing_from_being_settled_afterwards() {
+    let pair = Pair::laid_out().await;
+    pair.fails_over_quickly();
+    let net = Net::between(&pair);
+    pair.start_both().await;
+    let watch = Watch::over(&pair);
+    let ledger = Ledger::default();
+    let [primary, secondary] = pair.nodes();
+    for (way, from, to) in [
+        (Way::Heartbeat, primary, secondary),
+        (Way::Heartbeat, secondary, primary),
+        (Way::Smtp, secondary, primary),
+    ] {
+        net.cut(way, from, to, Cut::Silent);
+    }
+    stands(secondary, "yes", "resilience").await;
+    for node in pair.nodes() {
+        let status = node.get("/api/v1/status").await;
+        let group = group_of(&status, GROUP);
+        assert!(group["both_may_serve"].is_string(), "{group}");
+        assert_eq!(group["serving_here"], "yes", "{group}");
+        assert_eq!(status["peer"]["visible"], node.id == "vmpro1");
+    }
+    primary.alarm("heartbeat_lost").await;
+    secondary.alarm("peer_lost").await;
+    for node in pair.nodes() {
+        ledger.leave(node, "2001").await;
+        ledger.leave(node, "2002").await;
+    }
+    net.heal();
+    let (_, took) = pair.one_owner(GROUP).await;
+    println!("one owner {} ms after the return", took.as_millis());
+    assert!(took < Duration::from_secs(5), "one owner within 5 s");
+    pair.served_by(primary).await;
+    pair.in_step().await;
+    ledger.is_on_both(&pair).await;
+    pair.calm().await;
+    watch.saw_nothing_wrong();
 }

@@ -145,6 +145,12 @@ async fn one(case: &Case, cut: Cut, pair: &Pair, net: &Net, ledger: &Ledger) {
         "no"
     };
     assert_eq!(there, wanted, "{}", case.name);
+    // And where that makes two of them, both say so.
+    for node in pair.nodes() {
+        let group = node.get("/api/v1/status").await["groups"][0].clone();
+        let both = group["both_may_serve"].is_string();
+        assert_eq!(both, is_cut(Heartbeat, false), "{}: {group}", case.name);
+    }
     let id = ledger.leave(primary, "2001").await;
     if is_cut(Smtp, true) {
         sleep(Duration::from_millis(300)).await;

@@ -116,6 +116,10 @@ pub struct GroupStatus {
     pub reason: String,
     /// Whether this node answers for it now: `yes`, `partition`, `no`, `starting` or `isolated`.
     pub serving_here: String,
+    /// Why the other node may be answering callers of this group as well, so that what both take has
+    /// to be merged; none = only one answers.
+    #[serde(default)]
+    pub both_may_serve: Option<String>,
     /// What failback does and waits for.
     pub failback: FailbackStatus,
     /// When the next thing it waits for is so by time alone, RFC 3339: `failover_after`, `stable_for`,

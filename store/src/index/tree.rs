@@ -39,6 +39,9 @@ impl Tree {
         #[cfg(feature = "simulate")]
         if let Some(disk) = crate::simulate::Disk::of(dir) {
             std::fs::create_dir_all(dir)?;
+            // As the real one below: what a process that was killed had only written is there now, and
+            // is built upon.
+            disk.flush()?;
             return Ok(Self::Simulated(disk));
         }
         let config = sled::Config::default()

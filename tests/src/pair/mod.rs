@@ -165,6 +165,28 @@ impl Pair {
         }
     }
 
+    /// Starts a witness for both nodes, which are not started yet; it ends with what is returned.
+    pub fn has_a_witness(&self) -> Process {
+        let listen = self.witness();
+        for node in self.nodes() {
+            node.configure_more(&format!(
+                "[witness]\nurl = \"http://{listen}/\"\nexpect = \"vmsync witness\"\nevery = \"100ms\"\nunseen_after = \"500ms\""
+            ));
+        }
+        self.starts_witness()
+    }
+
+    /// Starts the witness again.
+    pub fn starts_witness(&self) -> Process {
+        let log = self.dir().join("witness.log");
+        let args = ["witness", "--listen", &self.witness()];
+        Process::program(&vmsync().to_string_lossy(), &args, &log)
+    }
+
+    fn witness(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.witness())
+    }
+
     /// Both serve: `headquarters` is the primary's, `branch` the secondary's (R-TO-2). To be said
     /// before the nodes are started.
     pub fn is_dual_active(&self) {

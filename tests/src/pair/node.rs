@@ -153,6 +153,13 @@ impl Node {
         self.process.lock().await.is_some()
     }
 
+    /// Its process.
+    pub async fn pid(&self) -> u32 {
+        let process = self.process.lock().await;
+        let running = process.as_ref();
+        running.map_or_else(|| panic!("{} does not run", self.id), Process::pid)
+    }
+
     async fn running(&self) -> Process {
         let process = self.process.lock().await.take();
         process.unwrap_or_else(|| panic!("{} does not run", self.id))

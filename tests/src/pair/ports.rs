@@ -10,10 +10,12 @@ use std::{
     sync::atomic::{AtomicU16, Ordering},
 };
 
-/// Ports of one pair: the demo takes five, the lines between its nodes four.
+/// Ports of one pair: the demo takes five, a witness one, the lines between its nodes four.
 const EACH: u16 = 12;
 const FIRST: u16 = 20_000;
 const BLOCKS: u16 = 1_000;
+/// The port of a witness in a block.
+const WITNESS: u16 = 6;
 /// Where the ports of the lines begin in a block.
 const LINES: u16 = 8;
 
@@ -51,6 +53,11 @@ impl Ports {
 }
 
 impl Ports {
+    /// A port that the demo leaves free.
+    pub(super) fn witness(&self) -> u16 {
+        self.base + WITNESS
+    }
+
     /// Four ports that the demo leaves free.
     pub(super) fn lines(&self) -> [u16; 4] {
         [0, 1, 2, 3].map(|n| self.base + LINES + n)

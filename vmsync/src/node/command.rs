@@ -1,7 +1,7 @@
 //! What the fronts ask of the loop.
 
 use tokio::sync::oneshot;
-use vmsync_config::words::GroupName;
+use vmsync_config::words::{GroupName, Now};
 use vmsync_core::{
     resilience::{Ownership, Request},
     wire::Head,
@@ -22,6 +22,8 @@ pub enum Command {
     Heartbeat {
         /// What it told.
         report: Report,
+        /// When it came.
+        at: Now,
         /// Where ours goes.
         answer: oneshot::Sender<Report>,
     },

@@ -215,6 +215,8 @@ impl Node {
         let mut agreed = self.agreed.clone();
         agreed.orders.insert(group.clone(), standing);
         self.agree(agreed).await;
+        // The peer hears at once that there is something it must know before it decides.
+        self.progress.tell_peer = true;
         Ok(())
     }
 
@@ -225,8 +227,7 @@ impl Node {
             group.order_due = None;
         }
         // What was ordered or cancelled at the peer meanwhile must be known first, where it is there.
-        let told = self.session.started().is_some() && self.session.pending_in() == 0;
-        if self.peer.visible() && !told {
+        if self.peer.visible() && !self.knows_what_the_peer_does() {
             return;
         }
         for index in 0..self.groups.len() {
@@ -283,6 +284,14 @@ impl Node {
                 tracing::warn!(%error, group = %name, "an order could not be closed; tried again");
             }
         }
+    }
+
+    /// Mails have brought all that the peer said it holds. Its heartbeats say that sooner than its mails,
+    /// and also where mails are cut.
+    fn knows_what_the_peer_does(&self) -> bool {
+        let report = self.peer.report.as_ref();
+        let told = report.is_none_or(|r| self.progress.have.covers(&r.have));
+        told && self.session.started().is_some() && self.session.pending_in() == 0
     }
 
     /// Takes on what was read from the settings; what is new in it goes into the journal.

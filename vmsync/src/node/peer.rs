@@ -61,6 +61,17 @@ impl Peer {
         self.visibility.fresh(Sign::Answer, now.mono)
     }
 
+    /// Whether our own answers reach it, so that it sends callers here rather than answering them.
+    pub(super) fn hears_us(&self, now: Now) -> bool {
+        let asks = self.visibility.fresh(Sign::Question, now.mono);
+        // The first question takes a moment, and those of older releases prove nothing.
+        let came = self.sight().ok();
+        let just_came =
+            came.is_some_and(|since| now.mono < since.saturating_add(self.visibility.after()));
+        let tells = self.report.as_ref().is_none_or(|r| r.challenge.is_some());
+        asks || just_came || (self.visible() && !tells)
+    }
+
     /// Whether heartbeats pass in either direction: it learns what is decided here.
     pub(super) fn speaks(&self, now: Now) -> bool {
         self.visibility.speaks(now.mono)

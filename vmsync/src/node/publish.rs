@@ -238,6 +238,7 @@ impl Node {
                 Serving::Isolated { .. } => "isolated",
             }
             .to_owned(),
+            both_may_serve: self.both_may_serve(index, now),
             failback: FailbackStatus {
                 policy: policy_name(self.agreed.failback.policy).to_owned(),
                 timeout_minutes: u32::try_from(self.agreed.failback.timeout.as_secs() / 60)
@@ -262,6 +263,26 @@ impl Node {
                 _ => None,
             },
         }
+    }
+
+    /// A partition as far as one side of it can tell (R-FO-6, R-SY-6).
+    fn both_may_serve(&self, index: usize, now: Now) -> Option<String> {
+        let peer = &self.app.config.pair.peer_id;
+        let why = match self.serving(index, now) {
+            Serving::Yes if !self.app.config.resilience.answering_beats_consistency => return None,
+            Serving::Yes if self.peer.hears_us(now) => return None,
+            Serving::No { .. } | Serving::Starting | Serving::Isolated { .. } => return None,
+            _ if !self.peer.visible() => {
+                format!("{peer} is out of sight since {}", self.peer.since)
+            }
+            Serving::Yes => format!("{peer} lives, but gets no answer from here"),
+            Serving::YesPartition => {
+                format!("{peer} owns the group, but callers can't be sent there")
+            }
+        };
+        Some(format!(
+            "{why}: it may be answering callers too; what both take is merged when they meet"
+        ))
     }
 
     fn peer_status(&self, now: Now) -> PeerStatus {

@@ -387,7 +387,9 @@ impl Node {
 
     async fn command(&mut self, command: Command, now: Now) {
         match command {
-            Command::Heartbeat { report, answer } => {
+            Command::Heartbeat { report, at, answer } => {
+                // As of when it came: the loop's own delay makes nothing fresher.
+                let now = at;
                 self.adopt(&report.groups).await;
                 if self.peer.counts(&report, now) {
                     self.restarted(&report, now).await;
@@ -601,12 +603,21 @@ impl Node {
         serves(Place {
             me: self.me(),
             ownership: &self.groups[index].ownership,
-            peer_answers: self.peer.answers(now),
+            peer_answers: self.peer.answers(now) && self.peer_takes(index),
             peer_visible: self.peer.visible(),
             started: self.started(now),
             answering_first: self.app.config.resilience.answering_beats_consistency,
             witness: self.witness(now),
         })
+    }
+
+    /// Whether the peer says itself that it owns the group. It may not know of it yet, or, while the
+    /// nodes are in different modes, not at all: it would send callers back here.
+    fn peer_takes(&self, index: usize) -> bool {
+        let name = self.groups[index].name();
+        let report = self.peer.report.as_ref();
+        let told = report.and_then(|r| r.groups.iter().find(|o| o.group == *name));
+        told.is_some_and(|o| o.owner != *self.me())
     }
 
     pub(super) fn report(&self, now: Now) -> Report {

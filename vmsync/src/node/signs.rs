@@ -199,7 +199,7 @@ impl Node {
         let missing = !self.peer.visible() && self.started(now);
         told(missing, "peer_lost", peer, &|| {
             format!(
-                "{peer} is out of sight since {}: {}",
+                "{peer} is out of sight since {}: {}; if it lives, it may be answering callers too, and what both take is merged when they meet",
                 self.peer.since,
                 why(&self.peer.reason)
             )

@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     app::{App, Refused},
+    clock,
     node::{self, Command},
 };
 
@@ -55,11 +56,11 @@ async fn heartbeat(
     body: Bytes,
 ) -> Result<Response, Denied> {
     let question: Question<Report> = shared.read(HEARTBEAT, &headers, &body)?;
-    let report = question.body;
+    let (report, at) = (question.body, clock::now());
     let ours = shared
         .app
         .node
-        .ask(|answer| Command::Heartbeat { report, answer })
+        .ask(|answer| Command::Heartbeat { report, at, answer })
         .await
         .ok_or(Denied::Stopping)?;
     shared.answer(HEARTBEAT, question.nonce, &ours)

@@ -1,9 +1,10 @@
 //! The first steps with any server: connecting, greeting, EHLO, the TLS handshake, each in its time.
 
-use std::{fmt::Display, sync::Arc};
+use std::{fmt::Display, io, sync::Arc, time::Duration};
 
 use lettre::transport::smtp::{commands::Ehlo, extension::ClientId};
 use rustls::{ClientConfig, pki_types::ServerName};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
 
@@ -14,6 +15,13 @@ use super::{
     stream::Stream,
     wire::Wire,
 };
+
+/// A connection ends when what was sent over it is not acknowledged for so long: the way is cut, and
+/// what waits on it would otherwise wait until [`Timeouts::data`], or longer than the cut lasts.
+const SILENCE: Duration = Duration::from_secs(20);
+/// Without data for so long, the other host is asked whether it still knows the connection; a few
+/// unanswered questions later it ends ([`SILENCE`]).
+const KEEPALIVE: Duration = Duration::from_secs(10);
 
 /// Where a server is and what it is told.
 pub(super) struct Dial {
@@ -29,10 +37,8 @@ impl Dial {
         let connecting = TcpStream::connect((self.server.as_str(), self.port));
         match timeout(limit, connecting).await {
             Ok(Ok(stream)) => {
-                // Each step waits for the last: Nagle's algorithm would cost 40 ms a mail.
-                stream
-                    .set_nodelay(true)
-                    .map_err(|e| self.unreachable(&format!("TCP_NODELAY: {e}")))?;
+                set_options(&stream)
+                    .map_err(|e| self.unreachable(&format!("options of the connection: {e}")))?;
                 Ok(stream)
             }
             Ok(Err(e)) => Err(self.unreachable(&e)),
@@ -97,4 +103,18 @@ impl Dial {
     pub(super) fn name(&self) -> String {
         format!("{}:{}", self.server, self.port)
     }
+}
+
+fn set_options(stream: &TcpStream) -> io::Result<()> {
+    // Each step waits for the last: Nagle's algorithm would cost 40 ms a mail.
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE);
+    // RFC 5482 has the user timeout, and that it ends a connection whose keepalives go unanswered.
+    #[cfg(target_os = "linux")]
+    let keepalive = keepalive.with_interval(KEEPALIVE / 2);
+    socket.set_tcp_keepalive(&keepalive)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(SILENCE))?;
+    Ok(())
 }

@@ -102,7 +102,8 @@ pub struct Place<'a> {
     pub me: &'a NodeId,
     /// Of the group.
     pub ownership: &'a Ownership,
-    /// The peer answers questions: callers can be sent there.
+    /// The peer answers questions and owns the group by its own word: callers can be sent there and
+    /// are not sent back.
     pub peer_answers: bool,
     /// It gives any sign of life.
     pub peer_visible: bool,

@@ -65,6 +65,11 @@ impl Visibility {
         }
     }
 
+    /// `invisible_after`.
+    pub fn after(&self) -> Duration {
+        self.after
+    }
+
     /// Since when visible (`Ok`) or not (`Err`), as [`super::View::peer`] wants it.
     pub fn sight(&self) -> Result<Duration, Duration> {
         self.sight

@@ -123,6 +123,9 @@ fn group_card(group: &GroupStatus, admin: bool, named: bool) -> Markup {
                         @if let Some(reason) = &order.reason { ": " (reason) }
                     } }
                 }
+                @if let Some(why) = &group.both_may_serve {
+                    div.wide { dt { "Both may answer" } dd { (why) } }
+                }
                 div.wide { dt { "Why" } dd { (group.reason) } }
             }
             @if !group.failback.waiting_for.is_empty() || group.failback.deadline.is_some() {
