@@ -373,6 +373,9 @@ impl Scene {
         }
         let settled = Instant::now();
         for node in alone {
+            if self.stands(node, resilience) == "isolated" {
+                continue;
+            }
             let id = ledger.leave(node, "2001").await;
             ledger.is_heard(&id, node).await;
         }
@@ -383,11 +386,7 @@ impl Scene {
     /// the group by then; the home doesn't where it had been taken over before.
     async fn is_alone(&self, node: &Node, resilience: bool) {
         let home = node.id == self.pair.primary.id;
-        let wanted = if home && resilience {
-            "partition"
-        } else {
-            "yes"
-        };
+        let wanted = self.stands(node, resilience);
         soon(&format!("{} to go on alone", node.id), async || {
             let status = node.try_status().await?;
             let group = group_of(&status, GROUP);
@@ -399,6 +398,17 @@ impl Scene {
         .await;
         if !home {
             node.alarm("voicemail_failover").await;
+        }
+    }
+
+    /// What a node that is alone says of itself.
+    fn stands(&self, node: &Node, resilience: bool) -> &'static str {
+        let home = node.id == self.pair.primary.id;
+        match (home && resilience, self.under) {
+            (false, _) => "yes",
+            // It knows that the other owns the group, and may not answer beside it.
+            (true, Under::Witness) => "isolated",
+            (true, _) => "partition",
         }
     }
 

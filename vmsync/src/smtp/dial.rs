@@ -118,3 +118,25 @@ fn set_options(stream: &TcpStream) -> io::Result<()> {
     socket.set_tcp_user_timeout(Some(SILENCE))?;
     Ok(())
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    /// What the system does with them is shown where a test has a network of its own.
+    #[tokio::test]
+    async fn a_connection_has_the_limits_of_silence() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dial = Dial {
+            server: "127.0.0.1".to_owned(),
+            port: listener.local_addr().unwrap().port(),
+            hello: ClientId::Domain("vmpro1.example.com".to_owned()),
+            timeouts: Timeouts::default(),
+        };
+        let stream = dial.tcp().await.unwrap();
+        let socket = SockRef::from(&stream);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(SILENCE));
+        assert!(socket.keepalive().unwrap() && socket.tcp_nodelay().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE);
+    }
+}
