@@ -135,6 +135,7 @@ async fn silence_of_the_network_leads_to_the_same_decisions_as_refusal() {
 }
 
 /// Mails vanish in the middle, and nobody says so: no failover, an alarm, and afterwards they go on.
+/// `FULL=1` has an outage after which TCP itself would be silent for another half minute.
 #[tokio::test]
 async fn mails_that_vanish_on_the_way_are_no_failover_and_get_through_afterwards() {
     let Some(scene) = Scene::set().await else {
@@ -147,7 +148,8 @@ async fn mails_that_vanish_on_the_way_are_no_failover_and_get_through_afterwards
         ..
     } = &scene;
     let [primary, secondary] = pair.nodes();
-    for outage in [2, 12] {
+    let long = std::env::var("FULL").is_ok_and(|full| full == "1");
+    for outage in [2, 12].into_iter().chain(long.then_some(35)) {
         // Mails are under way all the time, so one is when it happens.
         let callers = ledger.calls_come_in([primary, secondary], "2001");
         sleep(Duration::from_millis(300)).await;
