@@ -351,6 +351,15 @@ async fn without_the_witness_a_backup_that_may_be_cut_off_itself_stays_quiet() {
     .await;
 }
 
+/// Waits until `node` shows every link in this colour (R-AL-2).
+async fn links(node: &Node, colour: &str) {
+    shows(node, &format!("{colour} links"), |s| {
+        let links = s["links"].as_array().cloned().unwrap_or_default();
+        !links.is_empty() && links.iter().all(|l| l["colour"] == colour)
+    })
+    .await;
+}
+
 /// R-FO-7: what the backup knows of phones survives its restart, also before a failover.
 #[tokio::test]
 async fn evidence_of_phones_outlives_the_backup() {
@@ -360,6 +369,8 @@ async fn evidence_of_phones_outlives_the_backup() {
     pair.configure_both("failover_after = \"1s\"", "failover_after = \"2s\"");
     pair.start_both().await;
     let (home, backup) = (&pair.primary, &pair.secondary);
+    links(home, "dark-green").await;
+    links(backup, "white").await;
     home.kill().await;
     let needs = |s: &Value| {
         s["groups"][0]["failback"]["waiting_for"]
@@ -373,6 +384,7 @@ async fn evidence_of_phones_outlives_the_backup() {
                 .contains("invisible")
     })
     .await;
+    links(backup, "orange").await;
     // The phone registers while the pair is in maintenance, so that nothing follows yet.
     backup
         .request(Method::PUT, MAINTENANCE)
@@ -401,6 +413,7 @@ async fn evidence_of_phones_outlives_the_backup() {
     let status = backup.names_owner(backup).await;
     let reason = status["groups"][0]["reason"].as_str().unwrap();
     assert!(reason.contains("a desk phone of it registered"), "{reason}");
+    links(backup, "yellow").await;
 }
 
 /// R-TO-2, R-TO-3: switching modes live, refused while in resilience.

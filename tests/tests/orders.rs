@@ -1,5 +1,5 @@
 //! Orders of operators at the edges: cancelled at one node while mails to the other are cut, given twice,
-//! while a node starts; and what must not begin anew (R-FB-1, R-FB-4, R-FB-5, R-TO-7).
+//! while a node starts; and callers between nodes of different modes (R-FO-4, R-FO-6, R-TO-7).
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::time::sleep;
-use vmsync_tests::pair::{Cut, Net, Node, OpenCall, Pair, Way, group_of, soon};
+use vmsync_tests::pair::{Cut, Net, Node, Pair, Way, group_of, soon};
 
 const ACTIVATE: &str = "/api/v1/groups/primary/activate-backup";
 const SCHEDULE: &str = "/api/v1/groups/primary/schedule";
@@ -131,71 +131,6 @@ async fn while_a_node_starts_it_cancels_nothing() {
     home.ready().await;
     shows_order(home, true).await;
     home.delete(SCHEDULE).await.must_be(200);
-}
-
-/// The automatic failback's minutes begin once: an exchange that is begun anew, by an operator's resync or by
-/// a mail that was lost, does not begin them anew (R-FB-5).
-#[tokio::test]
-async fn a_resync_does_not_put_off_the_automatic_failback() {
-    let pair = Pair::laid_out().await;
-    pair.fails_over_quickly();
-    pair.configure_both("policy = \"graceful\"", "policy = \"automatic\"");
-    pair.start_both().await;
-    let (home, backup) = (&pair.primary, &pair.secondary);
-    home.kill().await;
-    backup.names_owner(backup).await;
-    let mut call = OpenCall::to_leave(backup, "2001", "5550100").await;
-    call.up_to_the_beep().await;
-    home.start().await;
-    let deadline = async || {
-        soon("a deadline", async || {
-            let group = group_of(&backup.try_status().await?, "primary");
-            let deadline = group["failback"]["deadline"].as_str().map(str::to_owned);
-            let at = deadline.and_then(|d| d.parse::<vmsync_config::words::UnixMillis>().ok());
-            at.ok_or(group.to_string())
-        })
-        .await
-        .0
-    };
-    let first = deadline().await;
-    for _ in 0..3 {
-        sleep(Duration::from_secs(1)).await;
-        backup.post("/api/v1/sync/resync", &json!({})).await;
-        pair.in_step().await;
-    }
-    let last = deadline().await;
-    assert!(
-        first.abs_diff(last) < 500,
-        "put off by {} ms",
-        first.abs_diff(last)
-    );
-    call.ends().await;
-    pair.served_by(home).await;
-}
-
-/// *Activate Backup Server* with the home still there holds the group until the home was away. A home that
-/// is started anew was away, however quickly, and whichever of both can ask the other (R-FB-1).
-#[tokio::test]
-async fn a_restart_of_the_home_is_noticed_by_its_questions_alone() {
-    let pair = Pair::laid_out().await;
-    pair.configure_both("invisible_after = \"1500ms\"", "invisible_after = \"20s\"");
-    let net = Net::between(&pair);
-    pair.start_both().await;
-    let (home, backup) = (&pair.primary, &pair.secondary);
-    home.post(ACTIVATE, &json!({})).await.must_be(202);
-    pair.served_by(backup).await;
-    net.cut(Way::Heartbeat, backup, home, Cut::Refused);
-    sleep(Duration::from_secs(1)).await;
-    assert_eq!(group(backup).await["owner"], "vmpro2", "held");
-    home.kill().await;
-    home.launch().await;
-    pair.served_by(home).await;
-    let status = backup.get("/api/v1/status").await;
-    assert_eq!(
-        status["peer"]["signs"]["questions"], true,
-        "{}",
-        status["peer"]
-    );
 }
 
 /// While the nodes are in different modes neither sends callers to a node that would send them back.
