@@ -329,14 +329,34 @@ pub struct VrlServer {
     pub password_file: PathBuf,
 }
 
-/// `[rights]`: this node's own entitlements (R-FO-8). By default the secondary of a single-active
-/// pair has none and honours the primary's; every other node has both.
+/// `[rights]`: this node's own entitlements (R-FO-8). What is not said follows from role and mode
+/// ([`Rights::own`]), and so changes when the mode is switched live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rights {
     /// The voicemail licence.
-    pub voicemail_licence: bool,
+    pub voicemail_licence: Option<bool>,
     /// The media-manager right (R-VR-3).
-    pub media_manager: bool,
+    pub media_manager: Option<bool>,
+    /// How long borrowed rights count without their source, at most 30 days.
+    pub grace: Duration,
+}
+
+impl Rights {
+    /// Whether a node of that role honours its peer's rights in that mode: the secondary of a
+    /// single-active pair does (R-FO-8).
+    pub fn borrows(role: Role, mode: Mode) -> bool {
+        role == Role::Secondary && mode == Mode::SingleActive
+    }
+
+    /// What the node has of its own: voicemail licence, media-manager right. By default both, but
+    /// none where it borrows.
+    pub fn own(&self, role: Role, mode: Mode) -> (bool, bool) {
+        let default = !Self::borrows(role, mode);
+        (
+            self.voicemail_licence.unwrap_or(default),
+            self.media_manager.unwrap_or(default),
+        )
+    }
 }
 
 /// `[callflows]`.

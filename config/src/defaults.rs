@@ -234,6 +234,14 @@ pub const FTP_PORT: u16 = 21;
 /// `vrl.server.passive_ports`: for the data connections of the embedded FTP server, inclusive.
 pub(crate) const PASSIVE_PORTS: PortRange = PortRange(50_000, 50_099);
 
+/// `rights.grace`: how long borrowed rights count without their source (R-FO-8).
+pub const RIGHTS_GRACE: Setting<Duration> = Setting {
+    default: m(30 * 24 * 60),
+    least: s(0),
+    most: m(30 * 24 * 60),
+    rule: "R-FO-8",
+};
+
 /// `callflows.dir`, below `node.data_dir`.
 pub const CALLFLOWS_DIR: &str = "callflows";
 

@@ -225,6 +225,7 @@ section! {
     Rights {
         voicemail_licence: Field<bool>,
         media_manager: Field<bool>,
+        grace: Field<Duration>,
     }
 }
 

@@ -77,7 +77,7 @@ pub(crate) fn config(root: &Root, folder: &Path, report: &mut Report) -> Option<
     let http = http(&root.http, &ctx, report);
     let has_tls = tls.as_ref().map(|tls| tls.files.is_some());
     let vrl = vrl::vrl(&root.vrl, has_tls, &ctx, report);
-    let rights = rights(&root.rights, &ctx);
+    let rights = rights(&root.rights, report);
     let callflows = callflows(&root.callflows, node.as_ref().map(|n| &n.data_dir), &ctx);
     let systems = systems::systems(&root.systems, &ctx, report);
     let locations = features::locations(&root.locations, &root.systems, report);
@@ -175,12 +175,12 @@ fn http(raw: &shape::Http, ctx: &Context, report: &mut Report) -> Option<Http> {
     })
 }
 
-/// Rights of its own; the secondary of a single-active pair has the primary's instead (R-FO-8).
-fn rights(raw: &shape::Rights, ctx: &Context) -> Option<Rights> {
-    let borrows = ctx.role == Some(Role::Secondary) && ctx.mode == Some(Mode::SingleActive);
+fn rights(raw: &shape::Rights, report: &mut Report) -> Option<Rights> {
+    let grace = raw.grace.within(&defaults::RIGHTS_GRACE, report);
     Some(Rights {
-        voicemail_licence: raw.voicemail_licence.or(!borrows)?,
-        media_manager: raw.media_manager.or(!borrows)?,
+        voicemail_licence: raw.voicemail_licence.get(),
+        media_manager: raw.media_manager.get(),
+        grace: grace?,
     })
 }
 

@@ -7,7 +7,10 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{Failure, say};
-use crate::client::{ApiClient, Body};
+use crate::{
+    client::{ApiClient, Body},
+    rights::RightsStatus,
+};
 
 #[derive(Args)]
 pub(crate) struct Node {
@@ -306,6 +309,13 @@ fn status(s: &Value) -> String {
             text(&d["state"]),
             text(&d["pending_ops"])
         ));
+    }
+    let rights: RightsStatus = serde_json::from_value(s["rights"].clone()).unwrap_or_default();
+    for (name, right) in rights.named() {
+        let words = right.words();
+        if !words.is_empty() {
+            lines.push(format!("{}: {words}", name.to_ascii_lowercase()));
+        }
     }
     lines.push(format!(
         "{} mailboxes, {} messages, {} calls, {} alarms",

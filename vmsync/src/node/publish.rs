@@ -203,7 +203,7 @@ impl Node {
             rights: self
                 .app
                 .rights
-                .status(self.app.topology().mode, self.peer.visible()),
+                .status(self.app.topology().mode, self.peer.answers(now)),
             alarms: u32::try_from(self.app.alarms.active()).unwrap_or(u32::MAX),
             groups,
             sync,

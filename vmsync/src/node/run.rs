@@ -637,7 +637,7 @@ impl Node {
             ready: self.started(now),
             mode: Some(super::mode_name(self.app.topology().mode).to_owned()),
             backs_up: Some(self.app.config.resilience.backs_up_voicemail),
-            rights: Some(self.app.rights.own()),
+            rights: Some(self.app.rights.own(self.app.topology().mode)),
             challenge: None,
             echo: self.peer.report.as_ref().and_then(|r| r.challenge),
         }

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     alarms::Alarm,
     events::Event,
+    rights::RightsStatus,
     status::{FailbackStatus, GroupStatus, LinkStatus, Status},
 };
 
@@ -49,6 +50,7 @@ impl Overview<'_> {
                 (part("systems", &systems(&status.links)))
                 (part("history", &history(self.history)))
                 (part("recordings", &recordings(status)))
+                (part("rights", &rights(&status.rights)))
             }
             (part("events", &events(self.events)))
         }
@@ -255,6 +257,20 @@ fn recordings(status: &Status) -> Markup {
                 }
             }
             @if let Some(error) = &vrl.last_error { p.reason { (error) } }
+        }
+    }
+}
+
+/// What the node asked may do (R-FO-8).
+fn rights(rights: &RightsStatus) -> Markup {
+    html! {
+        section.panel aria-label="Rights" {
+            h2 { "Rights of this node" }
+            dl.rows {
+                @for (name, right) in rights.named() {
+                    div { dt { (name) } dd { @if right.granted { (right.words()) } @else { strong { (right.words()) } } } }
+                }
+            }
         }
     }
 }
