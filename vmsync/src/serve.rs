@@ -399,7 +399,7 @@ fn tell_of_rebuild(store: &Store, alarms: &Alarms, config: &Config) -> Result<()
     if let Some(report) = store.rebuilt().map_err(|e| e.to_string())? {
         let text = report.words();
         let told = |a: &Alarm| a.code == INDEX_REBUILT && a.text == text;
-        if !alarms.list().iter().any(told) {
+        if !alarms.read(|mut all| Iterator::any(&mut all, told)) {
             alarms.raise(INDEX_REBUILT, config.node.id.as_str(), &text);
         }
     }

@@ -5,14 +5,19 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use vmsync_config::{Severity, words::UnixMillis};
+use vmsync_config::{Config, Severity, words::UnixMillis};
 use vmsync_core::{
     alarm::{Facts, Item, Notice, What},
     vrl::{Backoff, Pace},
 };
+use vmsync_store::Store;
 
-use super::{Ask, Channel, DOWN, DROPPED, email, snmp, syslog, webhook};
-use crate::{alarms::Alarms, app::App, clock};
+use super::{
+    DOWN, DROPPED, REFUSED,
+    channel::{Ask, Channel},
+    email, snmp, syslog, webhook,
+};
+use crate::{alarms::Alarms, clock};
 
 /// Between tries: from a second to five minutes.
 const PACE: Pace = Pace {
@@ -30,12 +35,14 @@ const TRY: Duration = Duration::from_mins(1);
 const TOLD: u32 = 2;
 
 /// Why a notice was not taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Failure {
     /// In words, with what to do.
     pub(super) why: String,
     /// It is never to be tried again.
     pub(super) for_good: bool,
+    /// The receiver asks not to be tried again before this has passed.
+    pub(super) not_within: Option<Duration>,
 }
 
 impl Failure {
@@ -43,9 +50,18 @@ impl Failure {
         let why = why.into();
         Self {
             why,
-            for_good: false,
+            ..Self::default()
         }
     }
+}
+
+/// Who has taken a notice, where it goes to several; the others are told without names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Told {
+    /// Addresses that have it.
+    pub(super) took: Vec<String>,
+    /// Addresses that refuse it for good, and why.
+    pub(super) refused: Vec<(String, String)>,
 }
 
 /// One of the ways.
@@ -57,20 +73,30 @@ pub(super) enum Driver {
 }
 
 impl Driver {
-    /// Sends it; `Ok` once it is acknowledged, or, where there is no such thing, sent.
-    async fn send(&mut self, item: &Item) -> Result<(), Failure> {
+    /// How many are sent as one: all of them are taken, or none.
+    fn at_once(&self) -> usize {
         match self {
-            Self::Email(driver) => driver.send(item).await,
-            Self::Syslog(driver) => driver.send(item).await,
-            Self::Snmp(driver) => driver.send(item).await,
-            Self::Webhook(driver) => driver.send(item).await,
+            Self::Syslog(_) => syslog::AT_ONCE,
+            Self::Snmp(driver) => driver.at_once(),
+            Self::Email(_) | Self::Webhook(_) => 1,
+        }
+    }
+
+    /// Sends them; `Ok` once they are acknowledged, or, where there is no such thing, sent. `more` follow at once.
+    async fn send(&mut self, items: &[Item], more: bool) -> Result<Told, Failure> {
+        let nameless = |()| Told::default();
+        match (self, items) {
+            (Self::Syslog(driver), items) => driver.send(items).await.map(nameless),
+            (Self::Snmp(driver), items) => driver.send(items).await.map(nameless),
+            (Self::Email(driver), [item, ..]) => driver.send(item, more).await,
+            (Self::Webhook(driver), [item, ..]) => driver.send(item).await.map(nameless),
+            (Self::Email(_) | Self::Webhook(_), []) => Ok(Told::default()),
         }
     }
 }
 
 /// The drivers, in the order of [`super::specs`].
-pub(super) fn drivers(app: &Arc<App>) -> Result<Vec<Driver>, String> {
-    let config = &app.config;
+pub(super) fn drivers(config: &Config, store: &Store) -> Result<Vec<Driver>, String> {
     let mut all = Vec::new();
     for channel in &config.alarms.email {
         all.push(Driver::Email(email::Driver::new(channel, config)?));
@@ -79,7 +105,7 @@ pub(super) fn drivers(app: &Arc<App>) -> Result<Vec<Driver>, String> {
         all.push(Driver::Syslog(syslog::Driver::new(channel, config)?));
     }
     if !config.alarms.snmp.is_empty() {
-        let engine = snmp::Engine::begin(&app.store, config)?;
+        let engine = snmp::Engine::begin(store, config)?;
         for channel in &config.alarms.snmp {
             let driver = snmp::Driver::new(channel, config, Arc::clone(&engine));
             all.push(Driver::Snmp(driver));
@@ -98,6 +124,8 @@ pub(super) struct Carrier {
     driver: Driver,
     pace: Pace,
     backoff: Backoff,
+    /// Asked for by the receiver.
+    not_before: Option<Duration>,
     /// Whether the alarm that it is down may be up.
     told: bool,
     dropped: u64,
@@ -111,6 +139,7 @@ impl Carrier {
             driver,
             pace: if demo { DEMO_PACE } else { PACE },
             backoff: Backoff::default(),
+            not_before: None,
             // By an earlier life.
             told: true,
             dropped: 0,
@@ -120,7 +149,9 @@ impl Carrier {
     pub(super) async fn run(mut self, mut asks: mpsc::Receiver<Ask>, stop: CancellationToken) {
         loop {
             self.tell_of_dropped();
-            let until = self.backoff.wait(clock::now());
+            let now = clock::now();
+            let asked = self.not_before.filter(|at| *at > now.mono);
+            let until = self.backoff.wait(now).max(asked);
             let waits = !self.channel.lock().queue.is_empty();
             let due = async {
                 match until {
@@ -141,22 +172,29 @@ impl Carrier {
 
     /// Tries the oldest.
     async fn next(&mut self, stop: &CancellationToken) {
-        let Some(item) = self.channel.lock().queue.begin() else {
-            return;
+        let (items, more) = {
+            let mut state = self.channel.lock();
+            let items = state.queue.begin(self.driver.at_once());
+            let more = state.queue.len() > items.len();
+            (items, more)
         };
-        let Some(result) = self.attempt(&item, stop).await else {
+        let Some(result) = self.attempt(&items, more, stop).await else {
             self.channel.lock().queue.failed();
             return;
         };
         match result {
-            Ok(()) => {
-                let told = self.channel.lock().queue.told(item.number);
-                self.channel.write(self.channel.records(told));
-                self.works(true);
+            Ok(told) => {
+                let gone = self.channel.lock().queue.told();
+                let count = gone.len();
+                self.channel.write(self.channel.records(gone));
+                self.works(count);
+                self.addresses(told);
             }
             Err(failure) if failure.for_good => {
-                tracing::warn!(channel = self.channel.name, notice = %item.notice.id, "given up: {}", failure.why);
-                let gone = self.channel.lock().queue.give_up(item.number);
+                for item in items {
+                    tracing::warn!(channel = self.channel.name, notice = %item.notice.id, "given up: {}", failure.why);
+                }
+                let gone = self.channel.lock().queue.give_up();
                 self.channel.write(self.channel.records(gone));
                 self.note_error(&failure);
             }
@@ -170,10 +208,11 @@ impl Carrier {
     /// `None` when the node stops meanwhile.
     async fn attempt(
         &mut self,
-        item: &Item,
+        items: &[Item],
+        more: bool,
         stop: &CancellationToken,
-    ) -> Option<Result<(), Failure>> {
-        let sent = tokio::time::timeout(TRY, self.driver.send(item));
+    ) -> Option<Result<Told, Failure>> {
+        let sent = tokio::time::timeout(TRY, self.driver.send(items, more));
         tokio::select! {
             () = stop.cancelled() => None,
             sent = sent => Some(sent.unwrap_or_else(|_| {
@@ -190,13 +229,21 @@ impl Carrier {
             missed: 0,
             notice: Arc::new(test_notice(&self.channel.name, at)),
         };
-        let result = self.attempt(&item, stop).await;
+        let result = self.attempt(&[item], false, stop).await;
         match result {
             None => drop(ask.send(Err("the node is stopping".to_owned()))),
-            Some(Ok(())) => {
+            Some(Ok(told)) => {
                 // What waits goes at once.
-                self.works(false);
-                drop(ask.send(Ok(())));
+                self.works(0);
+                let refused = told.refused.iter();
+                let refused: Vec<_> = refused.map(|(_, why)| why.clone()).collect();
+                self.addresses(told);
+                let outcome = if refused.is_empty() {
+                    Ok(())
+                } else {
+                    Err(format!("taken, but not for all: {}", refused.join("; ")))
+                };
+                drop(ask.send(outcome));
             }
             Some(Err(failure)) => {
                 self.note_error(&failure);
@@ -205,12 +252,28 @@ impl Carrier {
         }
     }
 
-    fn works(&mut self, counted: bool) {
+    /// Says which addresses are refused, and which no more.
+    fn addresses(&self, told: Told) {
+        for (address, why) in told.refused {
+            let text = format!(
+                "alarms of channel {} are refused for {address}: {why}; the others have them: correct or remove the address",
+                self.channel.name
+            );
+            self.note_error(&Failure::new(why));
+            self.alarms.raise(REFUSED, &address, &text);
+        }
+        for address in told.took {
+            self.alarms.clear(REFUSED, &address);
+        }
+    }
+
+    fn works(&mut self, sent: usize) {
         self.backoff.succeeded();
+        self.not_before = None;
         {
             let mut state = self.channel.lock();
             state.view.last_success = Some(clock::wall());
-            state.view.sent += u64::from(counted);
+            state.view.sent += u64::try_from(sent).unwrap_or(u64::MAX);
             state.view.failures = 0;
             state.view.retry_at = None;
         }
@@ -231,7 +294,11 @@ impl Carrier {
         self.backoff.failed(now, &self.pace, &self.channel.name);
         let failures = self.backoff.failures();
         let wait = self.backoff.wait(now).map(|at| at.saturating_sub(now.mono));
-        let wait = wait.map_or(0, |w| u64::try_from(w.as_millis()).unwrap_or(u64::MAX));
+        // What the receiver asks for, as far as the longest pause there is.
+        let asked = failure.not_within.map(|asked| asked.min(PACE.most));
+        let wait = wait.max(asked).unwrap_or_default();
+        self.not_before = asked.map(|_| now.mono.saturating_add(wait));
+        let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         let queued = {
             let mut state = self.channel.lock();
             state.view.failures = failures;

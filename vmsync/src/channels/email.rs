@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use uuid::Uuid;
 use vmsync_config::{Config, alarms::EmailChannel};
-use vmsync_core::alarm::{AlarmMail, Item, write_mail};
+use vmsync_core::alarm::{AlarmMail, Item, What, write_mail};
 
-use super::carrier::Failure;
+use super::carrier::{Failure, Told};
 use crate::{
     delivery::Trust,
     smtp::{
@@ -21,10 +22,15 @@ pub(super) struct Driver {
     to: Vec<Recipient>,
     /// By place of the entry.
     servers: BTreeMap<usize, Submission>,
-    /// The notice under way, and who has it, or has refused it for good.
-    under_way: u64,
-    done: BTreeSet<String>,
-    taken: bool,
+    under_way: UnderWay,
+}
+
+/// The notice that is being told, and who has it, or has refused it for good.
+#[derive(Default)]
+struct UnderWay {
+    id: Option<Uuid>,
+    took: BTreeSet<String>,
+    refused: BTreeMap<String, String>,
 }
 
 struct Recipient {
@@ -70,23 +76,34 @@ impl Driver {
             fqdn: config.node.fqdn.to_string(),
             to,
             servers,
-            under_way: u64::MAX,
-            done: BTreeSet::new(),
-            taken: false,
+            under_way: UnderWay::default(),
         })
     }
 
     /// One mail for each address. One that refuses it for good does not hold it from the others: it counts as told
     /// once every address has it or has refused it, and at least one has it.
-    pub(super) async fn send(&mut self, item: &Item) -> Result<(), Failure> {
-        if self.under_way != item.number || item.number == 0 {
-            self.under_way = item.number;
-            self.done.clear();
-            self.taken = false;
+    pub(super) async fn send(&mut self, item: &Item, more: bool) -> Result<Told, Failure> {
+        // A test goes beside what is under way: who has that must not get it again.
+        let beside = matches!(item.notice.what, What::Test(_));
+        let kept = beside.then(|| std::mem::take(&mut self.under_way));
+        let sent = self.tell_all(item, more).await;
+        if let Some(kept) = kept {
+            self.under_way = kept;
         }
+        sent
+    }
+
+    async fn tell_all(&mut self, item: &Item, more: bool) -> Result<Told, Failure> {
+        if self.under_way.id != Some(item.notice.id) {
+            self.under_way = UnderWay {
+                id: Some(item.notice.id),
+                ..UnderWay::default()
+            };
+        }
+        let now = &mut self.under_way;
         let mut errors = Vec::new();
         for to in &self.to {
-            if self.done.contains(&to.address) {
+            if now.took.contains(&to.address) || now.refused.contains_key(&to.address) {
                 continue;
             }
             let mail = write_mail(&AlarmMail {
@@ -98,39 +115,43 @@ impl Driver {
             });
             let mail = match mail {
                 Ok(Some(mail)) => mail,
-                Ok(None) => return Ok(()),
+                Ok(None) => return Ok(Told::default()),
                 Err(e) => return Err(Failure::new(e.to_string())),
             };
             let Some(server) = self.servers.get_mut(&to.place) else {
                 continue;
             };
-            let sent = server.send(&to.from, &to.address, &mail).await;
-            // Alarms are rare; a server would only close the connection meanwhile.
-            server.close().await;
-            match sent {
-                Ok(()) => {
-                    self.taken = true;
-                    self.done.insert(to.address.clone());
-                }
+            match server.send(&to.from, &to.address, &mail).await {
+                Ok(()) => drop(now.took.insert(to.address.clone())),
                 Err(failure) => {
+                    let why = format!("{}: {}", to.address, failure.why);
                     let refused = failure.code.is_some_and(|code| (500..600).contains(&code));
                     if refused && !failure.setup {
-                        self.done.insert(to.address.clone());
+                        now.refused.insert(to.address.clone(), why.clone());
                     }
-                    errors.push(format!("{}: {}", to.address, failure.why));
+                    errors.push(why);
                 }
             }
         }
-        if self.taken && self.done.len() >= self.to.len() {
-            for error in errors {
-                tracing::warn!("an alarm was not taken for one address: {error}");
+        let all = now.took.len() + now.refused.len() >= self.to.len();
+        if !more || !all {
+            // A server would only close the connection meanwhile.
+            for server in self.servers.values_mut() {
+                server.close().await;
             }
-            return Ok(());
         }
-        if self.done.len() >= self.to.len() {
+        if !all {
+            return Err(Failure::new(errors.join("; ")));
+        }
+        let done = std::mem::take(&mut self.under_way);
+        if done.took.is_empty() {
             // Nobody has it: tried again from the beginning.
-            self.under_way = u64::MAX;
+            let errors: Vec<_> = done.refused.into_values().collect();
+            return Err(Failure::new(errors.join("; ")));
         }
-        Err(Failure::new(errors.join("; ")))
+        Ok(Told {
+            took: done.took.into_iter().collect(),
+            refused: done.refused.into_iter().collect(),
+        })
     }
 }

@@ -8,48 +8,53 @@
 //! nothing that waited, and a notice is repeated only by a crash between its acknowledgement and the record.
 
 mod carrier;
+mod channel;
 mod email;
 mod feed;
 mod snmp;
+mod specs;
 mod syslog;
 mod webhook;
 
 use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        mpsc::{SyncSender, TrySendError},
-    },
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc::SyncSender},
 };
 
-use tokio::{
-    sync::{Notify, mpsc, oneshot},
-    task::JoinSet,
-};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use vmsync_config::{
     Config,
-    alarms::{self as configured, SnmpVersion, SyslogTransport},
-    words::{GroupName, NodeId, UnixMillis},
+    words::{GroupName, NodeId},
 };
-use vmsync_core::alarm::{self, Change, Facts, Filter, Item, Notice, Queue, What, told_by};
+use vmsync_core::alarm::{self, Facts, Item, Notice, Queue, What, told_by};
 use vmsync_store::{Store, StoreError};
 
 use crate::{
-    alarms::{Alarm, Write},
+    alarms::{Alarm, Write, kept},
     app::App,
     topology::Topology,
 };
+use channel::Records;
+use specs::specs;
+
+pub use channel::{Channel, View};
+pub use specs::check_secrets;
 
 /// A channel does not work.
 pub const DOWN: &str = "alarm_channel_down";
 /// Notices of a channel were dropped.
 pub const DROPPED: &str = "alarm_channel_dropped";
+/// An address of an e-mail channel is refused for good.
+pub const REFUSED: &str = "alarm_address_refused";
 /// Space of the notices that wait: `channel/number`.
 pub(crate) const SPACE: &str = "notices";
-/// Tests asked for and not begun.
-const TESTS: usize = 4;
+/// Notices that may wait beyond the begin and end of every alarm that can be up: those under way, and events.
+const BESIDE: usize = 500;
+
+/// Records removed as one.
+const AT_ONCE: usize = 1_000;
 
 /// All channels of a node. Cheap to clone.
 #[derive(Clone)]
@@ -63,48 +68,6 @@ struct Inner {
     /// Of each subject that both nodes know: who tells of it.
     tellers: Mutex<BTreeMap<String, NodeId>>,
     list: Vec<Arc<Channel>>,
-}
-
-/// One channel.
-pub struct Channel {
-    /// Its name.
-    pub name: String,
-    /// `email`, `syslog`, `snmp` or `webhook`.
-    pub kind: &'static str,
-    /// Where to, for people.
-    pub target: String,
-    filter: Filter,
-    writer: SyncSender<Write>,
-    state: Mutex<State>,
-    news: Notify,
-    asked: mpsc::Sender<Ask>,
-    asks: Mutex<Option<mpsc::Receiver<Ask>>>,
-}
-
-type Ask = oneshot::Sender<Result<(), String>>;
-
-struct State {
-    queue: Queue,
-    view: View,
-}
-
-/// How a channel stands.
-#[derive(Debug, Clone, Default)]
-pub struct View {
-    /// Notices that wait.
-    pub queued: usize,
-    /// Notices sent since the start.
-    pub sent: u64,
-    /// Notices dropped or given up since the start.
-    pub dropped: u64,
-    /// When the last one was sent.
-    pub last_success: Option<UnixMillis>,
-    /// What went wrong last, and when.
-    pub last_error: Option<(UnixMillis, String)>,
-    /// Tries that failed in a row; 0 = it works, as far as known.
-    pub failures: u32,
-    /// When the next try is.
-    pub retry_at: Option<UnixMillis>,
 }
 
 impl Channels {
@@ -128,6 +91,7 @@ impl Channels {
         let mut waiting: BTreeMap<String, Vec<Item>> = BTreeMap::new();
         let mut orphans = Vec::new();
         let wanted = specs(&config.alarms);
+        let limit = limit(config);
         for (key, value) in store.locals(SPACE)? {
             let name = key.split_once('/').map_or("", |(name, _)| name);
             let item = serde_json::from_slice::<Item>(&value);
@@ -143,15 +107,13 @@ impl Channels {
                 "notices of channels that are configured no more are dropped"
             );
             let gone: Vec<_> = orphans.iter().map(|key| (key.as_str(), None)).collect();
-            store.put_locals(SPACE, &gone)?;
+            for some in gone.chunks(AT_ONCE) {
+                store.put_locals(SPACE, some)?;
+            }
         }
         let list = wanted.into_iter().map(|spec| {
             let left = waiting.remove(&spec.name).unwrap_or_default();
-            Arc::new(Channel::new(
-                spec,
-                Queue::new(config.alarms.queue, left),
-                writer.clone(),
-            ))
+            Arc::new(Channel::new(spec, Queue::new(limit, left), writer.clone()))
         });
         Ok(Self {
             inner: Arc::new(Inner {
@@ -172,15 +134,21 @@ impl Channels {
         stop: &CancellationToken,
     ) -> Result<(), String> {
         let channels = app.alarms.channels();
-        let ours = |subject: &str| channels.list().iter().any(|c| c.name == subject);
-        for code in [DOWN, DROPPED] {
-            for alarm in app.alarms.list() {
-                if alarm.code == code && alarm.cleared.is_none() && !ours(&alarm.subject) {
-                    app.alarms.clear(code, &alarm.subject);
+        let named = |subject: &String| channels.list().iter().any(|c| c.name == *subject);
+        let mailed = app.config.alarms.email.iter().flat_map(|c| &c.to);
+        let mailed: BTreeSet<_> = mailed.collect();
+        for code in [DOWN, DROPPED, REFUSED] {
+            for subject in app.alarms.up_of(code) {
+                let ours = match code {
+                    REFUSED => mailed.contains(&subject),
+                    _ => named(&subject),
+                };
+                if !ours {
+                    app.alarms.clear(code, &subject);
                 }
             }
         }
-        let drivers = carrier::drivers(app)?;
+        let drivers = carrier::drivers(&app.config, &app.store)?;
         for (channel, driver) in channels.list().iter().zip(drivers) {
             let asks = channel
                 .asks
@@ -219,11 +187,7 @@ impl Channels {
     }
 
     /// Puts the begin or end of an alarm into the queues; what is to be written comes back.
-    pub(crate) fn alarm(
-        &self,
-        alarm: &Alarm,
-        what: fn(Facts) -> What,
-    ) -> Vec<(String, Option<Vec<u8>>)> {
+    pub(crate) fn alarm(&self, alarm: &Alarm, what: fn(Facts) -> What) -> Records {
         let teller = self.tellers().get(&alarm.subject).cloned();
         let ours = |me: &NodeId| told_by(me, &alarm.code, teller.as_ref());
         if !self.inner.me.as_ref().is_some_and(ours) {
@@ -244,7 +208,7 @@ impl Channels {
         })
     }
 
-    fn offer(&self, notice: Notice) -> Vec<(String, Option<Vec<u8>>)> {
+    fn offer(&self, notice: Notice) -> Records {
         let notice = Arc::new(notice);
         let wanted = self
             .inner
@@ -269,81 +233,12 @@ impl Channels {
     }
 }
 
-impl Channel {
-    fn new(spec: Spec, queue: Queue, writer: SyncSender<Write>) -> Self {
-        let (asked, asks) = mpsc::channel(TESTS);
-        Self {
-            name: spec.name,
-            kind: spec.kind,
-            target: spec.target,
-            filter: spec.filter,
-            writer,
-            state: Mutex::new(State {
-                queue,
-                view: View::default(),
-            }),
-            news: Notify::new(),
-            asked,
-            asks: Mutex::new(Some(asks)),
-        }
-    }
-
-    /// How it stands.
-    pub fn view(&self) -> View {
-        let state = self.lock();
-        View {
-            queued: state.queue.len(),
-            dropped: state.queue.dropped(),
-            ..state.view.clone()
-        }
-    }
-
-    /// Sends a test alarm now, beside the queue. The inner `Err` says in words why it was not taken.
-    pub async fn test(&self) -> Option<Result<(), String>> {
-        let (answer, answered) = oneshot::channel();
-        self.asked.try_send(answer).ok()?;
-        answered.await.ok()
-    }
-
-    fn push(&self, notice: Arc<Notice>) -> Vec<(String, Option<Vec<u8>>)> {
-        let changes = self.lock().queue.push(notice);
-        self.news.notify_one();
-        self.records(changes)
-    }
-
-    fn records(&self, changes: Vec<Change>) -> Vec<(String, Option<Vec<u8>>)> {
-        let key = |number: u64| format!("{}/{number:020}", self.name);
-        let record = |change| match change {
-            Change::Put(item) => {
-                let bytes = serde_json::to_vec(&item).ok()?;
-                Some((key(item.number), Some(bytes)))
-            }
-            Change::Remove(number) => Some((key(number), None)),
-        };
-        changes.into_iter().filter_map(record).collect()
-    }
-
-    /// In the background. What can't be written is sent all the same.
-    fn write(&self, notices: Vec<(String, Option<Vec<u8>>)>) {
-        if notices.is_empty() {
-            return;
-        }
-        let write = Write {
-            alarm: None,
-            notices,
-        };
-        // Gone: the node is stopping.
-        if let Err(TrySendError::Full(_)) = self.writer.try_send(write) {
-            tracing::error!(
-                channel = self.name,
-                "the state of a notice is not kept over a restart: the writer does not keep up"
-            );
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Notices that may wait for one channel: as configured, and never fewer than the begin and the end of each alarm that can
+/// be up, so that there is always one that is over to drop first.
+fn limit(config: &Config) -> usize {
+    let all = kept(config.systems.len());
+    let least = all.saturating_mul(2).saturating_add(BESIDE);
+    config.alarms.queue.max(least)
 }
 
 /// Who tells what both nodes list: the backup of the group that the subject, a system or a group, belongs to; of the
@@ -355,8 +250,8 @@ fn tellers(topology: &Topology) -> BTreeMap<String, NodeId> {
         group.map(|g| g.backup.clone())
     };
     let systems = topology.systems.iter().filter_map(|system| {
-        let group = topology.group_of(Some(system.name.as_str()));
-        Some((system.name.to_string(), backup(&group)?))
+        let group = topology.group_of_system(system);
+        Some((system.name.to_string(), backup(group)?))
     });
     let pair = groups
         .first()
@@ -365,90 +260,6 @@ fn tellers(topology: &Topology) -> BTreeMap<String, NodeId> {
         .iter()
         .map(|g| (g.name.to_string(), g.backup.clone()));
     pair.into_iter().chain(named).chain(systems).collect()
-}
-
-struct Spec {
-    name: String,
-    kind: &'static str,
-    target: String,
-    filter: Filter,
-}
-
-/// In the order in which [`carrier::drivers`] makes their drivers.
-fn specs(config: &configured::Alarms) -> Vec<Spec> {
-    let spec = |channel: &configured::Channel, kind, target, events: &[String]| Spec {
-        name: channel.name.clone(),
-        kind,
-        target,
-        filter: Filter {
-            codes: channel.codes.clone(),
-            severity: channel.severity,
-            events: events.to_vec(),
-        },
-    };
-    let email = config
-        .email
-        .iter()
-        .map(|c| spec(&c.channel, "email", c.to.join(", "), &[]));
-    let syslog = config.syslog.iter().map(|c| {
-        let transport = match c.transport {
-            SyslogTransport::Udp => "udp",
-            SyslogTransport::Tcp => "tcp",
-            SyslogTransport::Tls => "tls",
-        };
-        let target = format!("{}:{} ({transport})", c.server, c.port);
-        spec(&c.channel, "syslog", target, &[])
-    });
-    let snmp = config.snmp.iter().map(|c| {
-        let version = match c.version {
-            SnmpVersion::V2c { .. } => "2c",
-            SnmpVersion::V3(_) => "3",
-        };
-        let kind = if c.inform { "informs" } else { "traps" };
-        let target = format!("{}:{} ({kind} of version {version})", c.server, c.port);
-        spec(&c.channel, "snmp", target, &[])
-    });
-    let webhooks = config.webhooks.iter().map(|c| {
-        // Without its query, which may hold a token.
-        let mut shown = c.url.clone();
-        shown.set_query(None);
-        spec(&c.channel, "webhook", shown.to_string(), &c.events)
-    });
-    email.chain(syslog).chain(snmp).chain(webhooks).collect()
-}
-
-/// Checks what the files of secrets hold, beyond that they can be read.
-///
-/// # Errors
-/// What is wrong, without the secret.
-pub fn check_secrets(config: &configured::Alarms) -> Vec<String> {
-    let line =
-        |file: &std::path::Path| crate::keys::read_secret_line(file).map_err(|e| e.to_string());
-    let webhooks = config.webhooks.iter().filter_map(|c| {
-        let read = line(&c.secret_file).and_then(|secret| {
-            let named = |e| format!("{}: {e}", c.secret_file.display());
-            alarm::webhook::secret(&secret).map(drop).map_err(named)
-        });
-        read.err()
-    });
-    let users = config.snmp.iter().filter_map(|c| match &c.version {
-        SnmpVersion::V3(user) => Some(user),
-        SnmpVersion::V2c { .. } => None,
-    });
-    let files =
-        users.flat_map(|u| std::iter::once(&u.auth_password_file).chain(&u.priv_password_file));
-    let short = files.filter_map(|file| {
-        let password = line(file).ok()?;
-        let short = password.chars().count() < 8;
-        short.then(|| format!("{}: {}", file.display(), alarm::BadPassword))
-    });
-    let unreadable = config
-        .secret_files()
-        .into_iter()
-        .filter_map(|file| line(file).err());
-    let mut all: Vec<String> = webhooks.chain(short).chain(unreadable).collect();
-    all.dedup();
-    all
 }
 
 #[cfg(test)]

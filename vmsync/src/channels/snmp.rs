@@ -1,6 +1,7 @@
 //! Alarms as SNMP notifications over UDP: traps, sent and forgotten, or informs, which the receiver acknowledges.
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -22,7 +23,7 @@ use vmsync_store::Store;
 
 use super::{
     carrier::Failure,
-    syslog::{datagram, resolve, udp},
+    syslog::{AT_ONCE, datagrams, resolve, udp},
 };
 use crate::{clock, keys};
 
@@ -77,8 +78,8 @@ pub(super) struct Driver {
     inform: bool,
     node: String,
     engine: Arc<Engine>,
-    /// For traps: the user's keys at our own engine.
-    own: Option<Arc<LocalKeys>>,
+    /// The user's keys at an engine: our own for traps, the receiver's for informs.
+    keys: Option<(Vec<u8>, Arc<LocalKeys>)>,
 }
 
 impl Driver {
@@ -90,58 +91,93 @@ impl Driver {
             inform: channel.inform,
             node: config.node.id.to_string(),
             engine,
-            own: None,
+            keys: None,
         }
     }
 
-    pub(super) async fn send(&mut self, item: &Item) -> Result<(), Failure> {
+    /// Traps go many at once, informs one by one.
+    pub(super) fn at_once(&self) -> usize {
+        if self.inform { 1 } else { AT_ONCE }
+    }
+
+    pub(super) async fn send(&mut self, items: &[Item]) -> Result<(), Failure> {
         let address = resolve(&self.server, self.port).await?;
+        if self.inform {
+            for item in items {
+                self.inform(address, item).await?;
+            }
+            return Ok(());
+        }
+        let mut messages = Vec::with_capacity(items.len());
+        for item in items {
+            messages.extend(self.trap(item).await?);
+        }
+        if messages.is_empty() {
+            return Ok(());
+        }
+        let sent = datagrams(address, &messages).await;
+        sent.map_err(|e| self.named(&e))
+    }
+
+    /// The next salt, and the number of a request.
+    fn numbers(&self) -> (u64, i32) {
         let salt = self.engine.salt.fetch_add(1, Ordering::Relaxed);
-        let request = i32::try_from(salt & 0x7fff_ffff).unwrap_or(1);
-        let named = |e: std::io::Error| Failure::new(format!("{}:{}: {e}", self.server, self.port));
-        let ticks = clock::now().mono.as_millis() / 10 % (u128::from(u32::MAX) + 1);
-        let node = self.node.clone();
-        let sender = Sender {
-            node: &node,
-            uptime: u32::try_from(ticks).unwrap_or(0),
-        };
-        let kind = if self.inform {
-            Kind::Inform
-        } else {
-            Kind::Trap
-        };
+        (salt, i32::try_from(salt & 0x7fff_ffff).unwrap_or(1))
+    }
+
+    async fn trap(&mut self, item: &Item) -> Result<Option<Vec<u8>>, Failure> {
+        let (salt, request) = self.numbers();
+        let (node, kind) = (self.node.clone(), Kind::Trap);
         match self.version.clone() {
             SnmpVersion::V2c { community_file } => {
                 let community = secret(&community_file).await?;
-                let message = snmp::v2c(&item.notice, kind, &community, request, sender);
-                let Some(message) = message else {
-                    return Ok(());
-                };
-                if !self.inform {
-                    return datagram(address, &message).await.map_err(named);
-                }
-                let socket = udp(address).await.map_err(named)?;
-                let reply = |answer: &[u8]| match snmp::reply_v2c(answer, request) {
-                    Reply::Other => None,
-                    reply => Some(reply),
-                };
-                acknowledged(ask(&socket, &message, reply).await.map_err(named)?)
+                let sender = sender(&node);
+                Ok(snmp::v2c(&item.notice, kind, &community, request, sender))
             }
-            SnmpVersion::V3(user) if self.inform => {
-                let socket = udp(address).await.map_err(named)?;
-                let question = snmp::discovery(request);
-                let theirs = ask(&socket, &question, snmp::discovered)
-                    .await
-                    .map_err(named)?;
-                let Some(theirs) = theirs else {
-                    return Err(self.silent("does not say which SNMP engine it is"));
-                };
-                let keys = localise(&user, theirs.engine_id.clone()).await?;
+            SnmpVersion::V3(user) => {
+                let engine = self.engine.now();
+                let keys = self.keys(&user, &engine.engine_id).await?;
                 let user = User {
                     name: &user.name,
                     keys: &keys,
                 };
-                let message = snmp::v3(&item.notice, kind, user, &theirs, request, salt, sender);
+                let (notice, sender) = (&item.notice, sender(&node));
+                Ok(snmp::v3(notice, kind, user, &engine, request, salt, sender))
+            }
+        }
+    }
+
+    async fn inform(&mut self, address: SocketAddr, item: &Item) -> Result<(), Failure> {
+        let (salt, request) = self.numbers();
+        let (node, kind) = (self.node.clone(), Kind::Inform);
+        let socket = udp(address).await.map_err(|e| self.named(&e))?;
+        match self.version.clone() {
+            SnmpVersion::V2c { community_file } => {
+                let community = secret(&community_file).await?;
+                let message = snmp::v2c(&item.notice, kind, &community, request, sender(&node));
+                let Some(message) = message else {
+                    return Ok(());
+                };
+                let reply = |answer: &[u8]| match snmp::reply_v2c(answer, request) {
+                    Reply::Other => None,
+                    reply => Some(reply),
+                };
+                let asked = ask(&socket, &message, reply).await;
+                acknowledged(asked.map_err(|e| self.named(&e))?)
+            }
+            SnmpVersion::V3(user) => {
+                let question = snmp::discovery(request);
+                let asked = ask(&socket, &question, snmp::discovered).await;
+                let Some(theirs) = asked.map_err(|e| self.named(&e))? else {
+                    return Err(self.silent("does not say which SNMP engine it is"));
+                };
+                let keys = self.keys(&user, &theirs.engine_id).await?;
+                let user = User {
+                    name: &user.name,
+                    keys: &keys,
+                };
+                let (notice, sender) = (&item.notice, sender(&node));
+                let message = snmp::v3(notice, kind, user, &theirs, request, salt, sender);
                 let Some(message) = message else {
                     return Ok(());
                 };
@@ -149,32 +185,43 @@ impl Driver {
                     Reply::Other => None,
                     reply => Some(reply),
                 };
-                acknowledged(ask(&socket, &message, reply).await.map_err(named)?)
-            }
-            SnmpVersion::V3(user) => {
-                let engine = self.engine.now();
-                let keys = match &self.own {
-                    Some(keys) => Arc::clone(keys),
-                    None => localise(&user, engine.engine_id.clone()).await?,
-                };
-                self.own = Some(Arc::clone(&keys));
-                let user = User {
-                    name: &user.name,
-                    keys: &keys,
-                };
-                let message = snmp::v3(&item.notice, kind, user, &engine, request, salt, sender);
-                let Some(message) = message else {
-                    return Ok(());
-                };
-                datagram(address, &message)
-                    .await
-                    .map_err(|e| Failure::new(format!("{}:{}: {e}", self.server, self.port)))
+                let asked = ask(&socket, &message, reply).await;
+                let told = acknowledged(asked.map_err(|e| self.named(&e))?);
+                if told.is_err() {
+                    // The password may be another by now.
+                    self.keys = None;
+                }
+                told
             }
         }
     }
 
+    /// The user's keys at engine `id`: they take a million bytes of hashing, so the last are kept.
+    async fn keys(&mut self, user: &SnmpUser, id: &[u8]) -> Result<Arc<LocalKeys>, Failure> {
+        match &self.keys {
+            Some((engine, keys)) if engine == id => Ok(Arc::clone(keys)),
+            _ => {
+                let keys = localise(user, id.to_vec()).await?;
+                self.keys = Some((id.to_vec(), Arc::clone(&keys)));
+                Ok(keys)
+            }
+        }
+    }
+
+    fn named(&self, error: &std::io::Error) -> Failure {
+        Failure::new(format!("{}:{}: {error}", self.server, self.port))
+    }
+
     fn silent(&self, what: &str) -> Failure {
         Failure::new(format!("{}:{} {what}", self.server, self.port))
+    }
+}
+
+fn sender(node: &str) -> Sender<'_> {
+    let ticks = clock::now().mono.as_millis() / 10 % (u128::from(u32::MAX) + 1);
+    Sender {
+        node,
+        uptime: u32::try_from(ticks).unwrap_or(0),
     }
 }
 

@@ -1,9 +1,9 @@
 //! Alarms to a syslog receiver: UDP (RFC 5426), TCP with octets counted (RFC 6587), TLS (RFC 5425).
 //!
 //! Syslog knows no acknowledgement. What can be known is used: over UDP the system says when nobody listens there (ICMP),
-//! within the time waited; on a stream each message has a connection of its own, whose sending end is closed after it,
-//! and only when the receiver has closed its end, after reading all, or has said nothing for a while, it counts as
-//! sent. A reset is a failure.
+//! within the time waited; on a stream what waits, [`AT_ONCE`] messages at most, has a connection of its own, whose sending
+//! end is closed after them, and only when the receiver has closed its end, after reading all, or has said nothing for a
+//! while, they count as sent. A reset is a failure of all of them.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -23,6 +23,9 @@ use vmsync_core::alarm::{Item, syslog};
 use super::carrier::Failure;
 use crate::delivery::client_tls;
 
+/// Messages sent as one: each alone where alarms are rare, and thousands in seconds where thousands of systems fail over.
+/// So many datagrams fit into a receiver's buffer.
+pub(super) const AT_ONCE: usize = 50;
 /// Looking up, connecting, handshake: each.
 const STEP: Duration = Duration::from_secs(10);
 /// How long the system may take to say that nobody listens.
@@ -61,19 +64,28 @@ impl Driver {
         })
     }
 
-    pub(super) async fn send(&self, item: &Item) -> Result<(), Failure> {
-        let message = syslog::message(&item.notice, self.facility, &self.host, std::process::id());
-        let Some(message) = message else {
-            return Ok(());
+    pub(super) async fn send(&self, items: &[Item]) -> Result<(), Failure> {
+        let message = |item: &Item| {
+            syslog::message(&item.notice, self.facility, &self.host, std::process::id())
         };
+        let messages: Vec<String> = items.iter().filter_map(message).collect();
+        if messages.is_empty() {
+            return Ok(());
+        }
         let address = resolve(&self.server, self.port).await?;
+        let framed = || {
+            messages
+                .iter()
+                .map(|m| syslog::framed(m))
+                .collect::<String>()
+        };
         let sent = match (self.transport, &self.tls) {
-            (SyslogTransport::Udp, _) => datagram(address, message.as_bytes()).await,
+            (SyslogTransport::Udp, _) => datagrams(address, &messages).await,
             (_, None) => match connect(address).await {
-                Ok(stream) => frame(stream, &message).await,
+                Ok(stream) => frames(stream, &framed()).await,
                 Err(e) => Err(e),
             },
-            (_, Some(tls)) => self.over_tls(address, tls, &message).await,
+            (_, Some(tls)) => self.over_tls(address, tls, &framed()).await,
         };
         sent.map_err(|e| Failure::new(format!("{}:{}: {e}", self.server, self.port)))
     }
@@ -82,13 +94,13 @@ impl Driver {
         &self,
         address: SocketAddr,
         tls: &Arc<ClientConfig>,
-        message: &str,
+        framed: &str,
     ) -> std::io::Result<()> {
         let name = ServerName::try_from(self.server.clone()).map_err(std::io::Error::other)?;
         let stream = connect(address).await?;
         let connector = TlsConnector::from(Arc::clone(tls));
         let stream = within(STEP, "the TLS handshake", connector.connect(name, stream)).await?;
-        frame(stream, message).await
+        frames(stream, framed).await
     }
 }
 
@@ -125,10 +137,15 @@ pub(super) async fn udp(address: SocketAddr) -> std::io::Result<UdpSocket> {
     Ok(socket)
 }
 
-/// Sends one datagram, and waits a moment for the system to say that nobody listens.
-pub(super) async fn datagram(address: SocketAddr, bytes: &[u8]) -> std::io::Result<()> {
+/// Sends a datagram of each, and waits a moment for the system to say that nobody listens.
+pub(super) async fn datagrams(
+    address: SocketAddr,
+    all: &[impl AsRef<[u8]>],
+) -> std::io::Result<()> {
     let socket = udp(address).await?;
-    socket.send(bytes).await?;
+    for bytes in all {
+        socket.send(bytes.as_ref()).await?;
+    }
     match timeout(REFUSAL, socket.recv(&mut [0; 1])).await {
         Ok(Err(e)) => Err(e),
         Ok(Ok(_)) | Err(_) => Ok(()),
@@ -141,12 +158,12 @@ async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
-async fn frame(
+async fn frames(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
-    message: &str,
+    framed: &str,
 ) -> std::io::Result<()> {
     let written = async {
-        stream.write_all(syslog::framed(message).as_bytes()).await?;
+        stream.write_all(framed.as_bytes()).await?;
         stream.flush().await?;
         stream.shutdown().await
     };

@@ -8,11 +8,20 @@ use vmsync_core::alarm::CATALOGUE;
 use vmsync_store::{Options, Store};
 
 use super::*;
-use crate::{alarms::Alarms, clock, events::EventHub};
+use crate::{
+    alarms::{Alarms, Later},
+    clock,
+    events::EventHub,
+};
 
 const MANUAL: &str = include_str!("../../../docs/alarms.md");
 
 fn config(folder: &Path, role: &str) -> Config {
+    config_of(folder, role, 0)
+}
+
+/// With so many systems beside the branch.
+fn config_of(folder: &Path, role: &str, more: usize) -> Config {
     let (one, two, destination) = match role {
         "primary" => ("vmpro1", "vmpro2", "99999"),
         _ => ("vmpro2", "vmpro1", "99999"),
@@ -31,6 +40,8 @@ fn config(folder: &Path, role: &str) -> Config {
         server = "127.0.0.1"
         "#
     );
+    let system = |n| format!("[[systems]]\nname = \"s{n}\"\ndestination = \"99999\"\n");
+    let text = text + &(0..more).map(system).collect::<String>();
     let file = folder.join("vmsync.toml").display().to_string();
     vmsync_config::parse(&text, &file, std::iter::empty()).unwrap_or_else(|e| panic!("{e}"))
 }
@@ -46,12 +57,25 @@ fn open(config: &Config) -> (Store, Alarms) {
     (store, alarms)
 }
 
+/// The node's next life: the writer is behind, and its end closes the store.
+fn restarted(config: &Config, store: Store, alarms: Alarms) -> Alarms {
+    drop(alarms);
+    drop(store);
+    let options = || Options {
+        node: config.node.id.clone(),
+        min_free_bytes: 0,
+        clock: clock::wall,
+    };
+    until(|| Store::open(&config.node.data_dir, options()).is_ok());
+    open(config).1
+}
+
 /// What waits for the first channel.
 fn waiting(alarms: &Alarms) -> Vec<String> {
     let channels = alarms.channels();
     let mut state = channels.list()[0].lock();
     let mut all = Vec::new();
-    while let Some(item) = state.queue.begin() {
+    for item in state.queue.begin(usize::MAX) {
         let facts = item.notice.facts().unwrap();
         all.push(format!(
             "{} {} {}",
@@ -59,9 +83,20 @@ fn waiting(alarms: &Alarms) -> Vec<String> {
             facts.code,
             facts.subject
         ));
-        state.queue.told(item.number);
     }
+    state.queue.told();
     all
+}
+
+/// Waits, a minute at most.
+fn until(mut done: impl FnMut() -> bool) {
+    for _ in 0..6_000 {
+        if done() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("it never came about");
 }
 
 #[test]
@@ -80,24 +115,7 @@ fn begin_and_end_wait_over_a_restart_and_an_acknowledgement_is_neither() {
         "raised voicemail_failover branch",
         "cleared disk_full vmpro2",
     ];
-    // The writer is behind; its end closes the store.
-    drop(alarms);
-    drop(store);
-    for _ in 0..100 {
-        std::thread::sleep(std::time::Duration::from_millis(20));
-        if let Ok(store) = Store::open(
-            &config.node.data_dir,
-            Options {
-                node: config.node.id.clone(),
-                min_free_bytes: 0,
-                clock: clock::wall,
-            },
-        ) {
-            drop(store);
-            break;
-        }
-    }
-    let (_, again) = open(&config);
+    let again = restarted(&config, store, alarms);
     assert_eq!(waiting(&again), all);
 }
 
@@ -134,6 +152,70 @@ fn what_waits_for_a_channel_that_is_gone_is_dropped() {
     let alarms = Alarms::load_for(&config, store.clone(), EventHub::new()).unwrap();
     assert!(alarms.channels().list().is_empty());
     assert!(store.locals(SPACE).unwrap().is_empty());
+}
+
+/// R-AL-1, of more systems than the list holds of other alarms: each is told of with its begin and its end, in order,
+/// nothing is dropped, all are listed, and what waits outlives a restart.
+#[test]
+fn thousands_of_systems_fail_over_and_back_and_each_is_told_of() {
+    const SYSTEMS: usize = 2_500;
+    let folder = tempfile::tempdir().unwrap();
+    let config = config_of(folder.path(), "secondary", SYSTEMS);
+    let (store, alarms) = open(&config);
+    let code = "voicemail_failover";
+    let subjects = (0..SYSTEMS).map(|n| format!("s{n}"));
+    let raise = |subject| Later::Raise(code, subject, "served by vmpro2".to_owned());
+    let begun = clock::now().mono;
+    alarms.later(subjects.clone().map(raise).collect());
+    let handed_over = clock::now().mono.saturating_sub(begun);
+    until(|| alarms.active() == SYSTEMS);
+    assert_eq!(alarms.up_of(code).len(), SYSTEMS);
+    alarms.later(subjects.clone().map(|s| Later::Clear(code, s)).collect());
+    until(|| alarms.active() == 0);
+    println!(
+        "{SYSTEMS} systems: handed over in {handed_over:?}, raised and ended in {:?}",
+        clock::now().mono.saturating_sub(begun)
+    );
+    assert_eq!(alarms.list().len(), SYSTEMS, "all are listed");
+    assert_eq!(alarms.channels().list()[0].view().dropped, 0);
+    let again = restarted(&config, store, alarms);
+    assert_eq!(again.list().len(), SYSTEMS);
+    let all: Vec<_> = ["raised", "cleared"]
+        .iter()
+        .flat_map(|word| subjects.clone().map(move |s| format!("{word} {code} {s}")))
+        .collect();
+    assert!(waiting(&again) == all, "each begin and each end, in order");
+}
+
+/// What waits for a channel that is down has a bound also for thousands of systems, and what is dropped is said.
+#[test]
+fn a_queue_that_is_full_drops_what_is_over_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config_of(folder.path(), "secondary", 2_500);
+    let (_, alarms) = open(&config);
+    let least = 2 * (1_000 + 2 * 2_501) + 500;
+    assert!(limit(&config) == least && least > config.alarms.queue);
+    alarms.raise("peer_lost", "vmpro1", "up all the time");
+    for _ in 0..least {
+        alarms.raise("disk_full", "vmpro2", "no space");
+        alarms.clear("disk_full", "vmpro2");
+    }
+    let channel = &alarms.channels().list()[0];
+    let view = channel.view();
+    assert!(view.queued <= least && view.dropped > 0, "{view:?}");
+    let items = channel.lock().queue.begin(usize::MAX);
+    let first = items[0].notice.facts().unwrap();
+    assert_eq!(first.code, "peer_lost", "what is up is not dropped");
+    assert_eq!(
+        items[1].missed, view.dropped,
+        "and the next says how many were"
+    );
+    let words: Vec<_> = items[1..]
+        .chunks(2)
+        .map(|two| [two[0].notice.word(), two[1].notice.word()])
+        .collect();
+    assert!(words.iter().all(|w| *w == ["raised", "cleared"]));
+    assert_eq!(alarms.list().len(), kept(2_501));
 }
 
 /// The text of every source file of this crate.
@@ -184,7 +266,8 @@ fn every_alarm_there_is_stands_in_the_catalogue_and_in_the_manual() {
     }
     let mut raised = BTreeSet::new();
     for (path, text) in &files {
-        for argument in first_arguments(text, ".raise(") {
+        let calls = [".raise(", "Later::Raise("];
+        for argument in calls.iter().flat_map(|call| first_arguments(text, call)) {
             if let Some(code) = argument.strip_prefix('"').and_then(|a| a.strip_suffix('"')) {
                 raised.insert(code.to_owned());
                 continue;
@@ -240,10 +323,37 @@ fn every_alarm_there_is_stands_in_the_catalogue_and_in_the_manual() {
         gone.is_empty(),
         "in the catalogue, and raised nowhere: {gone:?}"
     );
+}
+
+/// Each kind has its row in the manual: how much it matters, what it means, what to do, and when it ends.
+#[test]
+fn the_manual_tells_of_every_alarm_what_it_means_and_what_to_do() {
+    let rows = MANUAL.lines().filter_map(|line| {
+        let cells: Vec<_> = line
+            .strip_prefix("| `")?
+            .split('|')
+            .map(str::trim)
+            .collect();
+        let code = cells[0].strip_suffix('`')?;
+        (cells.len() == 6).then_some((code, cells))
+    });
+    let rows: BTreeMap<_, _> = rows.collect();
     for (code, severity) in CATALOGUE {
-        let row = format!("| `{code}` | {} |", severity.as_str());
-        assert!(MANUAL.contains(&row), "docs/alarms.md lacks the row {row}");
+        let cells = rows
+            .get(code)
+            .unwrap_or_else(|| panic!("docs/alarms.md lacks {code}"));
+        assert_eq!(cells[1], severity.as_str(), "severity of {code}");
+        for (cell, what) in [(2, "what it means"), (3, "what to do"), (4, "when it ends")] {
+            let words = cells[cell].split_whitespace().count();
+            assert!(words > 1, "docs/alarms.md does not tell {what} of {code}");
+        }
     }
+    let known: BTreeSet<_> = CATALOGUE.iter().map(|(code, _)| *code).collect();
+    let gone: Vec<_> = rows.keys().filter(|code| !known.contains(*code)).collect();
+    assert!(
+        gone.is_empty(),
+        "docs/alarms.md tells of what there is not: {gone:?}"
+    );
 }
 
 #[test]

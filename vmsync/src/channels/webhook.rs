@@ -91,6 +91,10 @@ impl Driver {
         match webhook::answer(status.as_u16()) {
             Answer::Taken => Ok(()),
             answer => {
+                let not_within = response
+                    .headers()
+                    .get("retry-after")
+                    .and_then(|value| webhook::retry_after(value.to_str().ok()?));
                 let mut said = Vec::new();
                 while said.len() < ANSWER {
                     match response.chunk().await {
@@ -106,6 +110,7 @@ impl Driver {
                 Err(Failure {
                     why: format!("the receiver answers {status}: {}", said.trim()),
                     for_good: answer == Answer::Gone,
+                    not_within,
                 })
             }
         }

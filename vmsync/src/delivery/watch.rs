@@ -70,22 +70,16 @@ fn servers(app: &App, lanes: &[LaneState]) {
     }
     // An entry that is gone from the configuration has no trouble.
     let gone = |subject: &str| !app.config.senders.iter().any(|s| s.domain == subject);
-    for subject in up(&app.alarms, SERVER) {
+    for subject in app.alarms.up_of(SERVER) {
         if gone(&subject) {
             app.alarms.clear(SERVER, &subject);
         }
     }
 }
 
-fn up(alarms: &Alarms, code: &str) -> Vec<String> {
-    let all = alarms.list().into_iter();
-    let of_code = all.filter(|a| a.cleared.is_none() && a.code == code);
-    of_code.map(|a| a.subject).collect()
-}
-
 /// Raises what is wanted, and ends whatever else of that code is up.
 fn keep(alarms: &Alarms, code: &str, wanted: BTreeMap<String, String>) {
-    for subject in up(alarms, code) {
+    for subject in alarms.up_of(code) {
         if !wanted.contains_key(&subject) {
             alarms.clear(code, &subject);
         }
@@ -97,7 +91,7 @@ fn keep(alarms: &Alarms, code: &str, wanted: BTreeMap<String, String>) {
 
 /// Ends the alarms of mailboxes whose failure is cured, also where the other node has cured it.
 async fn failures(app: &App) {
-    for subject in up(&app.alarms, FAILED) {
+    for subject in app.alarms.up_of(FAILED) {
         let Ok(extension) = Extension::new(&subject) else {
             continue;
         };

@@ -1,6 +1,6 @@
 //! The task: sees to what is due, and to what follows from decisions.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -180,11 +180,10 @@ impl Features {
                 }
             }
         }
-        for alarm in app.alarms.list() {
-            let subject = &alarm.subject;
-            let still = over.iter().any(|(system, _)| system == subject);
-            if alarm.code == PHONES_FAILOVER && alarm.cleared.is_none() && !still {
-                app.alarms.clear(PHONES_FAILOVER, subject);
+        let still: BTreeSet<_> = over.iter().map(|(system, _)| system).collect();
+        for subject in app.alarms.up_of(PHONES_FAILOVER) {
+            if !still.contains(&subject) {
+                app.alarms.clear(PHONES_FAILOVER, &subject);
             }
         }
         for (system, because) in over {

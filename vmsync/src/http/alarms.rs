@@ -9,7 +9,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     extract::{Path, Query},
-    list::{Listed, Paging, page},
+    list::{Listed, Paging, page_of},
     problem::Problem,
 };
 use crate::{alarms::Alarm, app::App};
@@ -33,7 +33,7 @@ struct Wanted {
     cursor: Option<String>,
 }
 
-/// Alarms, oldest first.
+/// Alarms, oldest first: those that are up and as many of the last as make a thousand and two for each system.
 #[utoipa::path(
     get, path = "/alarms", tag = "watching",
     params(Wanted),
@@ -47,13 +47,14 @@ async fn list(
         limit: wanted.limit,
         cursor: wanted.cursor,
     };
-    let alarms = app.alarms.list().into_iter();
-    let alarms = alarms.filter(|a| {
-        wanted
-            .active
-            .is_none_or(|active| a.cleared.is_none() == active)
-    });
-    Ok(Json(page(alarms, &paging, |a| a.id)?))
+    let asked = |a: &&Alarm| {
+        let active = wanted.active;
+        active.is_none_or(|active| a.cleared.is_none() == active)
+    };
+    let page = app
+        .alarms
+        .read(|all| page_of(all.filter(asked), &paging, |a| a.id));
+    page.map(Json)
 }
 
 /// Acknowledges an alarm; doing it again changes nothing.

@@ -64,6 +64,18 @@ pub(super) fn page<T: ToSchema>(
     Ok(Listed { items, next })
 }
 
+/// As [`page`], of what is only borrowed: copies no more than the page.
+pub(super) fn page_of<'a, T: ToSchema + Clone + 'a>(
+    all: impl Iterator<Item = &'a T>,
+    paging: &Paging,
+    number: impl Fn(&T) -> u64,
+) -> Result<Listed<T>, Problem> {
+    // One that is none is refused there.
+    let after = paging.cursor.as_ref().and_then(|text| text.parse().ok());
+    let rest = all.filter(|item| after.is_none_or(|last| number(item) > last));
+    page(rest.cloned(), paging, &number)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

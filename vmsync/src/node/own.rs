@@ -5,6 +5,10 @@ use vmsync_core::resilience::{Ownership, Phase};
 use vmsync_store::StoreError;
 
 use super::{Node, groups, proof};
+use crate::alarms::Later;
+
+/// Voicemail of a system is served by its backup (R-AL-1).
+pub(super) const VOICEMAIL_FAILOVER: &str = "voicemail_failover";
 
 impl Node {
     /// Lets each group decide for itself.
@@ -135,15 +139,18 @@ impl Node {
         if subjects.is_empty() {
             subjects.push(group.name.as_str());
         }
-        for subject in subjects {
+        let alarm = |subject: &str| {
+            let subject = subject.to_owned();
             if ownership.owner == group.backup {
                 let Ownership { owner, reason, .. } = ownership;
                 let text = format!("voicemail of {subject} is served by {owner}: {reason}");
-                self.app.alarms.raise("voicemail_failover", subject, &text);
+                Later::Raise(VOICEMAIL_FAILOVER, subject, text)
             } else {
-                self.app.alarms.clear("voicemail_failover", subject);
+                Later::Clear(VOICEMAIL_FAILOVER, subject)
             }
-        }
+        };
+        let alarms = subjects.into_iter().map(alarm).collect();
+        self.app.alarms.later(alarms);
     }
 
     /// Recordings move when the primary serves its own group again (R-VR-1); never in dual-active (R-VR-3).

@@ -5,8 +5,9 @@
 //! record stays. Whoever asked made sure that every group was at home (`http/topology.rs`); should a
 //! failover have come in between, the group's owner still stands, and nothing is lost by it.
 
-use super::{Node, groups::GroupState};
+use super::{Node, groups::GroupState, own::VOICEMAIL_FAILOVER};
 use crate::{
+    alarms::Later,
     clock,
     topology::{Switched, Topology},
 };
@@ -36,21 +37,21 @@ impl Node {
                 return;
             }
         };
-        for system in &topology.systems {
-            self.app
-                .alarms
-                .clear("voicemail_failover", system.name.as_str());
-        }
-        for group in &self.groups {
-            self.app
-                .alarms
-                .clear("voicemail_failover", group.name().as_str());
-        }
+        let systems = topology
+            .systems
+            .iter()
+            .map(|system| system.name.to_string());
+        let groups = self.groups.iter().map(|group| group.name().to_string());
+        let over = systems.chain(groups);
+        let mut alarms: Vec<_> = over
+            .map(|subject| Later::Clear(VOICEMAIL_FAILOVER, subject))
+            .collect();
+        alarms.push(Later::Follow(Box::new(topology.clone())));
+        self.app.alarms.later(alarms);
         tracing::info!(
             mode = super::mode_name(topology.mode),
             "mode and systems as switched live"
         );
-        self.app.alarms.channels().follow(&topology);
         self.app.topology.set(topology);
         self.groups = loaded;
         self.sight_changed();

@@ -8,8 +8,10 @@ pub type Entry = (&'static str, Severity);
 
 /// By code.
 pub const CATALOGUE: &[Entry] = &[
+    ("alarm_address_refused", Warning),
     ("alarm_channel_down", Error),
     ("alarm_channel_dropped", Warning),
+    ("alarm_list_full", Error),
     ("audio_damaged", Error),
     ("backup_failed", Error),
     ("bad_signature", Error),

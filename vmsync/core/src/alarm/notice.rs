@@ -9,9 +9,8 @@ use vmsync_config::{
 
 /// Bytes of an event's facts that are told; of a larger one only that it happened.
 const EVENT_BYTES: usize = 64 * 1024;
-/// Alarms of the pair's shared state, which both nodes list: those that end so, and these.
-const FAILOVER: &str = "_failover";
-const SHARED: [&str; 2] = ["flapping", "maintenance"];
+/// Alarms of the pair's shared state, which both nodes list.
+const SHARED: [&str; 3] = ["flapping", "maintenance", "voicemail_failover"];
 
 /// One thing to tell, the same on every channel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -135,11 +134,12 @@ impl Filter {
     }
 }
 
-/// Whether node `me` tells of an alarm. What concerns a node alone, that node tells. What both nodes list
-/// (a failover, R-AL-1) the group's `backup` tells: it decides both the begin and the end of resilience
+/// Whether node `me` tells of an alarm. What one node alone lists, that node tells: its own troubles, and phones that
+/// fail over, of which the node at which their backup stands decides by itself. What both nodes list (voicemail that
+/// fails over, R-AL-1) the group's `backup` tells: it decides both the begin and the end of resilience
 /// (docs/decisions/0016-alarm-channels.md), so that there is one notice of each, from one sender.
 pub fn told_by(me: &NodeId, code: &str, backup: Option<&NodeId>) -> bool {
-    let shared = code.ends_with(FAILOVER) || SHARED.contains(&code);
+    let shared = SHARED.contains(&code);
     !shared || backup.is_none_or(|backup| backup == me)
 }
 
@@ -193,6 +193,15 @@ mod tests {
         assert!(!told_by(&one, "voicemail_failover", Some(&two)));
         assert!(told_by(&one, "disk_full", Some(&two)));
         assert!(told_by(&one, "voicemail_failover", None));
+    }
+
+    /// The branch's phones fall back to headquarters, which stand at vmpro1: vmpro1 decides, and nobody else lists it.
+    #[test]
+    fn a_failover_of_phones_is_told_by_the_node_that_decides_it() {
+        let [one, two] = ["vmpro1", "vmpro2"].map(|n| n.parse::<NodeId>().unwrap());
+        for me in [&one, &two] {
+            assert!(told_by(me, "phones_failover", Some(&two)), "{me}");
+        }
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! A notice as a webhook in the form of the Standard Webhooks specification 1.0.0: the JSON, its signature,
 //! and what an answer means.
 
+use std::time::Duration;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hmac::{Hmac, Mac as _};
 use serde_json::{Value, json};
@@ -112,6 +114,12 @@ pub fn answer(status: u16) -> Answer {
     }
 }
 
+/// How long a `Retry-After` of seconds asks to wait (RFC 9110 section 10.2.3). `None` of anything else, a date too: the
+/// pace of tries goes on by itself.
+pub fn retry_after(value: &str) -> Option<Duration> {
+    value.trim().parse().ok().map(Duration::from_secs)
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -193,6 +201,14 @@ mod tests {
             (&json!("ownership"), &json!("1-2"))
         );
         assert_eq!(event["data"]["group"], "primary");
+    }
+
+    #[test]
+    fn a_receiver_says_how_long_to_wait_in_seconds() {
+        assert_eq!(retry_after(" 125 "), Some(Duration::from_secs(125)));
+        for other in ["", "-1", "1.5", "Wed, 21 Oct 2015 07:28:00 GMT"] {
+            assert_eq!(retry_after(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -175,8 +175,20 @@ impl Console {
         history.sort_by_key(|o| std::cmp::Reverse((o.since, o.epoch)));
         history.truncate(SHOWN);
         // Those that are up first, newest of each kind first.
-        let mut alarms = app.alarms.list();
-        alarms.sort_by_key(|a| (a.cleared.is_some(), std::cmp::Reverse(a.id)));
+        let (mut alarms, ended) = app.alarms.read(|all| {
+            let (mut up, mut ended) = (Vec::new(), Vec::new());
+            for alarm in all.rev() {
+                let place = match alarm.cleared {
+                    None => &mut up,
+                    Some(_) => &mut ended,
+                };
+                if place.len() < SHOWN {
+                    place.push(alarm.clone());
+                }
+            }
+            (up, ended)
+        });
+        alarms.extend(ended);
         alarms.truncate(SHOWN);
         let mut events = app.events.recent(EVENTS);
         events.reverse();
