@@ -11,7 +11,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::time::timeout;
-use vmsync_tests::pair::{Node, Pair, soon};
+use vmsync_tests::pair::{Node, Pair, group_of, soon};
 
 /// Short timers, and a branch that backs headquarters up.
 fn configured(pair: &Pair) {
@@ -213,6 +213,7 @@ async fn a_manual_portal_waits_for_an_administrator_and_systems_tell_of_themselv
         .await
         .must_be(202);
     assert_eq!(done.json()["served_by"], "headquarters");
+    asked_at_the_node_that_does_not_decide(&pair).await;
     node.post("/api/v1/features/headquarters/phones/failback", &json!({}))
         .await
         .problem(409, "already_there", &["headquarters"]);
@@ -242,4 +243,184 @@ async fn a_manual_portal_waits_for_an_administrator_and_systems_tell_of_themselv
         .send()
         .await;
     wrong.problem(404, "not_found", &["fax"]);
+
+    // The list of registrations goes on where the page before ended.
+    for extension in ["2001", "2002", "2003"] {
+        registers(node, extension, "desk", "headquarters").await;
+    }
+    let (mut listed, mut path) = (Vec::new(), "/api/v1/phones?limit=2".to_owned());
+    loop {
+        let page = node.get(&path).await;
+        let items = page["items"].as_array().unwrap();
+        assert!(items.len() <= 2, "{page}");
+        listed.extend(items.iter().map(|p| p["extension"].clone()));
+        match page["next"].as_str() {
+            Some(next) => path = format!("/api/v1/phones?limit=2&cursor={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(
+        json!(listed),
+        json!(["2003", "2002", "2001"]),
+        "newest first"
+    );
+}
+
+/// R-TO-7: either node takes an administrator's failback; the one that decides carries it out.
+async fn asked_at_the_node_that_does_not_decide(pair: &Pair) {
+    let (decides, other) = (&pair.secondary, &pair.primary);
+    let polls = "/api/v1/systems/headquarters/polls";
+    let failback = "/api/v1/features/headquarters/portal/failback";
+    let portal = async |node: &Node, state: &str| {
+        let told = node.post(polls, &json!({"portal": state})).await;
+        told.must_be(200);
+    };
+    portal(decides, "down").await;
+    stands(decides, "portal", "resilience", "branch").await;
+    portal(decides, "up").await;
+    let returning = stands(decides, "portal", "returning", "branch").await;
+    assert_eq!(returning["epoch"], 3, "{returning}");
+
+    let dry = other.post(failback, &json!({"dry_run": true})).await;
+    let dry = dry.must_be(200).json();
+    assert_eq!(
+        (&dry["epoch"], &dry["decided_by"]),
+        (&json!(4), &json!("vmpro2"))
+    );
+    let stale = other.post(failback, &json!({"expected_epoch": 1})).await;
+    stale.problem(409, "stale_expected_epoch", &["epoch 3"]);
+    let done = other.post(failback, &json!({"expected_epoch": 3})).await;
+    let done = done.must_be(202).json();
+    assert_eq!(
+        (&done["epoch"], &done["served_by"]),
+        (&json!(4), &json!("headquarters"))
+    );
+    stands(decides, "portal", "normal", "headquarters").await;
+    other
+        .post(failback, &json!({}))
+        .await
+        .problem(409, "already_there", &["headquarters"]);
+
+    // While the one that decides is away the other takes over; afterwards both have: one request
+    // brings it home at both.
+    decides.kill().await;
+    portal(other, "down").await;
+    stands(other, "portal", "resilience", "branch").await;
+    decides.start().await;
+    portal(decides, "down").await;
+    stands(decides, "portal", "resilience", "branch").await;
+    for node in pair.nodes() {
+        portal(node, "up").await;
+        stands(node, "portal", "returning", "branch").await;
+    }
+    soon("the node that decides to be asked", async || {
+        let done = other.post(failback, &json!({})).await;
+        if done.status == 202 && done.json()["epoch"] == 6 {
+            Ok(())
+        } else {
+            Err(done.text())
+        }
+    })
+    .await;
+    for node in pair.nodes() {
+        stands(node, "portal", "normal", "headquarters").await;
+    }
+}
+
+/// R-TO-2, R-TO-3: the other features follow a live switch without a restart, with what was known;
+/// and so does what counts as evidence for voicemail (R-FO-1).
+#[tokio::test]
+async fn features_and_evidence_follow_a_live_switch() {
+    let pair = Pair::laid_out().await;
+    pair.fails_over_quickly();
+    pair.configure_both("trigger = \"visibility\"", "trigger = \"phones\"");
+    for node in pair.nodes() {
+        let hq = "name = \"headquarters\"";
+        let backed_up = "backup = \"branch\"\nbacked_up = [\"phones\", \"portal\"]";
+        node.configure(hq, &format!("{hq}\n{backed_up}"));
+        node.configure_more("[features]\nfailover_after = \"1s\"\ninvisible_after = \"60s\"");
+    }
+    pair.start_both().await;
+    let (first, second) = (&pair.primary, &pair.secondary);
+    let decided_by = async |node: &Node, who: &str| {
+        soon(&format!("{who} to decide, at {}", node.id), async || {
+            let now = feature(node, "phones").await?;
+            if now["decided_by"] == who {
+                Ok(())
+            } else {
+                Err(now.to_string())
+            }
+        })
+        .await;
+    };
+    // Both systems stand at the primary, which so decides about headquarters.
+    for node in pair.nodes() {
+        decided_by(node, "vmpro1").await;
+    }
+    let polls = "/api/v1/systems/headquarters/polls";
+    for state in ["up", "down"] {
+        let told = first.post(polls, &json!({"portal": state})).await;
+        told.must_be(200);
+    }
+    let before = stands(first, "portal", "resilience", "branch").await;
+
+    let dual = json!({"mode": "dual-active", "destinations": {"branch": "99998"}});
+    let put = second.request(Method::PUT, "/api/v1/topology").json(&dual);
+    put.send().await.must_be(200);
+    for node in pair.nodes() {
+        decided_by(node, "vmpro2").await;
+        let systems = node.get("/api/v1/systems").await;
+        let branch = systems["items"].as_array().unwrap().iter();
+        let branch = branch.clone().find(|s| s["name"] == "branch").unwrap();
+        assert_eq!(branch["home"], "vmpro2", "{branch}");
+    }
+    // What a node took over it still knows, and brings home.
+    let kept = feature(first, "portal").await.unwrap();
+    assert_eq!(
+        (&kept["epoch"], &kept["since"], &kept["because"]),
+        (&before["epoch"], &before["since"], &before["because"])
+    );
+    let told = first.post(polls, &json!({"portal": "up"})).await;
+    told.must_be(200);
+    let home = stands(first, "portal", "normal", "headquarters").await;
+    assert_eq!(home["epoch"], 2, "{home}");
+
+    // The branch is the secondary's now: its phones are evidence at the primary's system.
+    let serves = async |node: &Node, group: &str, owner: &str, phone: Value| {
+        soon(&format!("{owner} to serve group {group}"), async || {
+            if !phone.is_null() {
+                let answer = node.post("/api/v1/phones", &phone).await;
+                answer.must_be(200);
+            }
+            let now = group_of(&node.try_status().await?, group);
+            if now["owner"] == owner {
+                Ok(())
+            } else {
+                Err(now.to_string())
+            }
+        })
+        .await;
+    };
+    second.kill().await;
+    let of_branch = json!({"extension": "3001", "kind": "desk", "home_system": "branch", "at_system": "headquarters"});
+    serves(first, "secondary", "vmpro1", of_branch).await;
+    // A start reads the same: what was switched live counts from its first decision on.
+    second.start().await;
+    decided_by(second, "vmpro2").await;
+    serves(second, "secondary", "vmpro2", Value::Null).await;
+
+    first.kill().await;
+    let of_headquarters = phone("2001", "desk", "branch");
+    serves(second, "primary", "vmpro2", of_headquarters).await;
+    soon("the phones of headquarters to go over", async || {
+        registers(second, "2001", "desk", "branch").await;
+        let now = feature(second, "phones").await?;
+        let over = now["state"] == "resilience" && now["served_by"] == "branch";
+        if over && now["decided_by"] == "vmpro2" {
+            Ok(())
+        } else {
+            Err(now.to_string())
+        }
+    })
+    .await;
 }

@@ -21,9 +21,10 @@ use crate::{
     calls::Calls,
     delivery::Board,
     events::EventHub,
-    features::{Features, PhoneAdvice},
+    features::{FeatureStatus, Features, PhoneAdvice},
     keys::Tokens,
     node::{Command, OneSided},
+    pair::FeatureAct,
     rights::RightsBook,
     smtp::Refusals,
     status::Status,
@@ -441,11 +442,21 @@ impl NodeHandle {
         .await
         .unwrap_or_else(|| Err(stopping()))
     }
-    /// Phones seen, newest first.
-    pub async fn phones(&self) -> Vec<SeenPhone> {
-        self.ask(|answer| Command::Phones { answer })
+    /// Phones seen before number `before`, newest first, at most `most`, with their numbers.
+    pub async fn phones(&self, before: Option<u64>, most: usize) -> Vec<(u64, SeenPhone)> {
+        self.ask(|answer| Command::Phones {
+            before,
+            most,
+            answer,
+        })
+        .await
+        .unwrap_or_default()
+    }
+    /// Has the peer carry out an administrator's failback of a feature.
+    pub(crate) async fn pass_on(&self, act: FeatureAct) -> Result<FeatureStatus, Refused> {
+        self.ask(|answer| Command::PassOn { act, answer })
             .await
-            .unwrap_or_default()
+            .unwrap_or_else(|| Err(stopping()))
     }
     /// Starts the exchange of what both hold anew.
     pub async fn resync(&self) {

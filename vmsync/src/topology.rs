@@ -1,11 +1,9 @@
 //! Who is home of what: the configured mode and systems, and over them what was switched live
 //! (R-TO-1 to R-TO-3). Replicated as settings, so both nodes switch.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, PoisonError, RwLock},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
+use tokio::sync::watch;
 use vmsync_config::{
     Config, Destination, Group, Mode, Role, System,
     words::{GroupName, NodeId, SystemName},
@@ -106,7 +104,7 @@ fn node_of(config: &Config, destination: Destination) -> &NodeId {
 
 /// The topology in force, changed by the node loop alone.
 pub struct TopologyCell {
-    now: RwLock<Arc<Topology>>,
+    now: watch::Sender<Arc<Topology>>,
     /// One switch at a time: each is made over the one before.
     pub(crate) switching: tokio::sync::Mutex<()>,
 }
@@ -115,17 +113,22 @@ impl TopologyCell {
     /// The configured one.
     pub fn new(config: &Config) -> Self {
         Self {
-            now: RwLock::new(Arc::new(Topology::configured(config))),
+            now: watch::Sender::new(Arc::new(Topology::configured(config))),
             switching: tokio::sync::Mutex::default(),
         }
     }
 
     /// The one in force now.
     pub fn get(&self) -> Arc<Topology> {
-        Arc::clone(&self.now.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.now.borrow())
+    }
+
+    /// Follows it.
+    pub(crate) fn watch(&self) -> watch::Receiver<Arc<Topology>> {
+        self.now.subscribe()
     }
 
     pub(crate) fn set(&self, topology: Topology) {
-        *self.now.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(topology);
+        self.now.send_replace(Arc::new(topology));
     }
 }

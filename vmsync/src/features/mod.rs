@@ -9,6 +9,7 @@
 //! event stream, the alarms and the log. What could not be made durable has not happened and is
 //! decided again. A sign of life is never written.
 
+mod failback;
 mod keep;
 mod run;
 mod view;
@@ -31,10 +32,9 @@ use vmsync_core::{
 };
 use vmsync_store::{Store, StoreError};
 
+pub(crate) use failback::Ask;
 pub(crate) use run::run;
 pub use view::{FeatureStatus, PhoneAdvice, PhoneStatus, SystemStatus};
-
-use crate::app::App;
 
 /// The tracker and what surrounds it. Shared by the fronts and the task.
 pub struct Features {
@@ -140,55 +140,6 @@ impl Features {
         }
     }
 
-    /// An administrator's failback: what it would be, and done unless it is a dry run.
-    pub(crate) async fn failback(
-        &self,
-        app: &App,
-        system: &SystemName,
-        feature: Feature,
-        ask: Ask,
-        now: Now,
-    ) -> Result<FeatureStatus, Refused> {
-        let _turn = self.turns.lock().await;
-        let change = {
-            let mut inner = self.lock();
-            let (number, epoch) = inner
-                .tracker
-                .number(system)
-                .and_then(|n| Some((n, inner.tracker.stands(n, feature)?.1.epoch)))
-                .ok_or_else(|| Refused {
-                    code: "unknown_system",
-                    reason: format!("{system} is none of [[systems]]"),
-                })?;
-            if ask.expected_epoch.is_some_and(|expected| expected != epoch) {
-                return Err(Refused {
-                    code: "stale_expected_epoch",
-                    reason: format!(
-                        "{} of {system} is at epoch {epoch} by now",
-                        feature.as_str()
-                    ),
-                });
-            }
-            let change = inner.tracker.ask_failback(system, feature, now)?;
-            if ask.dry_run {
-                let shown = view::feature(&inner.tracker, &self.me, number, feature, now);
-                return shown
-                    .map(|status| status.after(&change))
-                    .ok_or_else(stopping);
-            }
-            change
-        };
-        self.follow(app, vec![change], now)
-            .await
-            .map_err(|reason| Refused {
-                code: "not_durable",
-                reason,
-            })?;
-        let inner = self.lock();
-        let number = inner.tracker.number(system).unwrap_or_default();
-        view::feature(&inner.tracker, &self.me, number, feature, now).ok_or_else(stopping)
-    }
-
     /// Features after number `after`, at most `most`, with their numbers; of all systems those that
     /// are backed up.
     pub(crate) fn list(
@@ -247,25 +198,9 @@ impl Features {
     }
 }
 
-/// Conditions of an administrator's failback.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Ask {
-    /// Only say what would happen.
-    pub(crate) dry_run: bool,
-    /// Refuse where it has moved since.
-    pub(crate) expected_epoch: Option<u64>,
-}
-
 fn is_due(inner: &Inner) -> bool {
     let due = inner.tracker.next_deadline();
     due.is_some_and(|due| due.is_zero())
-}
-
-fn stopping() -> Refused {
-    Refused {
-        code: "stopping",
-        reason: "the node is stopping; ask the other one".to_owned(),
-    }
 }
 
 /// What is to be told of `changes`.

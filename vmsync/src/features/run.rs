@@ -6,11 +6,11 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use vmsync_core::{
     Now,
-    features::{Decided, Feature, Side},
+    features::{Decided, Feature, Setup, Side},
 };
 
 use super::{Features, keep, told_of, view};
-use crate::{app::App, clock, status::Status};
+use crate::{app::App, clock, status::Status, topology::Topology};
 
 /// Systems looked at in one turn: the lock is held no longer, and no batch is larger.
 const A_TURN: usize = 500;
@@ -38,7 +38,14 @@ pub(crate) async fn run(app: Arc<App>, stop: CancellationToken) {
     let features = &app.features;
     features.alarms_again(&app);
     let mut sight = None;
+    // What was switched live before this start counts from the first turn on.
+    let mut topology = app.topology.watch();
+    topology.mark_changed();
     loop {
+        if topology.has_changed().unwrap_or_default() {
+            let now_in_force = Arc::clone(&topology.borrow_and_update());
+            features.follow_topology(&now_in_force);
+        }
         let visible = status.borrow_and_update().peer.visible;
         if sight != Some(visible) {
             sight = Some(visible);
@@ -50,6 +57,13 @@ pub(crate) async fn run(app: Arc<App>, stop: CancellationToken) {
             () = stop.cancelled() => return,
             () = features.wake.notified() => {}
             () = tokio::time::sleep(rest) => {}
+            switched = topology.changed() => {
+                if switched.is_err() {
+                    return;
+                }
+                // Seen at the top of the next round.
+                topology.mark_changed();
+            }
             changed = sight_changed(&mut status, visible) => if !changed { return },
         }
     }
@@ -67,6 +81,11 @@ impl Features {
     fn node_sight(&self, visible: bool, now: Now) {
         let peer = if visible { Ok(now.mono) } else { Err(now.mono) };
         self.lock().tracker.node_sight(peer);
+    }
+
+    /// Mode and systems were switched live: who stands where, and so who decides.
+    fn follow_topology(&self, topology: &Topology) {
+        self.lock().tracker.follow(Setup::all(&topology.systems));
     }
 
     fn rest(&self, now: Now) -> Duration {

@@ -11,7 +11,7 @@ use vmsync_core::features::{Feature, Refused, Subject};
 
 use super::{
     extract::{Json, Path, Query},
-    list::{Listed, Paging, limit},
+    list::{Listed, Paging, after, limit, numbered},
     problem::{Problem, ProblemBody},
 };
 use crate::{
@@ -72,7 +72,7 @@ async fn features(
     let limit = limit(which.limit)?;
     let after = after(which.cursor.as_deref())?;
     let found = app.features.list(wanted, after, limit + 1, clock::now());
-    Ok(axum::Json(listed(found, limit)))
+    Ok(axum::Json(numbered(found, limit)))
 }
 
 /// Conditions of a failback.
@@ -88,6 +88,9 @@ struct Failback {
 }
 
 /// Failback of what does not go home by itself: a manual portal, DECT without *prioritize primary*.
+///
+/// Either node takes it; the one that decides about the system carries it out, and the other too where
+/// it took the feature over while that was away.
 #[utoipa::path(
     post, path = "/features/{system}/{feature}/failback", tag = "features",
     params(("system" = String, Path), ("feature" = String, Path)),
@@ -109,12 +112,10 @@ async fn failback(
         dry_run: conditions.dry_run,
         expected_epoch: conditions.expected_epoch,
     };
-    let now = clock::now();
     let done = app
         .features
-        .failback(&app, &system, feature, ask, now)
-        .await
-        .map_err(problem)?;
+        .failback_anywhere(&app, &system, feature, ask)
+        .await?;
     let status = if ask.dry_run {
         StatusCode::OK
     } else {
@@ -136,7 +137,7 @@ async fn systems(
     let limit = limit(paging.limit)?;
     let after = after(paging.cursor.as_deref())?;
     let found = app.features.systems(after, limit + 1, clock::now());
-    Ok(axum::Json(listed(found, limit)))
+    Ok(axum::Json(numbered(found, limit)))
 }
 
 /// A sign of life of a PBX.
@@ -290,21 +291,6 @@ fn shown(app: &App, name: &SystemName) -> Result<axum::Json<SystemStatus>, Probl
     status.map(axum::Json).ok_or_else(missing)
 }
 
-fn listed<T: ToSchema>(mut found: Vec<(u64, T)>, limit: usize) -> Listed<T> {
-    let more = found.len() > limit;
-    found.truncate(limit);
-    let last = found.last().map(|(number, _)| number.to_string());
-    Listed {
-        next: last.filter(|_| more),
-        items: found.into_iter().map(|(_, item)| item).collect(),
-    }
-}
-
-fn after(cursor: Option<&str>) -> Result<Option<u64>, Problem> {
-    let wrong = |_| Problem::invalid("cursor is not one of this list; hand back `next` as it came");
-    cursor.map(|c| c.parse().map_err(wrong)).transpose()
-}
-
 fn number(app: &App, system: &str) -> Result<usize, Problem> {
     let name = SystemName::new(system)?;
     let number = app.features.number(&name);
@@ -320,13 +306,5 @@ fn named(feature: &str) -> Result<Feature, Problem> {
 
 /// What the tracker refuses, as the node loop's refusals are told.
 pub(super) fn problem(refused: Refused) -> Problem {
-    let code = match refused.code {
-        "no_such_system" => "unknown_system",
-        code => code,
-    };
-    crate::app::Refused {
-        code: code.to_owned(),
-        reason: refused.reason,
-    }
-    .into()
+    crate::app::Refused::from(refused).into()
 }

@@ -41,6 +41,24 @@ pub(super) fn limit(asked: Option<usize>) -> Result<usize, Problem> {
     }
 }
 
+/// A page of items with their numbers: one more than `limit` tells that there is a next page, whose
+/// cursor is the number of the last item of this.
+pub(super) fn numbered<T: ToSchema>(mut found: Vec<(u64, T)>, limit: usize) -> Listed<T> {
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let last = found.last().map(|(number, _)| number.to_string());
+    Listed {
+        next: last.filter(|_| more),
+        items: found.into_iter().map(|(_, item)| item).collect(),
+    }
+}
+
+/// The number that a cursor of such a list stands for.
+pub(super) fn after(cursor: Option<&str>) -> Result<Option<u64>, Problem> {
+    let wrong = |_| Problem::invalid("cursor is not one of this list; hand back `next` as it came");
+    cursor.map(|c| c.parse().map_err(wrong)).transpose()
+}
+
 /// Pages a list that is in memory whole, ordered by a number that `number` reads.
 pub(super) fn page<T: ToSchema>(
     all: impl Iterator<Item = T>,
@@ -48,12 +66,7 @@ pub(super) fn page<T: ToSchema>(
     number: impl Fn(&T) -> u64,
 ) -> Result<Listed<T>, Problem> {
     let limit = limit(paging.limit)?;
-    let after = match &paging.cursor {
-        None => None,
-        Some(text) => Some(text.parse::<u64>().map_err(|_| {
-            Problem::invalid("cursor is not one of this list; hand back `next` as it came")
-        })?),
-    };
+    let after = after(paging.cursor.as_deref())?;
     let mut rest = all.filter(|item| after.is_none_or(|last| number(item) > last));
     let items: Vec<T> = rest.by_ref().take(limit).collect();
     let more = rest.next().is_some();

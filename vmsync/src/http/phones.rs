@@ -9,7 +9,7 @@ use vmsync_config::words::{Extension, SystemName};
 use super::{
     extract::{Json, Query},
     features,
-    list::{Listed, Paging, page},
+    list::{Listed, Paging, after, limit, numbered},
     problem::Problem,
 };
 use crate::{
@@ -24,7 +24,10 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(list, report))
 }
 
-/// Phones seen, newest first.
+/// Phones seen, newest first: the last registration of each, of systems that are configured or not.
+///
+/// One that registers anew while you read pages is in front of the first; `GET /systems/{name}/phones`
+/// goes by extension.
 #[utoipa::path(
     get, path = "/phones", tag = "pair",
     params(Paging),
@@ -34,13 +37,10 @@ async fn list(
     State(app): State<Arc<App>>,
     Query(paging): Query<Paging>,
 ) -> Result<axum::Json<Listed<SeenPhone>>, Problem> {
-    let phones = (1_u64..).zip(app.node.phones().await).map(Numbered::from);
-    let page = page(phones, &paging, |p| p.number)?;
-    let items = page.items.into_iter().map(|p| p.phone).collect();
-    Ok(axum::Json(Listed {
-        items,
-        next: page.next,
-    }))
+    let limit = limit(paging.limit)?;
+    let before = after(paging.cursor.as_deref())?;
+    let found = app.node.phones(before, limit + 1).await;
+    Ok(axum::Json(numbered(found, limit)))
 }
 
 /// A phone has registered at a system, or what it does has changed.
@@ -98,17 +98,4 @@ async fn report(
     }
     seen.advice = view.map(|view| PhoneAdvice::of(&view.advice, now));
     Ok(axum::Json(seen))
-}
-
-/// A phone and its place in the list, for paging.
-#[derive(utoipa::ToSchema)]
-struct Numbered {
-    number: u64,
-    phone: SeenPhone,
-}
-
-impl From<(u64, SeenPhone)> for Numbered {
-    fn from((number, phone): (u64, SeenPhone)) -> Self {
-        Self { number, phone }
-    }
 }

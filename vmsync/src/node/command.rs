@@ -13,7 +13,8 @@ use crate::{
         SeenPhone,
     },
     exchange::Applied,
-    pair::Report,
+    features::FeatureStatus,
+    pair::{FeatureAct, Report},
 };
 
 /// One question or message to the loop. A dropped `answer` means that the node is stopping.
@@ -81,10 +82,21 @@ pub enum Command {
         /// Where the answer goes.
         answer: oneshot::Sender<Result<SeenPhone, Refused>>,
     },
-    /// Phones seen.
+    /// Phones seen, newest first, with their numbers.
     Phones {
+        /// Older than this number.
+        before: Option<u64>,
+        /// At most so many.
+        most: usize,
         /// Where the answer goes.
-        answer: oneshot::Sender<Vec<SeenPhone>>,
+        answer: oneshot::Sender<Vec<(u64, SeenPhone)>>,
+    },
+    /// An administrator's failback of a feature, to be carried out by the peer.
+    PassOn {
+        /// What.
+        act: FeatureAct,
+        /// Where the answer goes.
+        answer: oneshot::Sender<Result<FeatureStatus, Refused>>,
     },
     /// Exchange anew.
     Resync {

@@ -10,7 +10,8 @@ use super::{Node, one_sided};
 use crate::{
     app::{Guard, OneSidedAnswer, Outcome, Refused},
     clock,
-    pair::Act,
+    features::FeatureStatus,
+    pair::{Act, FeatureAct},
 };
 
 impl Node {
@@ -137,6 +138,38 @@ impl Node {
                 Some(boot) => match client.act(boot, &act).await {
                     Ok(acted) => acted,
                     Err(error) => Err(unreachable_peer(&peer, &error.to_string())),
+                },
+            };
+            let _ = answer.send(result);
+        });
+    }
+}
+
+impl Node {
+    /// Hands an administrator's failback of a feature to the peer, and its answer back, likewise.
+    pub(super) fn pass_on(
+        &self,
+        act: FeatureAct,
+        answer: oneshot::Sender<Result<FeatureStatus, Refused>>,
+    ) {
+        let peer = self.app.config.pair.peer_id.clone();
+        let report = self.peer.report.as_ref();
+        let answers = self.peer.answers(clock::now());
+        let boot = report.filter(|_| answers).map(|r| r.boot);
+        let client = self.client.clone();
+        tokio::spawn(async move {
+            let about = format!("{} of {}", act.feature.as_str(), act.system);
+            let unreachable = |why: &str| {
+                refused(
+                    "peer_unreachable",
+                    &format!("{peer} decides about {about} and can't be asked: {why}"),
+                )
+            };
+            let result = match boot {
+                None => Err(unreachable("it is out of sight")),
+                Some(boot) => match client.feature(boot, &act).await {
+                    Ok(acted) => acted,
+                    Err(error) => Err(unreachable(&error.to_string())),
                 },
             };
             let _ = answer.send(result);

@@ -171,7 +171,7 @@ impl Node {
                 .witness
                 .as_ref()
                 .map(|w| WitnessSight::new(w, now)),
-            phones: Phones::default(),
+            phones: Phones::new(app.config.limits.phones),
             progress: Progress::new(peer_holds),
             started_at: now,
             upkeep,
@@ -451,7 +451,7 @@ impl Node {
             } => {
                 let after = self.app.config.resilience.failover_after;
                 let seen = self.phones.registered(
-                    registration,
+                    &registration,
                     &mut self.groups,
                     self.peer.sight(),
                     after,
@@ -461,7 +461,12 @@ impl Node {
                 self.keep_evidence().await;
                 let _ = answer.send(seen);
             }
-            Command::Phones { answer } => drop(answer.send(self.phones.list())),
+            Command::Phones {
+                before,
+                most,
+                answer,
+            } => drop(answer.send(self.phones.list(before, most))),
+            Command::PassOn { act, answer } => self.pass_on(act, answer),
             Command::Resync { answer } => {
                 let visible = self.peer.visible();
                 self.session.visible(false, nonce(), now);

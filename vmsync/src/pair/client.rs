@@ -8,8 +8,8 @@ use vmsync_config::words::{NodeId, Vector};
 use vmsync_core::wire::Keys;
 
 use super::{
-    ACT, Act, Acted, Answer, CONFIRM, ConfirmQuestion, HEARTBEAT, LARGEST, ONE_SIDED, Question,
-    Report, SIGNATURE, answer_is_signed, sign_question,
+    ACT, Act, Acted, Answer, CONFIRM, ConfirmQuestion, FEATURE, FeatureAct, FeatureActed,
+    HEARTBEAT, LARGEST, ONE_SIDED, Question, Report, SIGNATURE, answer_is_signed, sign_question,
 };
 
 use crate::node::OneSided;
@@ -86,6 +86,16 @@ impl PeerClient {
     /// Forwards an operator's request to the peer in life `boot` of its process.
     pub(crate) async fn act(&self, boot: u64, act: &Act) -> Result<Acted, PeerError> {
         self.ask(ACT, Some(boot), act, Duration::from_secs(5)).await
+    }
+
+    /// Passes an administrator's failback of a feature on to the peer in life `boot` of its process.
+    pub(crate) async fn feature(
+        &self,
+        boot: u64,
+        act: &FeatureAct,
+    ) -> Result<FeatureActed, PeerError> {
+        self.ask(FEATURE, Some(boot), act, Duration::from_secs(5))
+            .await
     }
 
     /// Asks what the peer holds beyond `have`.

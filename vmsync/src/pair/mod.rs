@@ -14,11 +14,15 @@ pub use client::{PeerClient, PeerError};
 pub use routes::router;
 
 use serde::{Deserialize, Serialize};
-use vmsync_config::words::{GroupName, NodeId, Origin, UnixMillis, Vector};
+use vmsync_config::{
+    Feature,
+    words::{GroupName, NodeId, Origin, SystemName, UnixMillis, Vector},
+};
 use vmsync_core::{resilience::Ownership, rights::Rights, wire::Keys};
 
 use crate::{
     app::{Guard, Outcome, Refused},
+    features::{Ask, FeatureStatus},
     status::TotalsStatus,
 };
 
@@ -26,6 +30,8 @@ use crate::{
 pub const HEARTBEAT: &str = "/pair/v1/heartbeat";
 /// A request that acts: an operator's request reaching the node that doesn't decide.
 pub const ACT: &str = "/pair/v1/act";
+/// A failback of a feature that acts, likewise.
+pub const FEATURE: &str = "/pair/v1/feature";
 /// Asks what the answerer holds beyond a vector: counted, and message ids; no mailbox data.
 pub const ONE_SIDED: &str = "/pair/v1/one-sided";
 /// Asks whether a recording is here, whole and durable.
@@ -117,6 +123,35 @@ pub(crate) struct Act {
     /// Conditions.
     pub(crate) guard: Guard,
 }
+
+/// An administrator's failback of a feature, passed on (docs/features.md).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FeatureAct {
+    /// Of which system.
+    pub system: SystemName,
+    /// `portal`, `dect` or another.
+    pub feature: Feature,
+    /// Only say what would happen.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Refuse unless this is its epoch at the answerer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_epoch: Option<u64>,
+}
+
+impl FeatureAct {
+    pub(crate) fn new(system: &SystemName, feature: Feature, ask: Ask) -> Self {
+        Self {
+            system: system.clone(),
+            feature,
+            dry_run: ask.dry_run,
+            expected_epoch: ask.expected_epoch,
+        }
+    }
+}
+
+/// What came of it.
+pub(crate) type FeatureActed = Result<FeatureStatus, Refused>;
 
 /// What came of it.
 pub(crate) type Acted = Result<Outcome, Refused>;

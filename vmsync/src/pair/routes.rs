@@ -18,12 +18,13 @@ use vmsync_config::words::Vector;
 use vmsync_core::resilience::Request;
 
 use super::{
-    ACT, Act, Acted, Answer, CONFIRM, ConfirmQuestion, HEARTBEAT, LARGEST, ONE_SIDED, Question,
-    Report, SIGNATURE, question_is_signed, sign_answer,
+    ACT, Act, Acted, Answer, CONFIRM, ConfirmQuestion, FEATURE, FeatureAct, FeatureActed,
+    HEARTBEAT, LARGEST, ONE_SIDED, Question, Report, SIGNATURE, question_is_signed, sign_answer,
 };
 use crate::{
     app::{App, Refused},
     clock,
+    features::Ask,
     node::{self, Command},
 };
 
@@ -44,6 +45,7 @@ pub fn router(app: Arc<App>) -> Router {
     Router::new()
         .route(HEARTBEAT, post(heartbeat))
         .route(ACT, post(act))
+        .route(FEATURE, post(feature))
         .route(CONFIRM, post(confirm))
         .route(ONE_SIDED, post(one_sided))
         .layer(DefaultBodyLimit::max(LARGEST))
@@ -72,15 +74,7 @@ async fn act(
     body: Bytes,
 ) -> Result<Response, Denied> {
     let question: Question<Act> = shared.read(ACT, &headers, &body)?;
-    if question.to_boot != Some(shared.app.node.boot) {
-        return Err(Denied::Replayed);
-    }
-    {
-        let mut acted = shared.acted.lock().unwrap_or_else(PoisonError::into_inner);
-        if acted.len() >= MOST_ACTS || !acted.insert(question.nonce) {
-            return Err(Denied::Replayed);
-        }
-    }
+    shared.once(&question)?;
     let Act {
         group,
         request,
@@ -109,6 +103,30 @@ async fn act(
             })
         });
     shared.answer(ACT, question.nonce, &acted)
+}
+
+async fn feature(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Denied> {
+    let question: Question<FeatureAct> = shared.read(FEATURE, &headers, &body)?;
+    shared.once(&question)?;
+    let FeatureAct {
+        system,
+        feature,
+        dry_run,
+        expected_epoch,
+    } = question.body;
+    let ask = Ask {
+        dry_run,
+        expected_epoch,
+    };
+    let (app, now) = (&shared.app, clock::now());
+    // Done here and never passed on again.
+    let done = app.features.failback(app, &system, feature, ask, now).await;
+    let acted: FeatureActed = done.map_err(Refused::from);
+    shared.answer(FEATURE, question.nonce, &acted)
 }
 
 async fn one_sided(
@@ -167,6 +185,18 @@ impl Shared {
             return Err(Denied::Stranger(question.from.to_string()));
         }
         Ok(question)
+    }
+
+    /// A question that acts is meant for this life of the process, and taken once in it.
+    fn once<T>(&self, question: &Question<T>) -> Result<(), Denied> {
+        if question.to_boot != Some(self.app.node.boot) {
+            return Err(Denied::Replayed);
+        }
+        let mut acted = self.acted.lock().unwrap_or_else(PoisonError::into_inner);
+        if acted.len() >= MOST_ACTS || !acted.insert(question.nonce) {
+            return Err(Denied::Replayed);
+        }
+        Ok(())
     }
 
     fn answer<T: Serialize>(

@@ -376,9 +376,13 @@ async fn play_loop(
                     advice: None,
                 }));
             }
-            Command::Phones { answer } => {
+            Command::Phones { answer, .. } => {
                 let _ = answer.send(Vec::new());
             }
+            Command::PassOn { answer, .. } => drop(answer.send(Err(Refused {
+                code: "peer_unreachable".to_owned(),
+                reason: "there is no peer".to_owned(),
+            }))),
             Command::Resync { answer } => {
                 let _ = answer.send(());
             }

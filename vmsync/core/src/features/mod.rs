@@ -38,8 +38,8 @@ pub use signs::{Seen, Subject};
 pub use system::SystemView;
 pub use tracker::{Decided, Heard, Keep, Limits, Tracker};
 
-/// One PBX as the tracker knows it from the configuration.
-#[derive(Debug, Clone)]
+/// One PBX as the tracker knows it: the configuration's, with the home that is in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setup {
     /// Its name.
     pub name: SystemName,

@@ -10,7 +10,7 @@ use vmsync_config::words::{NodeId, Now, SystemName, UnixMillis};
 use vmsync_core::{
     features::{
         Away, Decided, Feature, Keep, Limits, Location, PhoneView, Refused, Registration, Return,
-        Setup, Standing, Subject, Timers, Tracker,
+        Setup, Standing, Subject, Timers, Tracker, parameters,
     },
     resilience::{PhoneKind, Verdict},
 };
@@ -191,12 +191,7 @@ impl Script {
         self.tracker.get_or_insert_with(|| {
             let me = NodeId::new("vmpro2").unwrap();
             let limits = Limits { phones: 100 };
-            let homes: BTreeMap<_, _> = systems.iter().map(|s| (&s.name, &s.home)).collect();
-            let setups = systems.iter().cloned().map(|mut setup| {
-                let home = setup.backup.as_ref().and_then(|b| homes.get(b));
-                setup.decider = home.map(|home| (*home).clone());
-                setup
-            });
+            let setups = decided(systems);
             let mut tracker = Tracker::new(me, setups, locations, timers.clone(), limits, now);
             for ((system, feature), standing) in &disk.standings {
                 tracker.restore(&name(system).unwrap(), *feature, standing.clone(), now);
@@ -270,6 +265,14 @@ impl Script {
                 if self.peer.is_err() {
                     self.peer = Err(self.now);
                 }
+            }
+            [system, "moves", "to", node] => {
+                let system = name(system)?;
+                let mut moved = self.systems.iter_mut().filter(|s| s.name == system);
+                moved.next().ok_or("no such system")?.home =
+                    NodeId::new(node).map_err(|e| e.to_string())?;
+                let setups = decided(&self.systems);
+                self.tracker().follow(setups);
             }
             [system, "alive"] => self.told(system, Subject::Home, true, now)?,
             [subject, "of", system, state @ ("up" | "down")] => {
@@ -401,6 +404,7 @@ impl Script {
                 }
                 same(standing.because.as_str(), quoted(rest)?)
             }
+            ["note", ..] => same(parameters::row(feature).note, quoted(rest)?),
             ["epoch", n] => same(standing.epoch.to_string().as_str(), *n),
             ["phase", phase] => same(outlook.phase.as_str(), *phase),
             ["waiting", "for", "nothing"] => same(outlook.waiting_for, Vec::<String>::new()),
@@ -411,7 +415,7 @@ impl Script {
                     wanted,
                 )
             }
-            _ => Err("served by, epoch, phase or waiting for".to_owned()),
+            _ => Err("served by, epoch, phase, note or waiting for".to_owned()),
         }
     }
 
@@ -449,6 +453,17 @@ impl Script {
             _ => Err("is at, may register at, moves to or stays".to_owned()),
         }
     }
+}
+
+/// The systems, each with the node that decides about it.
+fn decided(systems: &[Setup]) -> Vec<Setup> {
+    let homes: BTreeMap<_, _> = systems.iter().map(|s| (&s.name, &s.home)).collect();
+    let setups = systems.iter().cloned().map(|mut setup| {
+        let home = setup.backup.as_ref().and_then(|b| homes.get(b));
+        setup.decider = home.map(|home| (*home).clone());
+        setup
+    });
+    setups.collect()
 }
 
 fn quoted(text: &str) -> Result<&str, String> {
