@@ -1,5 +1,5 @@
 //! The way back at its edges: flap damping, a resync, a restart that is quicker than any time-out, a call
-//! that outlives its PBX (R-FB-1, R-FB-4, R-FB-5, R-FB-6, R-FB-8).
+//! that outlives its PBX, a home that must be stable first (R-FB-1, R-FB-4, R-FB-5, R-FB-6, R-FB-7, R-FB-8).
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -196,4 +196,35 @@ async fn a_call_that_outlives_its_pbx_holds_nothing_up_and_loses_nothing() {
     for node in pair.nodes() {
         node.hears("2001", &id, ONE).await;
     }
+}
+
+/// R-FB-7: a home can be required to have been in sight for a while first.
+#[tokio::test]
+async fn a_home_must_be_stable_before_it_takes_over_again() {
+    let pair = Pair::laid_out().await;
+    let stable = "timeout = \"60m\"\nstable_for = \"5s\"";
+    pair.configure_both("timeout = \"60m\"", stable);
+    pair.start_both().await;
+    pair.fail_over().await;
+    pair.primary.launch().await;
+    soon("failback to wait for the time", async || {
+        let group = group_of(&pair.secondary.try_status().await?, "primary");
+        let waits = group["failback"]["waiting_for"].to_string();
+        let told = waits.contains("vmpro1 to stay visible for 5s");
+        told.then_some(()).ok_or(waits)
+    })
+    .await;
+    pair.primary.ready().await;
+    pair.served_by(&pair.primary).await;
+    let status = pair.secondary.get("/api/v1/status").await;
+    let at = |time: &Value| -> u64 {
+        let time: UnixMillis = serde_json::from_value(time.clone()).unwrap();
+        time.0
+    };
+    let (seen, back) = (&status["peer"]["since"], &status["groups"][0]["since"]);
+    // Both are told in wall-clock time, which may be off by a few milliseconds of what was measured.
+    assert!(
+        at(back) - at(seen) > 4_900,
+        "in sight since {seen}, serves since {back}"
+    );
 }

@@ -67,6 +67,8 @@ async fn an_operator_moves_the_group_from_either_node_and_each_move_is_told() {
         );
     }
 
+    as_the_reference_shows_it(&pair, home).await;
+
     // Asked at the home; the backup decides.
     let ask = json!({"expected_owner": "vmpro1", "reason": "maintenance of the primary"});
     let moved = home.post(ACTIVATE, &ask).await.must_be(202).json();
@@ -81,10 +83,12 @@ async fn an_operator_moves_the_group_from_either_node_and_each_move_is_told() {
     // An operator's failover with the home in sight is held until an operator ends it.
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(group(backup).await["owner"], "vmpro2");
+    as_the_reference_shows_it(&pair, backup).await;
 
     // Back, asked at the other node.
     granted(backup, json!({"reason": "maintenance is over"})).await;
     pair.served_by(home).await;
+    as_the_reference_shows_it(&pair, home).await;
     assert_eq!(group(home).await["epoch"], start + 2);
 
     for node in pair.nodes() {
@@ -111,6 +115,41 @@ async fn an_operator_moves_the_group_from_either_node_and_each_move_is_told() {
         assert_eq!(
             told(start + 2),
             "an administrator started failback to vmpro1: maintenance is over"
+        );
+    }
+}
+
+/// R-TO-1, R-TO-4: in single-active one node is active and the other stands by, in the words of the
+/// reference's status.
+async fn as_the_reference_shows_it(pair: &Pair, active: &Node) {
+    for node in pair.nodes() {
+        let (voicemail, serves) = if node.id == active.id {
+            ("local", "yes")
+        } else {
+            ("centralized", "no")
+        };
+        let status = soon(&format!("{} to be {voicemail}", node.id), async || {
+            let status = node.try_status().await?;
+            let is = status["node"]["voicemail_type"] == voicemail
+                && status["groups"][0]["serving_here"] == serves;
+            if is {
+                Ok(status)
+            } else {
+                Err(status.to_string())
+            }
+        })
+        .await;
+        // The primary's backup is the secondary; the secondary is nobody's home, and has none.
+        let backup = match status["node"]["role"].as_str() {
+            Some("primary") => json!(pair.secondary.fqdn),
+            _ => Value::Null,
+        };
+        assert_eq!(status["node"]["backup_address"], backup, "{}", node.id);
+        let systems = status["links"].as_array().unwrap();
+        assert!(!systems.is_empty());
+        assert!(
+            systems.iter().all(|s| s["destination"] == "99999"),
+            "{systems:?}"
         );
     }
 }

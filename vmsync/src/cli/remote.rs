@@ -208,8 +208,9 @@ async fn all_pages(
         async move { client.ok(method, &path, &[], body).await.map(|r| r.json()) }
     };
     let mut answer = send(path.to_owned()).await?;
+    let and = if path.contains('?') { '&' } else { '?' };
     while let Some(next) = answer["next"].as_str().map(str::to_owned) {
-        let mut page = send(format!("{path}?cursor={next}")).await?;
+        let mut page = send(format!("{path}{and}cursor={next}")).await?;
         let more = page["items"]
             .as_array_mut()
             .map(std::mem::take)
