@@ -19,6 +19,8 @@ pub struct Behaviour {
     pub mail: Option<Answer>,
     /// To RCPT.
     pub rcpt: Option<Answer>,
+    /// To RCPT of some addresses.
+    pub some: Vec<(String, Answer)>,
     /// To DATA.
     pub data: Option<Answer>,
     /// To the mail itself, 5xx only: with 4xx `mailin` takes what follows for more of the mail.
@@ -34,6 +36,21 @@ impl Behaviour {
             rcpt: Some((code, text.to_owned())),
             ..Self::default()
         }
+    }
+
+    /// These recipients are answered so, all others taken.
+    pub fn to(some: Vec<(String, Answer)>) -> Self {
+        Self {
+            some,
+            ..Self::default()
+        }
+    }
+
+    /// The answer to RCPT of `address`, where it is not taken.
+    pub(super) fn recipient(&self, address: &str) -> Option<Answer> {
+        let one = self.some.iter().find(|(to, _)| to == address);
+        one.map(|(_, answer)| answer.clone())
+            .or_else(|| self.rcpt.clone())
     }
 }
 

@@ -110,7 +110,7 @@ impl Handler for Capture {
         answered(self.switch.get().mail)
     }
     fn rcpt(&mut self, to: &str) -> Response {
-        let answer = self.switch.get().rcpt;
+        let answer = self.switch.get().recipient(to);
         if answer.is_none() {
             self.to.push(to.to_owned());
         }

@@ -160,6 +160,16 @@ impl Node {
         running.map_or_else(|| panic!("{} does not run", self.id), Process::pid)
     }
 
+    /// Memory its process has in use, KiB.
+    pub async fn resident_kib(&self) -> u64 {
+        let process = self.process.lock().await;
+        let pid = process.as_ref().map_or(0, Process::pid);
+        let text = read(Path::new(&format!("/proc/{pid}/status")));
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        number.unwrap_or_else(|| panic!("{} does not run: {text}", self.id))
+    }
+
     async fn running(&self) -> Process {
         let process = self.process.lock().await.take();
         process.unwrap_or_else(|| panic!("{} does not run", self.id))

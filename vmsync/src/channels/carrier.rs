@@ -76,7 +76,7 @@ impl Driver {
     /// How many are sent as one: all of them are taken, or none.
     fn at_once(&self) -> usize {
         match self {
-            Self::Syslog(_) => syslog::AT_ONCE,
+            Self::Syslog(driver) => driver.at_once(),
             Self::Snmp(driver) => driver.at_once(),
             Self::Email(_) | Self::Webhook(_) => 1,
         }

@@ -23,7 +23,7 @@ use vmsync_store::Store;
 
 use super::{
     carrier::Failure,
-    syslog::{AT_ONCE, datagrams, resolve, udp},
+    syslog::{DATAGRAMS, datagrams, resolve, udp},
 };
 use crate::{clock, keys};
 
@@ -97,7 +97,7 @@ impl Driver {
 
     /// Traps go many at once, informs one by one.
     pub(super) fn at_once(&self) -> usize {
-        if self.inform { 1 } else { AT_ONCE }
+        if self.inform { 1 } else { DATAGRAMS }
     }
 
     pub(super) async fn send(&mut self, items: &[Item]) -> Result<(), Failure> {

@@ -24,8 +24,9 @@ use super::carrier::Failure;
 use crate::delivery::client_tls;
 
 /// Messages sent as one: each alone where alarms are rare, and thousands in seconds where thousands of systems fail over.
-/// So many datagrams fit into a receiver's buffer.
-pub(super) const AT_ONCE: usize = 50;
+const AT_ONCE: usize = 50;
+/// Datagrams sent as one: several such lots fit into a receiver's buffer.
+pub(super) const DATAGRAMS: usize = 20;
 /// Looking up, connecting, handshake: each.
 const STEP: Duration = Duration::from_secs(10);
 /// How long the system may take to say that nobody listens.
@@ -62,6 +63,14 @@ impl Driver {
             host: config.node.fqdn.to_string(),
             tls,
         })
+    }
+
+    /// See [`AT_ONCE`].
+    pub(super) fn at_once(&self) -> usize {
+        match self.transport {
+            SyslogTransport::Udp => DATAGRAMS,
+            SyslogTransport::Tcp | SyslogTransport::Tls => AT_ONCE,
+        }
     }
 
     pub(super) async fn send(&self, items: &[Item]) -> Result<(), Failure> {
