@@ -117,6 +117,84 @@ async fn the_overview_says_who_serves_and_needs_no_script() {
     assert!(fragment.contains("data-part=\"banner\"") && !fragment.contains("<html"));
 }
 
+/// What a reader sees of the part of `page` that begins with `mark` and ends with `end`.
+fn seen(page: &str, mark: &str, end: &str) -> String {
+    let from = page.find(mark).unwrap_or_else(|| panic!("no {mark}"));
+    let part = page[from..].split(end).next().unwrap();
+    let (mut text, mut inside) = (String::new(), true);
+    for c in part.chars() {
+        match c {
+            '<' => {
+                inside = true;
+                text.push(' ');
+            }
+            '>' => inside = false,
+            _ if inside => {}
+            c => text.push(c),
+        }
+    }
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// R-AL-3: both servers, who is active, since when and why, synchronisation, calls, mailbox totals,
+/// and of the two buttons the one that fits.
+#[tokio::test]
+async fn the_overview_shows_both_servers_and_what_may_be_done() {
+    let node = Node::start().await;
+    node.status(|s| {
+        s.calls = 2;
+        s.totals.messages = 8;
+        s.peer.calls = Some(1);
+    });
+    let browser = Browser::sign_in(&node, ADMIN).await;
+    let page = browser.page("/").await;
+    let card =
+        |page: &str, id: &str| seen(page, &format!("aria-label=\"Node {id}\""), "</article>");
+    let primary = card(&page, "vmpro1");
+    let shown = "vmpro1 serves vmpro1.example.com Calls 2 Mailboxes 3 Messages 8";
+    assert!(primary.contains(shown), "{primary}");
+    let secondary = card(&page, "vmpro2");
+    let shown = "vmpro2 stands by vmpro2.example.com Calls 1 Mailboxes 3 Messages 7";
+    assert!(secondary.contains(shown), "{secondary}");
+    let sync = seen(&page, "<h3>Synchronisation", "<article");
+    assert!(
+        sync.contains("finished") && sync.contains("syncing 2 changes, 4.0 KiB left"),
+        "{sync}"
+    );
+
+    let group = |page: &str| seen(page, "aria-label=\"Group primary\"", "</section>");
+    let normal = group(&page);
+    let shown = "Served by vmpro1 Since 22 Nov 2026, 08:00:02 UTC Phase normal";
+    assert!(
+        normal.contains(shown) && normal.contains("Why normal operation"),
+        "{normal}"
+    );
+    let (activate, failback) = (
+        "href=\"/console/groups/primary/activate-backup\"",
+        "href=\"/console/groups/primary/failback\"",
+    );
+    assert!(page.contains(activate) && !page.contains(failback));
+
+    node.status(|s| {
+        let group = &mut s.groups[0];
+        group.owner = "vmpro2".to_owned();
+        group.phase = "resilience".to_owned();
+        group.since = "2026-11-22T09:30:00Z".to_owned();
+        group.reason = "vmpro1 was invisible for 3m".to_owned();
+        group.failback.waiting_for = vec!["vmpro1 to be visible again".to_owned()];
+    });
+    let page = browser.page("/").await;
+    let away = group(&page);
+    for shown in [
+        "Served by vmpro2 for vmpro1 Since 22 Nov 2026, 09:30:00 UTC",
+        "Why vmpro1 was invisible for 3m",
+        "Failback waits for vmpro1 to be visible again",
+    ] {
+        assert!(away.contains(shown), "{away}");
+    }
+    assert!(!page.contains(activate) && page.contains(failback));
+}
+
 #[tokio::test]
 async fn a_button_asks_first_and_acts_on_what_it_showed() {
     let node = Node::start().await;
