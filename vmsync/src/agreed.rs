@@ -15,40 +15,40 @@ use vmsync_store::model::Settings;
 use crate::{http, topology::Switched};
 
 /// Setting of maintenance mode: [`Maintenance`], or [`Ended`].
-pub(crate) const MAINTENANCE: &str = "maintenance";
+pub const MAINTENANCE: &str = "maintenance";
 /// Settings of orders, each followed by the group's name: [`Standing`].
 const ORDER: &str = "order.";
 /// Setting of mode and destinations, one for both so that no node sees the one without the other:
 /// `{"mode": "dual-active", "destinations": {"branch": "99998"}}`.
-pub(crate) const TOPOLOGY: &str = "topology";
+pub const TOPOLOGY: &str = "topology";
 
 /// The settings in force.
 #[derive(Debug, Clone)]
-pub(crate) struct Agreed {
+pub struct Agreed {
     /// Failback.
-    pub(crate) failback: Failback,
+    pub failback: Failback,
     /// Maintenance mode, also one whose time is over.
-    pub(crate) maintenance: Option<Maintenance>,
+    pub maintenance: Option<Maintenance>,
     /// How the last maintenance mode ended, where an operator ended it.
-    pub(crate) ended: Option<Ended>,
+    pub ended: Option<Ended>,
     /// The order of each group, or what became of it.
-    pub(crate) orders: BTreeMap<GroupName, Standing>,
+    pub orders: BTreeMap<GroupName, Standing>,
     /// Mode and destinations switched live.
-    pub(crate) switched: Switched,
+    pub switched: Switched,
 }
 
 /// Maintenance mode was ended by an operator.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(crate) struct Ended {
+pub struct Ended {
     /// When.
-    pub(crate) ended: UnixMillis,
+    pub ended: UnixMillis,
     /// At which node.
-    pub(crate) by: NodeId,
+    pub by: NodeId,
 }
 
 impl Agreed {
     /// The replicated `settings` over what is `configured`.
-    pub(crate) fn read(configured: &Failback, settings: &Settings) -> Self {
+    pub fn read(configured: &Failback, settings: &Settings) -> Self {
         let maintenance = settings.get(MAINTENANCE).map(|(value, _)| value);
         let orders = settings.iter().filter_map(|(name, (value, _))| {
             let group = GroupName::new(name.strip_prefix(ORDER)?).ok()?;
@@ -64,7 +64,7 @@ impl Agreed {
     }
 
     /// The configured values alone.
-    pub(crate) fn configured(configured: &Failback) -> Self {
+    pub fn configured(configured: &Failback) -> Self {
         Self::read(configured, &Settings::new())
     }
 }
@@ -95,7 +95,7 @@ fn switched(settings: &Settings) -> Switched {
 }
 
 /// Name of the setting that holds the order of `group`.
-pub(crate) fn order_of(group: &GroupName) -> String {
+pub fn order_of(group: &GroupName) -> String {
     format!("{ORDER}{group}")
 }
 

@@ -4,7 +4,7 @@
 //! HTTP. The dependencies point one way: `http`, `smtp`, `vrl` and `pair` know `app`; `app` knows the
 //! node's handle; nobody knows `serve` but the command line.
 
-mod agreed;
+pub mod agreed;
 pub mod alarms;
 pub mod app;
 pub mod backups;

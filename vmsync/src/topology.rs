@@ -11,11 +11,11 @@ use vmsync_config::{
 
 /// What was switched live; both empty where nothing was.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Switched {
+pub struct Switched {
     /// Over `pair.mode`.
-    pub(crate) mode: Option<Mode>,
+    pub mode: Option<Mode>,
     /// Over `systems.destination`, of systems that are configured.
-    pub(crate) destinations: BTreeMap<SystemName, Destination>,
+    pub destinations: BTreeMap<SystemName, Destination>,
 }
 
 /// Mode, systems and groups in force.

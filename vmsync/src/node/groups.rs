@@ -7,7 +7,7 @@ use vmsync_config::{
     words::{GroupName, NodeId, Now, SystemName},
 };
 use vmsync_core::resilience::{
-    Ask, Decision, Machine, Ownership, PhoneEvidence, Rules, View, adopt,
+    Ask, Closed, Decision, Machine, Ownership, PhoneEvidence, Rules, Standing, View, adopt,
 };
 use vmsync_store::{Store, StoreError};
 
@@ -19,44 +19,57 @@ const OWNERSHIP: &str = "ownership";
 /// For a held group: the life of the home's process in which the backup was activated.
 const HELD_LIFE: &str = "held-life";
 /// Desk phones that count as evidence, by group.
-pub(super) const EVIDENCE: &str = "evidence";
+const EVIDENCE: &str = "evidence";
 /// Every transition, `group/epoch`.
 const HISTORY: &str = "history";
 /// Transitions kept for each group.
 const HISTORY_KEPT: usize = 1_000;
 
 /// One group as this node knows it.
-pub(super) struct GroupState {
-    pub(super) machine: Machine,
-    pub(super) ownership: Ownership,
-    pub(super) evidence: PhoneEvidence,
+#[derive(Debug)]
+pub struct GroupState {
+    /// What decides.
+    pub machine: Machine,
+    /// As durable.
+    pub ownership: Ownership,
+    /// Desk phones that count.
+    pub evidence: PhoneEvidence,
     /// While the ownership is held: the home's life in which the backup was activated. Another life
     /// means that the home went away and came back, even if neither was ever missed, because this
     /// node was away itself.
-    pub(super) held_life: Option<u64>,
+    pub held_life: Option<u64>,
     /// The last decision: phase and what is waited for.
-    pub(super) decision: Decision,
+    pub decision: Decision,
     /// When an order has to be looked at again (monotonic).
-    pub(super) order_due: Option<Duration>,
+    pub order_due: Option<Duration>,
+    /// The last closed order whose end was compared with the history.
+    pub order_checked: Option<String>,
     /// The evidence as it was last kept.
-    pub(super) evidence_kept: Vec<(SystemName, String)>,
+    pub evidence_kept: Vec<(SystemName, String)>,
 }
 
 /// What a group's decision looks at besides its own state.
 #[derive(Debug, Clone)]
-pub(super) struct Seen {
-    pub(super) me: NodeId,
-    pub(super) peer: Result<Duration, Duration>,
-    pub(super) speaks: bool,
-    pub(super) witness: Option<bool>,
-    pub(super) sync_started: Option<Duration>,
-    pub(super) sync_finished: bool,
-    pub(super) pending_operations: u64,
+pub struct Seen {
+    /// As in [`View`], like the others.
+    pub me: NodeId,
+    /// Since when the peer is visible or not.
+    pub peer: Result<Duration, Duration>,
+    /// Heartbeats pass.
+    pub speaks: bool,
+    /// The witness is seen.
+    pub witness: Option<bool>,
+    /// Since when, in this sight of the peer, both have exchanged what they hold.
+    pub sync_started: Option<Duration>,
+    /// Both hold the same.
+    pub sync_finished: bool,
+    /// Left to be exchanged.
+    pub pending_operations: u64,
 }
 
 impl GroupState {
     /// Reads the group's last ownership from `store`.
-    pub(super) fn load(
+    pub fn load(
         store: &Store,
         config: &Config,
         systems: &[System],
@@ -96,11 +109,13 @@ impl GroupState {
             held_life,
             decision,
             order_due: None,
+            order_checked: None,
             evidence_kept,
         })
     }
 
-    pub(super) fn name(&self) -> &GroupName {
+    /// The group's name.
+    pub fn name(&self) -> &GroupName {
         &self.machine.group().name
     }
 
@@ -119,7 +134,7 @@ impl GroupState {
     }
 
     /// Whether a hold is over because the home is in another life than when it began.
-    pub(super) fn outlived(&self, report: &Report) -> bool {
+    pub fn outlived(&self, report: &Report) -> bool {
         let of_home = self.machine.group().home == report.node;
         // Of a home that was never heard no life is known: the first is the one it was held in.
         let other = self.held_life.is_some_and(|life| life != report.boot);
@@ -127,7 +142,7 @@ impl GroupState {
     }
 
     /// Decides; changes nothing.
-    pub(super) fn decide(
+    pub fn decide(
         &self,
         seen: &Seen,
         calls: u32,
@@ -140,10 +155,38 @@ impl GroupState {
     }
 
     /// The peer's record, where it wins over ours.
-    pub(super) fn adopted(&self, theirs: &[Ownership]) -> Option<Ownership> {
+    pub fn adopted(&self, theirs: &[Ownership]) -> Option<Ownership> {
         let theirs = theirs.iter().find(|o| o.group == *self.name())?;
         adopt(self.machine.group(), &self.ownership, theirs)
     }
+}
+
+impl GroupState {
+    /// The end of the group's order as it stands here, if that is yet to be compared with the history:
+    /// an order is carried out by its group's backup, and what is told of it elsewhere may be less than true.
+    pub fn order_to_check(&self, standing: Option<&Standing>) -> Option<Closed> {
+        let Some(Standing::Closed(closed)) = standing else {
+            return None;
+        };
+        let unchecked = !closed.done && self.order_checked.as_ref() != Some(&closed.id);
+        unchecked.then(|| closed.clone())
+    }
+
+    /// What counts as evidence, where that changed since it was kept.
+    pub fn evidence_to_keep(&self) -> Option<Vec<(SystemName, String)>> {
+        let unchanged = self.evidence.counted().eq(&self.evidence_kept);
+        (!unchanged).then(|| self.evidence.counted().cloned().collect())
+    }
+}
+
+/// Makes `counted` durable: known after a restart as well (R-FO-7).
+pub fn keep_evidence(
+    store: &Store,
+    group: &GroupName,
+    counted: &[(SystemName, String)],
+) -> Result<(), StoreError> {
+    let bytes = serde_json::to_vec(counted).map_err(|e| StoreError::Invalid(e.to_string()))?;
+    store.put_local(EVIDENCE, group.as_str(), Some(&bytes))
 }
 
 /// A record may name a node that is no longer of the pair (a backup that was replaced): its home
@@ -168,7 +211,7 @@ fn known_owner(kept: Ownership, group: &Group, now: Now) -> Ownership {
 }
 
 /// The rules in force: the configuration's, with the replicated failback settings over it.
-pub(super) fn rules(config: &Config, agreed: &Agreed) -> Rules {
+pub fn rules(config: &Config, agreed: &Agreed) -> Rules {
     let failback = &agreed.failback;
     Rules {
         backs_up_voicemail: config.resilience.backs_up_voicemail,
@@ -183,7 +226,7 @@ pub(super) fn rules(config: &Config, agreed: &Agreed) -> Rules {
 }
 
 /// Makes a new ownership durable, with its place in the history.
-pub(super) fn persist(
+pub fn persist(
     store: &Store,
     ownership: &Ownership,
     held_life: Option<u64>,
@@ -204,7 +247,7 @@ pub(super) fn persist(
 }
 
 /// Every kept transition of `group`, oldest first; drops what is beyond [`HISTORY_KEPT`].
-pub(super) fn history(store: &Store, group: &GroupName) -> Result<Vec<Ownership>, StoreError> {
+pub fn history(store: &Store, group: &GroupName) -> Result<Vec<Ownership>, StoreError> {
     let prefix = format!("{group}/");
     let mut lines: Vec<_> = store
         .locals(HISTORY)?

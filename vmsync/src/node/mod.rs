@@ -37,13 +37,16 @@ use vmsync_config::{Config, Destination, Mode};
 use vmsync_core::resilience::Serving;
 
 pub use command::Command;
+pub use groups::{GroupState, Seen, history, keep_evidence, persist, rules};
 pub(crate) use housekeeping::{Pass, last_pass};
 pub use one_sided::OneSided;
 pub(crate) use one_sided::one_sided;
 pub(crate) use orders::{Line, journal};
+pub use peer::Peer;
 pub(crate) use proof::{FailbackProof, failback_proof};
 pub use run::Node;
 pub(crate) use scrub::{Course, course};
+pub use signs::{WitnessSight, Witnessed};
 pub(crate) use upkeep::{ReunionReport, reports};
 
 use crate::{app::NodeHandle, status::Status};

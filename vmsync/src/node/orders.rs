@@ -4,10 +4,10 @@
 //! the two, the order finds the group in another epoch and is void; nothing happens twice.
 
 use vmsync_config::words::{GroupName, Now, UnixMillis};
-use vmsync_core::resilience::{Doing, LATE, Order, Ownership, Request, Standing};
+use vmsync_core::resilience::{Ask, Closed, LATE, Order, Pursuit, Request, Standing};
 use vmsync_store::{Store, StoreError};
 
-use super::{Node, requests::refused};
+use super::{Node, groups, requests::refused};
 use crate::{
     agreed::{self, Agreed},
     app::{Guard, Outcome, Refused},
@@ -54,12 +54,13 @@ impl Node {
         }
         let late = u64::try_from(LATE.as_millis()).unwrap_or(u64::MAX);
         let until = UnixMillis(at.0.saturating_add(late));
-        let order = self.order(index, request, guard, at, until, now)?;
-        let what = format!(
-            "scheduled for {at}, at the latest {until}: {}",
-            words(&order)
-        );
-        self.place(index, order, what, guard.dry_run).await
+        let ask = super::requests::ask(request, guard)?;
+        let what = |order: &Order| {
+            let what = order.what.words();
+            format!("scheduled for {at}, at the latest {until}: {what}")
+        };
+        self.place(index, ask, (at, until), guard.dry_run, now, what)
+            .await
     }
 
     /// The node that decides is out of sight: a failback waits for it as an order; nobody else could
@@ -86,94 +87,53 @@ impl Node {
             Request::Failback { .. } => QUEUED_MS,
         };
         let until = UnixMillis(now.wall.0.saturating_add(patience));
-        let order = self.order(index, request, guard, now.wall, until, now)?;
-        let what = format!(
-            "noted: {backup} decides and can't be asked; {} as soon as it is told and can, until {until}",
-            words(&order)
-        );
-        self.place(index, order, what, guard.dry_run).await
-    }
-
-    fn order(
-        &self,
-        index: usize,
-        request: Request,
-        guard: &Guard,
-        at: UnixMillis,
-        until: UnixMillis,
-        now: Now,
-    ) -> Result<Order, Refused> {
-        let group = &self.groups[index];
         let ask = super::requests::ask(request, guard)?;
-        let target = match request {
-            Request::ActivateBackup => &group.machine.group().backup,
-            Request::Failback { .. } => &group.machine.group().home,
+        let what = |order: &Order| {
+            let what = order.what.words();
+            format!(
+                "noted: {backup} decides and can't be asked; {what} as soon as it is told and can, until {until}"
+            )
         };
-        let Ownership { owner, since, .. } = &group.ownership;
-        if ask.expected_owner.as_ref().is_some_and(|e| e != owner) {
-            return Err(refused(
-                "stale_expected_owner",
-                &format!(
-                    "group {} is served by {owner} since {since}; look again, then decide",
-                    group.name()
-                ),
-            ));
-        }
-        if target == owner {
-            return Err(refused(
-                "already_there",
-                &format!("group {} is served by {owner} already", group.name()),
-            ));
-        }
-        Ok(Order {
-            id: uuid::Uuid::new_v4().to_string(),
-            group: group.name().clone(),
-            what: request.into(),
-            expected_owner: ask.expected_owner,
-            reason: ask.reason.map(|r| r.chars().take(200).collect()),
-            at,
-            until,
-            epoch: group.ownership.epoch,
-            made: now.wall,
-            by: self.me().clone(),
-        })
+        let span = (now.wall, until);
+        self.place(index, ask, span, guard.dry_run, now, what).await
     }
 
     async fn place(
         &mut self,
         index: usize,
-        order: Order,
-        what: String,
+        ask: Ask,
+        span: (UnixMillis, UnixMillis),
         dry_run: bool,
+        now: Now,
+        what: impl FnOnce(&Order) -> String,
     ) -> Result<Outcome, Refused> {
-        let Ownership { owner, epoch, .. } = self.groups[index].ownership.clone();
-        let group = order.group.clone();
-        if let Some(Standing::Open(stands)) = self.agreed.orders.get(&group)
-            && stands.epoch == epoch
-            && order.made <= stands.until
-        {
-            return Err(refused(
-                "already_scheduled",
-                &format!(
-                    "{} stands for {} (ordered at {}): cancel it first",
-                    words(stands),
-                    stands.at,
-                    stands.by
-                ),
-            ));
-        }
+        let state = &self.groups[index];
+        let (group, ownership) = (state.machine.group(), &state.ownership);
+        let name = group.name.clone();
+        let standing = self.agreed.orders.get(&name);
+        let id = uuid::Uuid::new_v4().to_string();
+        let order = Order::take(
+            id,
+            &ask,
+            (group, ownership, standing),
+            span,
+            (now.wall, self.me()),
+        )
+        .map_err(|no| refused(no.code, &no.reason))?;
+        let what = what(&order);
         if !dry_run {
-            self.keep_order(&group, Standing::Open(order.clone()))
+            self.keep_order(&name, Standing::Open(order.clone()))
                 .await
                 .map_err(|e| refused("not_durable", &format!("{e}; nothing was changed")))?;
         }
+        let state = &self.groups[index];
         Ok(Outcome {
-            group: group.to_string(),
-            owner: owner.to_string(),
-            epoch,
+            group: name.to_string(),
+            owner: state.ownership.owner.to_string(),
+            epoch: state.ownership.epoch,
             what,
             dry_run,
-            waiting_for: self.groups[index].decision.waiting_for.clone(),
+            waiting_for: state.decision.waiting_for.clone(),
             scheduled: Some(order.into()),
             one_sided: None,
         })
@@ -235,51 +195,45 @@ impl Node {
                 continue;
             }
             let name = self.groups[index].name().clone();
-            let Some(Standing::Open(order)) = self.agreed.orders.get(&name).cloned() else {
+            let standing = self.agreed.orders.get(&name);
+            if let Some(closed) = self.groups[index].order_to_check(standing) {
+                self.check_order(index, &name, &closed).await;
+                continue;
+            }
+            let Some(Standing::Open(order)) = standing.cloned() else {
                 continue;
             };
-            let owned = &self.groups[index].ownership;
-            let done_before = owned.order.as_ref() == Some(&order.id);
-            let closed = match order.doing(owned, now) {
-                // Carried out, and then this node ended before it could close it.
-                _ if done_before => (true, owned.reason.clone()),
-                Doing::Wait(due) => {
-                    self.groups[index].order_due = Some(due);
+            let calls = self.calls_on_owner(index);
+            let (seen, rules) = (self.seen(now), self.rules());
+            let state = &self.groups[index];
+            let decide = |ask: &Ask| state.decide(&seen, calls, &rules, Some(ask), now);
+            let (done, outcome) = match order.pursue(&state.ownership, now, decide) {
+                Pursuit::Wait(due) => {
+                    self.groups[index].order_due = due;
                     continue;
                 }
-                Doing::Drop(why) => (false, why),
-                Doing::Ask(ask) => {
-                    let calls = self.calls_on_owner(index);
-                    let (seen, rules) = (self.seen(now), self.rules());
-                    let decision = self.groups[index].decide(&seen, calls, &rules, Some(&ask), now);
-                    match (decision.refused, decision.ownership) {
-                        (Some(no), _) if order.outwaits(&no) => continue,
-                        (Some(no), _) => (false, no.reason),
-                        (None, Some(mut next)) => {
-                            let transition = decision.row.is_some();
-                            let outcome = if transition {
-                                next.order = Some(order.id.clone());
-                                next.reason.clone()
-                            } else {
-                                "failback goes on by itself, as the policy says".to_owned()
-                            };
-                            if self.own(index, next, transition).await.is_err() {
-                                continue;
-                            }
-                            self.decide_all(now).await;
-                            (true, outcome)
-                        }
-                        (None, None) => (false, "nothing would change".to_owned()),
+                Pursuit::Close { done, outcome } => (done, outcome),
+                Pursuit::Own {
+                    next,
+                    transition,
+                    outcome,
+                } => {
+                    if self.own(index, *next, transition).await.is_err() {
+                        continue;
                     }
+                    self.decide_all(now).await;
+                    (true, outcome)
                 }
             };
-            let (done, outcome) = closed;
-            if !done {
+            let closed = order.closed(done, outcome, now.wall);
+            let corrected = self.corrected(&name, &closed).await;
+            if !done && matches!(corrected, Ok(None)) {
+                let outcome = &closed.outcome;
                 let text = format!("an order of an operator was not carried out: {outcome}");
                 let subject = format!("{name} {}", order.id.get(..8).unwrap_or_default());
                 self.app.alarms.raise("order_dropped", &subject, &text);
             }
-            let closed = order.closed(done, outcome, now.wall);
+            let closed = corrected.ok().flatten().unwrap_or(closed);
             if let Err(error) = self.keep_order(&name, Standing::Closed(closed)).await {
                 tracing::warn!(%error, group = %name, "an order could not be closed; tried again");
             }
@@ -292,6 +246,35 @@ impl Node {
         let report = self.peer.report.as_ref();
         let told = report.is_none_or(|r| self.progress.have.covers(&r.have));
         told && self.session.started().is_some() && self.session.pending_in() == 0
+    }
+
+    /// Tells of an order what is true: it may have been cancelled at the peer after it was carried out here,
+    /// while neither could hear the other.
+    async fn check_order(&mut self, index: usize, name: &GroupName, closed: &Closed) {
+        let kept = match self.corrected(name, closed).await {
+            Ok(Some(corrected)) => self.keep_order(name, Standing::Closed(corrected)).await,
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        match kept {
+            Ok(()) => self.groups[index].order_checked = Some(closed.id.clone()),
+            Err(error) => {
+                tracing::warn!(%error, group = %name, "the end of an order could not be checked; tried again");
+            }
+        }
+    }
+
+    async fn corrected(
+        &self,
+        name: &GroupName,
+        closed: &Closed,
+    ) -> Result<Option<Closed>, StoreError> {
+        if closed.done {
+            return Ok(None);
+        }
+        let group = name.clone();
+        let history = self.app.store(move |s| groups::history(s, &group));
+        Ok(closed.corrected(&history.await?))
     }
 
     /// Takes on what was read from the settings; what is new in it goes into the journal.
@@ -351,14 +334,6 @@ impl Node {
     }
 }
 
-fn words(order: &Order) -> &'static str {
-    match Request::from(order.what) {
-        Request::ActivateBackup => "activate the backup",
-        Request::Failback { force: false } => "failback",
-        Request::Failback { force: true } => "forced failback",
-    }
-}
-
 fn told(standing: &Standing) -> Line {
     match standing {
         Standing::Open(order) => {
@@ -369,7 +344,7 @@ fn told(standing: &Standing) -> Line {
                 at: order.made,
                 text: format!(
                     "{} ordered at {} for {}{sep}{reason}",
-                    words(order),
+                    order.what.words(),
                     order.by,
                     order.at
                 ),

@@ -79,16 +79,13 @@ impl Node {
     pub(super) async fn keep_evidence(&mut self) {
         for index in 0..self.groups.len() {
             let group = &self.groups[index];
-            let unchanged = group.evidence.counted().eq(&group.evidence_kept);
-            if unchanged {
+            let Some(counted) = group.evidence_to_keep() else {
                 continue;
-            }
-            let counted: Vec<_> = group.evidence.counted().cloned().collect();
-            let name = group.name().clone();
-            let bytes = serde_json::to_vec(&counted).unwrap_or_default();
+            };
+            let (name, wanted) = (group.name().clone(), counted.clone());
             let kept = self
                 .app
-                .store(move |s| s.put_local(groups::EVIDENCE, name.as_str(), Some(&bytes)));
+                .store(move |s| groups::keep_evidence(s, &name, &wanted));
             if kept.await.is_ok() {
                 self.groups[index].evidence_kept = counted;
             }

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use rand::Rng;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use vmsync_config::words::{Now, UnixMillis};
+use vmsync_config::words::{GroupName, NodeId, Now, UnixMillis};
 use vmsync_core::resilience::{Lost, Sign, Visibility};
 
 use crate::{
@@ -14,18 +14,19 @@ use crate::{
 };
 
 /// The other node as seen from here.
-pub(super) struct Peer {
+#[derive(Debug)]
+pub struct Peer {
     visibility: Visibility,
     /// Since when it is in sight or not, by the wall clock.
-    pub(super) since: UnixMillis,
+    pub since: UnixMillis,
     /// The last sign of life.
-    pub(super) last_seen: Option<UnixMillis>,
+    pub last_seen: Option<UnixMillis>,
     /// Why our heartbeats are not answered.
-    pub(super) reason: Option<String>,
+    pub reason: Option<String>,
     /// Why its SMTP receiver does not greet.
-    pub(super) greeting: Option<String>,
+    pub greeting: Option<String>,
     /// What it told last.
-    pub(super) report: Option<Report>,
+    pub report: Option<Report>,
     /// How far its clock was ahead of ours at its last answer, in ms; 0 when it was not.
     ahead_ms: u64,
     challenges: Challenges,
@@ -33,7 +34,7 @@ pub(super) struct Peer {
 
 impl Peer {
     /// Not seen yet.
-    pub(super) fn new(invisible_after: Duration, greeting: bool, now: Now) -> Self {
+    pub fn new(invisible_after: Duration, greeting: bool, now: Now) -> Self {
         Self {
             visibility: Visibility::new(invisible_after, greeting, now.mono),
             since: now.wall,
@@ -47,18 +48,26 @@ impl Peer {
     }
 
     /// By any sign (docs/resilience.md).
-    pub(super) fn visible(&self) -> bool {
+    pub fn visible(&self) -> bool {
         self.sight().is_ok()
     }
 
     /// Since when visible (`Ok`) or not (`Err`), monotonic.
-    pub(super) fn sight(&self) -> Result<Duration, Duration> {
+    pub fn sight(&self) -> Result<Duration, Duration> {
         self.visibility.sight()
     }
 
     /// Whether our questions are answered: only then callers can be sent there.
-    pub(super) fn answers(&self, now: Now) -> bool {
+    pub fn answers(&self, now: Now) -> bool {
         self.visibility.fresh(Sign::Answer, now.mono)
+    }
+
+    /// Whether it says itself that it owns the group, so that `me` can send callers there. It may not know
+    /// of it yet, or, while the nodes are in different modes, not at all: it would send them back.
+    pub fn takes(&self, group: &GroupName, me: &NodeId) -> bool {
+        let told = self.report.as_ref();
+        let told = told.and_then(|r| r.groups.iter().find(|o| o.group == *group));
+        told.is_some_and(|o| o.owner != *me)
     }
 
     /// Whether our own answers reach it, so that it sends callers here rather than answering them.
@@ -73,23 +82,23 @@ impl Peer {
     }
 
     /// Whether heartbeats pass in either direction: it learns what is decided here.
-    pub(super) fn speaks(&self, now: Now) -> bool {
+    pub fn speaks(&self, now: Now) -> bool {
         self.visibility.speaks(now.mono)
     }
 
     /// Its services that give no sign while another does.
-    pub(super) fn lost_services(&self, now: Now) -> Vec<Lost> {
+    pub fn lost_services(&self, now: Now) -> Vec<Lost> {
         self.visibility.lost(now.mono)
     }
 
     /// Which signs are fresh: answers, questions, greetings.
-    pub(super) fn signs(&self, now: Now) -> [bool; 3] {
+    pub fn signs(&self, now: Now) -> [bool; 3] {
         [Sign::Answer, Sign::Question, Sign::Greeting]
             .map(|sign| self.visibility.fresh(sign, now.mono))
     }
 
     /// It answered. True when it was invisible before.
-    pub(super) fn answered(&mut self, report: Report, now: Now) -> bool {
+    pub fn answered(&mut self, report: Report, now: Now) -> bool {
         self.reason = None;
         self.ahead_ms = report.at.0.saturating_sub(now.wall.0);
         self.report = Some(report);
@@ -97,12 +106,12 @@ impl Peer {
     }
 
     /// Whether a question counts as a sign: it repeats a challenge given a moment ago.
-    pub(super) fn counts(&self, report: &Report, now: Now) -> bool {
+    pub fn counts(&self, report: &Report, now: Now) -> bool {
         report.echo.is_some_and(|c| self.challenges.gave(c, now))
     }
 
     /// It asked, and its question counts. True when it was invisible before.
-    pub(super) fn asked(&mut self, report: Report, now: Now) -> bool {
+    pub fn asked(&mut self, report: Report, now: Now) -> bool {
         // Only answers bear challenges: the last one goes on to be repeated.
         let challenge = self.report.as_ref().and_then(|r| r.challenge);
         self.report = Some(Report {
@@ -113,7 +122,7 @@ impl Peer {
     }
 
     /// Its SMTP receiver greeted. True when it was invisible before.
-    pub(super) fn greeted(&mut self, now: Now) -> bool {
+    pub fn greeted(&mut self, now: Now) -> bool {
         self.greeting = None;
         self.came(Sign::Greeting, now)
     }
@@ -128,13 +137,13 @@ impl Peer {
     }
 
     /// What its next question has to repeat.
-    pub(super) fn challenge(&mut self, now: Now) -> u64 {
+    pub fn challenge(&mut self, now: Now) -> u64 {
         self.challenges.give(now)
     }
 
     /// How far its clock is ahead of ours, in ms. Its heartbeats tell while they come, for they
     /// bear its clock itself; stamps of what it sent (`by_stamps`) may be of long ago.
-    pub(super) fn clock_ahead_ms(&self, by_stamps: u64, now: Now) -> u64 {
+    pub fn clock_ahead_ms(&self, by_stamps: u64, now: Now) -> u64 {
         if self.answers(now) {
             self.ahead_ms
         } else {
@@ -144,7 +153,7 @@ impl Peer {
 
     /// Whether `report` comes from another life of its process than the last one: it went away and
     /// came back, however quickly.
-    pub(super) fn restarted(&self, report: &Report) -> bool {
+    pub fn restarted(&self, report: &Report) -> bool {
         self.visible()
             && self
                 .report
@@ -153,18 +162,18 @@ impl Peer {
     }
 
     /// It is gone, known for certain rather than by a missing answer.
-    pub(super) fn lost(&mut self, now: Now) {
+    pub fn lost(&mut self, now: Now) {
         self.visibility.gone(now.mono);
         self.since = now.wall;
     }
 
     /// It did not answer one heartbeat.
-    pub(super) fn missed(&mut self, error: &PeerError) {
+    pub fn missed(&mut self, error: &PeerError) {
         self.reason = Some(error.to_string());
     }
 
     /// True when it becomes invisible now: the last sign is too long ago.
-    pub(super) fn vanished(&mut self, now: Now) -> bool {
+    pub fn vanished(&mut self, now: Now) -> bool {
         let gone = self.visibility.vanished(now.mono);
         if gone {
             self.since = now.wall;
@@ -173,13 +182,14 @@ impl Peer {
     }
 
     /// When, after that, it becomes invisible or one of its services silent, unless it gives a sign.
-    pub(super) fn deadline(&self, after: Duration) -> Option<Duration> {
+    pub fn deadline(&self, after: Duration) -> Option<Duration> {
         self.visibility.next_change(after)
     }
 }
 
 /// Numbers given to the peer in our answers. A question that repeats one was asked after we gave it,
 /// so it is no old one played again.
+#[derive(Debug)]
 struct Challenges {
     /// Newest last, with when it was given.
     given: VecDeque<(u64, Duration)>,

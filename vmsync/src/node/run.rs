@@ -608,21 +608,13 @@ impl Node {
         serves(Place {
             me: self.me(),
             ownership: &self.groups[index].ownership,
-            peer_answers: self.peer.answers(now) && self.peer_takes(index),
+            peer_answers: self.peer.answers(now)
+                && self.peer.takes(self.groups[index].name(), self.me()),
             peer_visible: self.peer.visible(),
             started: self.started(now),
             answering_first: self.app.config.resilience.answering_beats_consistency,
             witness: self.witness(now),
         })
-    }
-
-    /// Whether the peer says itself that it owns the group. It may not know of it yet, or, while the
-    /// nodes are in different modes, not at all: it would send callers back here.
-    fn peer_takes(&self, index: usize) -> bool {
-        let name = self.groups[index].name();
-        let report = self.peer.report.as_ref();
-        let told = report.and_then(|r| r.groups.iter().find(|o| o.group == *name));
-        told.is_some_and(|o| o.owner != *self.me())
     }
 
     pub(super) fn report(&self, now: Now) -> Report {

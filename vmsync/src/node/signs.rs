@@ -15,24 +15,29 @@ use crate::clock;
 const LOOK: usize = 1024;
 
 /// The witness as seen from here.
-pub(super) struct WitnessSight {
+#[derive(Debug)]
+pub struct WitnessSight {
     unseen_after: Duration,
     /// When it was first asked.
     asked: Duration,
     /// Its last answer.
     last: Option<Duration>,
     /// Why the last question was not answered.
-    pub(super) reason: Option<String>,
+    pub reason: Option<String>,
 }
 
 /// One answer of the witness.
-pub(super) struct Witnessed {
-    pub(super) at: Now,
-    pub(super) result: Result<(), String>,
+#[derive(Debug)]
+pub struct Witnessed {
+    /// When.
+    pub at: Now,
+    /// Why it does not count.
+    pub result: Result<(), String>,
 }
 
 impl WitnessSight {
-    pub(super) fn new(witness: &Witness, now: Now) -> Self {
+    /// Not seen before its first answer.
+    pub fn new(witness: &Witness, now: Now) -> Self {
         Self {
             unseen_after: witness.unseen_after,
             asked: now.mono,
@@ -41,7 +46,8 @@ impl WitnessSight {
         }
     }
 
-    pub(super) fn heard(&mut self, answer: Witnessed) {
+    /// An answer, or none.
+    pub fn heard(&mut self, answer: Witnessed) {
         match answer.result {
             Ok(()) => {
                 self.last = self.last.max(Some(answer.at.mono));
@@ -56,12 +62,12 @@ impl WitnessSight {
     }
 
     /// Not before its first answer: a node that starts cut off must not take it for granted.
-    pub(super) fn seen(&self, now: Now) -> bool {
+    pub fn seen(&self, now: Now) -> bool {
         self.until().is_some_and(|until| now.mono < until)
     }
 
     /// When, after that, it becomes unseen unless it answers.
-    pub(super) fn deadline(&self, after: Duration) -> Option<Duration> {
+    pub fn deadline(&self, after: Duration) -> Option<Duration> {
         self.until().filter(|until| after < *until)
     }
 

@@ -8,9 +8,12 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use vmsync_config::words::{GroupName, NodeId, Now, UnixMillis};
+use vmsync_config::{
+    Group,
+    words::{GroupName, NodeId, Now, UnixMillis},
+};
 
-use super::{Ask, Ownership, Refused, Request};
+use super::{Ask, Decision, Ownership, Refused, Request};
 
 /// How late a scheduled order is still carried out: the node may have been down at its time.
 pub const LATE: Duration = Duration::from_mins(15);
@@ -57,6 +60,25 @@ pub struct Closed {
     pub outcome: String,
 }
 
+impl Closed {
+    /// What is true instead, where this says that an order was not carried out and `history`, the group's
+    /// transitions as the backup keeps them, bears it: it was cancelled at the home while the nodes could not
+    /// hear one another and the backup had been quicker, or the group had moved on before it could be closed.
+    pub fn corrected(&self, history: &[Ownership]) -> Option<Self> {
+        let bears = |o: &&Ownership| o.order.as_ref() == Some(&self.id);
+        let carried_out = history.iter().find(bears).filter(|_| !self.done)?;
+        Some(Self {
+            at: carried_out.since,
+            done: true,
+            outcome: format!(
+                "{} (afterwards it was said of it: {})",
+                carried_out.reason, self.outcome
+            ),
+            ..self.clone()
+        })
+    }
+}
+
 /// The replicated setting of a group: its order, or what became of the last one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -77,6 +99,17 @@ pub enum What {
     Failback,
     /// [`Request::Failback`], forced.
     ForcedFailback,
+}
+
+impl What {
+    /// For histories and refusals.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::ActivateBackup => "activate the backup",
+            Self::Failback => "failback",
+            Self::ForcedFailback => "forced failback",
+        }
+    }
 }
 
 impl From<Request> for What {
@@ -110,7 +143,134 @@ pub enum Doing {
     Drop(String),
 }
 
+/// What the group's backup does next about an order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Pursuit {
+    /// Nothing; not before then (monotonic), or when something changes.
+    Wait(Option<Duration>),
+    /// Close it.
+    Close {
+        /// Whether it was carried out.
+        done: bool,
+        /// For the history.
+        outcome: String,
+    },
+    /// Make this durable and act on it; only then close the order as carried out.
+    Own {
+        /// Bears the order's id where it is a transition.
+        next: Box<Ownership>,
+        /// A row fired; otherwise only a hold ended.
+        transition: bool,
+        /// For the history.
+        outcome: String,
+    },
+}
+
 impl Order {
+    /// Takes an order of `ask`, made at `made.0` by the clock of node `made.1`, for the time from `span.0` to
+    /// `span.1`. Nothing is checked but what can't change until then. `standing` is what stands for the
+    /// group now; one order at a time, so that whoever cancels knows which.
+    ///
+    /// # Errors
+    /// `stale_expected_owner`, `already_there`, `already_scheduled`.
+    pub fn take(
+        id: String,
+        ask: &Ask,
+        (group, ownership, standing): (&Group, &Ownership, Option<&Standing>),
+        (at, until): (UnixMillis, UnixMillis),
+        (made, by): (UnixMillis, &NodeId),
+    ) -> Result<Self, Refused> {
+        let Ownership {
+            owner,
+            since,
+            epoch,
+            ..
+        } = ownership;
+        let name = &group.name;
+        let refused = |code, reason| Err(Refused { code, reason });
+        if ask.expected_owner.as_ref().is_some_and(|e| e != owner) {
+            let reason =
+                format!("group {name} is served by {owner} since {since}; look again, then decide");
+            return refused("stale_expected_owner", reason);
+        }
+        let target = match ask.request {
+            Request::ActivateBackup => &group.backup,
+            Request::Failback { .. } => &group.home,
+        };
+        if target == owner {
+            let reason = format!("group {name} is served by {owner} already");
+            return refused("already_there", reason);
+        }
+        if let Some(Standing::Open(stands)) = standing
+            && stands.epoch == *epoch
+            && made <= stands.until
+        {
+            let Self { what, at, by, .. } = stands;
+            let what = what.words();
+            let reason = format!("{what} stands for {at} (ordered at {by}): cancel it first");
+            return refused("already_scheduled", reason);
+        }
+        let reason = ask.reason.as_ref();
+        Ok(Self {
+            id,
+            group: name.clone(),
+            what: ask.request.into(),
+            expected_owner: ask.expected_owner.clone(),
+            reason: reason.map(|r| r.chars().take(200).collect()),
+            at,
+            until,
+            epoch: *epoch,
+            made,
+            by: by.clone(),
+        })
+    }
+
+    /// What the group's backup does about it now; `decide` asks the machine. Nothing happens twice: the
+    /// ownership that came of it bears its id until the next transition, and has another epoch for ever.
+    pub fn pursue(
+        &self,
+        ownership: &Ownership,
+        now: Now,
+        decide: impl FnOnce(&Ask) -> Decision,
+    ) -> Pursuit {
+        if ownership.order.as_ref() == Some(&self.id) {
+            // Carried out, and then the node ended before it could close it.
+            return Pursuit::Close {
+                done: true,
+                outcome: ownership.reason.clone(),
+            };
+        }
+        let dropped = |outcome| Pursuit::Close {
+            done: false,
+            outcome,
+        };
+        let ask = match self.doing(ownership, now) {
+            Doing::Wait(due) => return Pursuit::Wait(Some(due)),
+            Doing::Drop(why) => return dropped(why),
+            Doing::Ask(ask) => ask,
+        };
+        let decision = decide(&ask);
+        match (decision.refused, decision.ownership) {
+            (Some(no), _) if self.outwaits(&no) => Pursuit::Wait(None),
+            (Some(no), _) => dropped(no.reason),
+            (None, None) => dropped("nothing would change".to_owned()),
+            (None, Some(mut next)) => {
+                let transition = decision.row.is_some();
+                let outcome = if transition {
+                    next.order = Some(self.id.clone());
+                    next.reason.clone()
+                } else {
+                    "failback goes on by itself, as the policy says".to_owned()
+                };
+                Pursuit::Own {
+                    next: Box::new(next),
+                    transition,
+                    outcome,
+                }
+            }
+        }
+    }
+
     /// What became of it.
     pub fn closed(&self, done: bool, outcome: String, at: UnixMillis) -> Closed {
         Closed {
@@ -221,6 +381,23 @@ mod tests {
             panic!("the group has moved");
         };
         assert!(why.contains("epoch 8"), "{why}");
+    }
+
+    /// Carried out at the backup, and cancelled at the home while neither heard the other.
+    #[test]
+    fn what_was_carried_out_does_not_stay_cancelled() {
+        let cancelled = order().closed(false, "cancelled".to_owned(), UnixMillis(1_500_000));
+        let bears = Ownership {
+            order: Some("1".to_owned()),
+            since: UnixMillis(1_000_000),
+            ..owned(8)
+        };
+        let history = [owned(7), bears, owned(9)];
+        let corrected = cancelled.corrected(&history).unwrap();
+        assert!(corrected.done && corrected.at == UnixMillis(1_000_000));
+        assert!(corrected.outcome.contains("cancelled"), "{corrected:?}");
+        assert_eq!(corrected.corrected(&history), None, "said once");
+        assert_eq!(cancelled.corrected(&[owned(7), owned(8)]), None);
     }
 
     #[test]
