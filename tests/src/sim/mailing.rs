@@ -162,7 +162,7 @@ impl World {
         };
         let fate = self.link.fate(&mut self.rng);
         match fate {
-            _ if self.cut[n] => self.breaks(waiting, GIVES_UP),
+            _ if !self.cuts.mails_go(n) => self.breaks(waiting, GIVES_UP),
             Fate::Arrives(delay) => self.arrives(n, delay, mail),
             Fate::Cut(delay) => {
                 self.count("mails cut inside DATA");
@@ -256,9 +256,9 @@ impl World {
 
     /// A mail has come to `n`: taken as its mailroom takes it, and then answered.
     pub(super) fn receive(&mut self, n: usize, mail: &Mail) -> Result<(), String> {
-        if self.nodes[n].live.is_none() || self.cut[1 - n] {
+        if self.nodes[n].live.is_none() || self.cuts.packets[1 - n] {
             if let Some(waiting) = mail.waiting {
-                let after = if self.cut[1 - n] {
+                let after = if self.cuts.packets[1 - n] {
                     GIVES_UP
                 } else {
                     self.rng.millis(1, 5)
@@ -276,7 +276,7 @@ impl World {
         };
         if self.nodes[n].live.is_none() {
             self.breaks(waiting, Duration::from_millis(1));
-        } else if self.cut[n] {
+        } else if self.cuts.packets[n] {
             self.breaks(waiting, GIVES_UP);
         } else if mail.unanswered {
             let after = self.rng.millis(1, 3_000);
@@ -324,6 +324,7 @@ impl World {
         })?;
         let (code, text) = taken.unwrap_or((421, "it is gone".to_owned()));
         if code == 250 {
+            self.judge.took_mail(n, self.now);
             self.look_for_mended(n);
         }
         if code != 250 && self.nodes[n].live.is_some() {

@@ -1,32 +1,51 @@
 //! The pair in virtual time: two nodes, each with the real store on a disk that loses power at any
-//! step, the real session and real mails over a bad link; cuts, wrong clocks, data folders replaced
-//! by old copies or by nothing, receivers that will not have what is in some mails, audio files that
-//! are lost or can't be read; everything from one seed.
+//! step, the real session and real mails over a bad link; heartbeats, greetings and a witness, and
+//! cuts of each of them, together, alone and in one direction; wall clocks that step; phones, calls,
+//! operators, orders for later and maintenance mode; data folders replaced by old copies or by
+//! nothing, receivers that will not have what is in some mails, audio files that are lost or can't be
+//! read; everything from one seed.
 //!
 //! A run is a time of troubles, a healing, and a rest. During the troubles the [`oracle`] checks
 //! what must never happen; after the rest it checks what must have happened: nothing acknowledged
 //! is lost, both nodes hold the same (and know it), deletions stayed deleted, no sequence number
 //! was used twice, exactly one node serves, epochs only grew, memory and logs are bounded, nothing
-//! stayed quarantined, all audio can be read on both nodes, and the pair went quiet.
+//! stayed quarantined, all audio can be read on both nodes, and the pair went quiet. The `judge`
+//! does the same for failover and failback; its head lists the promises.
 //!
 //! | module | is |
 //! |---|---|
-//! | `world` | the event loop, heartbeats, decisions |
-//! | `node` | a node as the shell runs it |
+//! | `setting` | what is fixed for a seed |
+//! | `world` | the event loop |
+//! | `beats` | heartbeats, greetings, the witness; the lines and their cuts |
+//! | `node` | a node as the shell runs it: what survives a crash, what runs |
+//! | `deciding`, `ordering` | its turn: sight, decisions, requests, orders |
+//! | `syncing` | its synchronisation and upkeep |
 //! | `mailing` | mails and the connections they go over |
 //! | `link` | what becomes of one mail |
 //! | `trouble` | what befalls the pair |
 //! | `damage` | what befalls its audio files |
-//! | `oracle` | what must hold |
+//! | `operating` | phones, calls, operators |
+//! | `rest` | healing, and what is checked at rest |
+//! | `oracle` | what must hold of mailboxes |
+//! | `judge`, `deadlines` | what must hold of failover and failback, and what must come in time |
 //!
 //! A failing seed says how to replay it: `cargo run -p vmsync-tests --bin simulate -- --seed N`.
 
+mod beats;
 mod damage;
+mod deadlines;
+pub mod deciding;
+mod judge;
 pub mod link;
 mod mailing;
 pub mod node;
+mod operating;
 pub mod oracle;
+pub mod ordering;
+mod rest;
 pub mod rng;
+mod setting;
+mod syncing;
 mod trouble;
 mod world;
 
@@ -90,32 +109,50 @@ pub enum Sabotage {
     BelieveLostAnswers,
     /// The sender takes a refusal for a 250.
     BelieveRefusals,
+    /// Phones that count as evidence are not kept.
+    ForgetEvidence,
+    /// The backup gives its group back before both have exchanged what they hold.
+    HurryHome,
+    /// Maintenance mode pauses nothing.
+    IgnoreMaintenance,
     /// A receiver forgets that something was deleted.
     ForgetDeletions,
     /// Audio files are looked at, and not compared with their SHA-256.
     LookWithoutReading,
     /// What is quarantined is never tried again.
     NeverRelease,
+    /// A home whose web server is dead counts as gone.
+    OneSignIsAll,
+    /// An order is not closed, and not bound to its epoch.
+    RepeatOrders,
     /// A node restored from an old copy asks nobody what it has forgotten.
     ReuseNumbers,
     /// What takes the place of a damaged audio file is not what the peer sent.
     SpoilMended,
     /// The receiver answers 250 and does not keep what came.
     TakeNothing,
+    /// The witness is seen whether it answers or not.
+    TakeWitnessForGranted,
 }
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 15] = [
         Self::AnswerBeforeDurable,
         Self::BelieveLostAnswers,
         Self::BelieveRefusals,
+        Self::ForgetEvidence,
+        Self::HurryHome,
+        Self::IgnoreMaintenance,
         Self::ForgetDeletions,
         Self::LookWithoutReading,
         Self::NeverRelease,
+        Self::OneSignIsAll,
+        Self::RepeatOrders,
         Self::ReuseNumbers,
         Self::SpoilMended,
         Self::TakeNothing,
+        Self::TakeWitnessForGranted,
     ];
 }
 
@@ -154,11 +191,11 @@ pub fn told(seed: u64) -> (Vec<String>, Option<String>) {
 }
 
 fn story(world: &mut World) -> Result<(), String> {
-    world.run(TROUBLES)?;
-    world.heal();
+    world.run_at_pace(TROUBLES)?;
+    world.heal()?;
     world.run(AUDIO_GOES_BAD)?;
     world.disks_go_bad()?;
-    world.run(REST.saturating_sub(AUDIO_GOES_BAD))?;
+    world.run_at_pace(REST.saturating_sub(AUDIO_GOES_BAD))?;
     world.bring_home()?;
     world.run(Duration::from_secs(30))?;
     world.check_rest()?;

@@ -230,10 +230,10 @@ impl Oracle {
         }
         // What was never told because nothing ever happened differs in its time.
         let owned = |o: &Ownership| (o.epoch, o.owner.clone(), o.held);
-        if owned(&a.ownership) != owned(&b.ownership) {
+        if owned(&a.group.ownership) != owned(&b.group.ownership) {
             return Err(format!(
                 "two ownerships: {:?} and {:?}",
-                a.ownership, b.ownership
+                a.group.ownership, b.group.ownership
             ));
         }
         let owners = serving.iter().filter(|s| **s == Some(Serving::Yes)).count();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use vmsync_config::words::{Extension, Vector};
-use vmsync_core::resilience::{PhoneKind, Request, Serving};
+use vmsync_core::resilience::Serving;
 use vmsync_store::{
     AudioRef, GreetingKind, Operation, Store, StoreError,
     model::{MailboxPatch, MessageFacts, MessageState},
@@ -14,6 +14,7 @@ use vmsync_store::{
 
 use super::{
     Sabotage,
+    beats::Line,
     damage::Damage,
     link::Refuser,
     node::Quarantine,
@@ -41,31 +42,34 @@ impl World {
         if !self.troubled {
             return Ok(());
         }
-        let pause = self.rng.millis(10, 2_000);
+        let calm = if self.tempers.calm { 4 } else { 1 };
+        let pause = self.rng.millis(10, 2_000) * self.pace * calm;
         self.schedule(pause, Event::Trouble);
         let n = self.rng.node();
         match self.rng.below(1000) {
             0..20 if self.tempers.refuses => self.refuse(n),
             20..60 if self.tempers.spoils => self.disk_goes_bad(n)?,
+            60..100 if self.tempers.flaps => self.flap(),
             0..600 => self.client(n)?,
-            600..720 => self.phone(),
-            720..750 => self.calls(),
-            750..800 => self.operator()?,
-            800..850 => self.cut(n),
+            600..680 => self.phone()?,
+            680..720 => self.call(n)?,
+            720..765 => self.operator(n)?,
+            765..785 => self.maintenance(n)?,
+            785..850 => self.cut(n),
             850..880 => {
                 self.count("crashes");
                 self.crash(n);
             }
             880..930 => self.power_fails_soon(n),
-            930..955 => self.wrong_clock(n),
+            930..955 if self.tempers.steps => self.wrong_clock(n),
             955..980 => self.copy(n)?,
-            980..992 => self.restore(n),
-            992..994 => {
+            980..992 if self.tempers.restores => self.restore(n),
+            992..994 if self.tempers.restores => {
                 self.count("both restored");
                 self.restore(n);
                 self.restore(1 - n);
             }
-            994..998 => self.replace(n),
+            994..998 if self.tempers.restores => self.replace(n),
             _ => self.count("nothing"),
         }
         self.settle(n)
@@ -119,44 +123,41 @@ impl World {
         self.looked_at(n)
     }
 
-    fn phone(&mut self) {
-        let kinds = [PhoneKind::Desk, PhoneKind::Desk, PhoneKind::Softphone];
-        let kind = self.rng.pick(&kinds).copied();
-        let now = self.clock(BACKUP);
-        self.nodes[BACKUP].phone(
-            &self.group,
-            kind.unwrap_or(PhoneKind::Dect),
-            &self.rules,
-            now,
-        );
-    }
-
-    fn calls(&mut self) {
-        let calls = u32::try_from(self.rng.below(3)).unwrap_or(0);
-        if let Some(live) = &mut self.nodes[BACKUP].live {
-            live.calls = calls;
-        }
-    }
-
-    fn operator(&mut self) -> Result<(), String> {
-        let request = match self.rng.below(4) {
-            0 | 1 => Request::ActivateBackup,
-            2 => Request::Failback { force: false },
-            _ => Request::Failback { force: true },
-        };
-        self.note(&format!("operator: {request:?}"));
-        self.ask(request)
-    }
-
+    /// Lines are cut for a while: all that goes out from a node, or what opens a connection to one
+    /// service of its peer, which may as well be dead.
     fn cut(&mut self, n: usize) {
-        let both = self.rng.chance(70);
-        self.count(if both { "cuts" } else { "cuts one way" });
-        self.note(&format!("the way from node {n} is cut, both ways: {both}"));
+        let (line, both, what) = match self.rng.below(100) {
+            0..26 => (Line::Packets, true, "cuts"),
+            26..34 => (Line::Packets, false, "cuts one way"),
+            34..48 => (Line::Http, true, "cuts of HTTP"),
+            48..60 => (Line::Http, false, "cuts of HTTP one way"),
+            60..70 => (Line::Smtp, true, "cuts of SMTP"),
+            70..78 => (Line::Smtp, false, "cuts of SMTP one way"),
+            78..90 => (Line::Witness, true, "witness out of reach of both"),
+            _ => (Line::Witness, false, "witness out of reach of one"),
+        };
+        self.count(what);
+        self.note(&format!("node {n}: {what}"));
         for side in [n, 1 - n].into_iter().take(if both { 2 } else { 1 }) {
-            self.cut[side] = true;
-            let span = self.rng.millis(100, 60_000);
-            self.schedule(span, Event::Join(side));
+            self.cuts.of(line)[side] = true;
+            let span = self.rng.millis(100, 60_000) * self.pace;
+            self.schedule(span, Event::Join(line, side));
         }
+        self.look_for_ways();
+    }
+
+    /// Both are apart for just so long that the home is given up, and then together for a moment.
+    fn flap(&mut self) {
+        self.count("flaps");
+        self.note("the line is gone for a moment");
+        let after = self.nodes[BACKUP].config.resilience.failover_after;
+        let gone = self.nodes[BACKUP].config.pair.invisible_after + after;
+        let span = gone + self.rng.millis(1_000, 5_000) * self.pace;
+        for side in 0..2 {
+            self.cuts.packets[side] = true;
+            self.schedule(span, Event::Join(Line::Packets, side));
+        }
+        self.look_for_ways();
     }
 
     /// A node begins to refuse for good what is in some mails.
@@ -175,11 +176,13 @@ impl World {
         let killed = !self.nodes[n].disk.is_down() && self.rng.chance(50);
         self.note(&format!("node {n} ends, killed: {killed}"));
         self.nodes[n].crash();
+        self.judge.ends(n);
+        self.look_for_ways();
         if killed {
             self.nodes[n].disk.restart();
         }
         self.reset_connections_to(n);
-        let span = self.rng.millis(200, 45_000);
+        let span = self.rng.millis(200, 45_000) * self.pace;
         self.schedule(span, Event::Restart(n));
     }
 
@@ -222,6 +225,7 @@ impl World {
         }
         if let Some(live) = &mut self.nodes[n].live {
             live.sabotage = self.sabotage;
+            self.judge.starts(n, live)?;
         }
         self.note(&format!("node {n} starts"));
         self.found(n)?;
@@ -250,15 +254,28 @@ impl World {
         Ok(())
     }
 
-    /// A wall clock jumps, by up to a day either way; the hybrid clock must bear it.
+    /// A wall clock steps, by minutes or by up to a day, either way; the hybrid clock must bear it, and
+    /// no timer but that of an order or of maintenance mode may notice.
     fn wrong_clock(&mut self, n: usize) {
-        self.count("clock jumps");
         let day = 86_400_000;
-        self.skew[n] = match self.rng.below(3) {
+        let before = self.skew[n];
+        self.skew[n] = match self.rng.below(4) {
             0 => self.rng.below(2 * day),
-            _ => day + self.rng.below(2_400_000),
+            1 => day + self.rng.below(2_400_000),
+            2 => before.saturating_sub(self.rng.below(5_400_000)),
+            _ => (before + self.rng.below(5_400_000)).min(2 * day),
         };
-        self.note(&format!("the clock of node {n} jumps"));
+        let ahead = self.skew[n] >= before;
+        self.count(if ahead {
+            "clock steps ahead"
+        } else {
+            "clock steps back"
+        });
+        self.judge.stepped |= n == BACKUP;
+        let by = self.skew[n].abs_diff(before);
+        self.note(&format!(
+            "the clock of node {n} steps by {by} ms, ahead: {ahead}"
+        ));
     }
 
     /// A data folder is copied.
@@ -278,7 +295,7 @@ impl World {
             numbers: self.oracle.numbers(),
             quarantine: node.quarantine.clone(),
             damages: self.damages_of(n),
-            epoch: live.ownership.epoch,
+            epoch: live.group.ownership.epoch,
         });
         self.count("copies");
         let held = self.copies[n].as_ref().map(|c| shown(&c.have));
@@ -318,6 +335,7 @@ impl World {
 
     fn put_in_place(&mut self, n: usize, copy: &Copy) {
         self.crash(n);
+        self.judge.replaced(n);
         self.forget_mails_of(n);
         let Copy {
             have,
@@ -336,7 +354,7 @@ impl World {
         if let Err(error) = put {
             self.note(&format!("the copy could not be put in place: {error}"));
         }
-        let span = self.rng.millis(1_000, 40_000);
+        let span = self.rng.millis(1_000, 40_000) * self.pace;
         self.schedule(span, Event::Restart(n));
         self.schedule(span + Duration::from_millis(1), Event::Wake(n));
     }

@@ -7,30 +7,32 @@ use std::{
     time::Duration,
 };
 
+use vmsync::pair::Report;
 use vmsync_config::{
-    FailbackPolicy, Group, Trigger,
-    words::{GroupName, NodeId, Now, UnixMillis},
+    Group,
+    words::{Now, UnixMillis},
 };
-use vmsync_core::{
-    resilience::{Ask, Request, Rules},
-    wire::Keys,
-};
+use vmsync_core::wire::Keys;
 use vmsync_store::{Quarantined, StoreError, simulate};
 
 use super::{
     Report as Counts, Sabotage,
+    beats::{Act, Cuts, Line},
     damage::Damage,
+    judge::Judge,
     link::{Link, Refuser},
     mailing::{Mail, Reply},
-    node::{Lengths, Live, Node, Report, set_wall},
+    node::{Lengths, Live, Node, set_wall},
+    operating::Talk,
     oracle::Oracle,
     rng::Rng,
+    setting::{self, BEAT, Tempers},
     trouble::Copy,
 };
 
 /// The home is node 0, its backup node 1.
+pub(super) const HOME: usize = 0;
 pub(super) const BACKUP: usize = 1;
-const BEAT: Duration = Duration::from_secs(1);
 /// Both wall clocks are somewhere within a day of it. Long past: what the file system says of a
 /// file's age is of today and must not matter.
 const EPOCH: u64 = 1_600_000_000_000;
@@ -38,12 +40,22 @@ const TRACE: usize = 200;
 
 #[derive(Debug)]
 pub(super) enum Event {
-    /// Every second a node asks its peer how it is.
+    /// Every second a node asks its peer how it is, its mail server for a greeting, and the witness.
     Beat(usize),
-    /// The question has come to this node.
-    Asked(usize, Box<Report>),
+    /// Something changed that the peer should know at once.
+    Poke(usize),
+    /// The question has come to this node, from that life of its peer.
+    Asked(usize, u64, Box<Report>),
     /// The answer has come back to this node, in that life of it.
     Told(usize, u64, Box<Report>),
+    /// What the peer's mail server said to this node, in that life of it.
+    Greeted(usize, u64),
+    /// A request of an operator is passed on.
+    Act(Box<Act>),
+    /// A call's PBX.
+    Talk(u64),
+    /// An operator puts in order what the troubles left.
+    Tidy,
     /// A deadline.
     Wake(usize),
     Mail(usize, Box<Mail>),
@@ -52,18 +64,9 @@ pub(super) enum Event {
     Broken(usize, u64, u64),
     Trouble,
     Restart(usize),
-    Join(usize),
+    Join(Line, usize),
     /// This audio file of the node can be read again.
     Readable(usize, uuid::Uuid),
-}
-
-/// Troubles that not every seed has: without them the others come further.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Tempers {
-    /// Receivers refuse for good what is in some mails.
-    pub(super) refuses: bool,
-    /// Disks lose audio files, or spoil them.
-    pub(super) spoils: bool,
 }
 
 /// The two nodes and everything around them.
@@ -75,16 +78,21 @@ pub struct World {
     numbered: u64,
     pub(super) nodes: [Node; 2],
     pub(super) group: Group,
-    pub(super) rules: Rules,
+    /// How many times slower than usual everything but mails goes.
+    pub(super) pace: u32,
     pub(super) lengths: Lengths,
     /// Records in one step of a seeding.
     pub(super) step: u64,
     pub(super) keys: Keys,
     pub(super) oracle: Oracle,
+    pub(super) judge: Judge,
     /// What each wall clock is off, in ms, beyond a day behind.
     pub(super) skew: [u64; 2],
-    /// The way from this node to the other is cut.
-    pub(super) cut: [bool; 2],
+    /// What can't get through.
+    pub(super) cuts: Cuts,
+    /// Calls under way, by number; and the next.
+    pub(super) talks: BTreeMap<u64, Talk>,
+    pub(super) talked: u64,
     pub(super) link: Link,
     pub(super) troubled: bool,
     /// Old copies of the data folders.
@@ -115,28 +123,26 @@ impl World {
         // The disks are simulated: the files may lie in memory.
         let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
         let dir = dir.map_err(|e| format!("no folder for the data: {e}"))?;
-        let group = group()?;
+        let group = setting::group()?;
+        let pace = setting::pace(&mut rng);
+        let tempers = Tempers::new(&mut rng);
+        let configs = setting::configs(&mut rng, pace, tempers.flaps)?;
         let day = 86_400_000;
         let skew = [0, 1].map(|_| match rng.below(4) {
             0 => rng.below(2 * day),
             _ => day + rng.below(1_200_000),
         });
-        let rules = rules(&mut rng);
         let lengths = Lengths {
             keep: rng.below(12),
             most: 12 + rng.below(60),
         };
         let step = 1 + rng.below(6);
         let link = Link::new(&mut rng);
-        let tempers = Tempers {
-            refuses: rng.chance(40),
-            spoils: rng.chance(45),
-        };
-        let mut node = |id: &NodeId| {
-            let folder = dir.path().join(id.as_str());
-            Node::new(id.clone(), folder, rng.number())
-        };
-        let nodes = [node(&group.home), node(&group.backup)];
+        let judge = Judge::new(&configs[BACKUP], &group);
+        let nodes = configs.map(|config| {
+            let folder = dir.path().join(config.node.id.as_str());
+            Node::new(config, folder, rng.number())
+        });
         let keys = Keys::parse(&"5ac3".repeat(16))?;
         let mut world = Self {
             nodes,
@@ -146,13 +152,16 @@ impl World {
             events: BTreeMap::new(),
             numbered: 0,
             group,
-            rules,
+            pace,
             lengths,
             step,
             keys,
             oracle: Oracle::default(),
+            judge,
             skew,
-            cut: [false; 2],
+            cuts: Cuts::default(),
+            talks: BTreeMap::new(),
+            talked: 0,
             link,
             troubled: true,
             copies: [None, None],
@@ -173,7 +182,15 @@ impl World {
             world.schedule(Duration::ZERO, Event::Restart(n));
         }
         world.schedule(BEAT, Event::Trouble);
+        if pace > 1 {
+            world.count("slow seeds");
+        }
         Ok(world)
+    }
+
+    /// Lets `span` pass, or so much more as this seed is slower.
+    pub fn run_at_pace(&mut self, span: Duration) -> Result<(), String> {
+        self.run(span * self.pace)
     }
 
     /// Lets `span` pass.
@@ -193,56 +210,6 @@ impl World {
         Ok(())
     }
 
-    /// Ends all troubles: links whole, nodes up, calls over.
-    pub fn heal(&mut self) {
-        self.note("healed");
-        self.troubled = false;
-        self.cut = [false; 2];
-        self.link = Link::healed();
-        self.refusers = [None, None];
-        self.all_readable_soon();
-        for n in 0..2 {
-            self.nodes[n].disk.hold();
-            if self.nodes[n].live.is_none() {
-                self.schedule(Duration::ZERO, Event::Restart(n));
-            }
-            if let Some(live) = &mut self.nodes[n].live {
-                live.calls = 0;
-            }
-        }
-    }
-
-    /// An administrator brings the group home, where no policy has.
-    pub fn bring_home(&mut self) -> Result<(), String> {
-        let owned = |world: &Self| {
-            world.nodes[BACKUP]
-                .live
-                .as_ref()
-                .map(|l| l.ownership.clone())
-        };
-        let Some(ownership) = owned(self) else {
-            return Err("the backup is down".to_owned());
-        };
-        let away = ownership.owner == self.group.backup;
-        if away && !ownership.held && self.rules.policy != FailbackPolicy::Manual {
-            return Err("no policy has brought the group home".to_owned());
-        }
-        if away {
-            self.ask(Request::Failback { force: false })?;
-        }
-        if owned(self).is_some_and(|o| o.owner == self.group.home) {
-            Ok(())
-        } else {
-            Err("an administrator could not bring the group home".to_owned())
-        }
-    }
-
-    /// The promises that hold at rest.
-    pub fn check_rest(&mut self) -> Result<(), String> {
-        let serving = [0, 1].map(|n| self.nodes[n].serving(self.clock(n)));
-        self.oracle.at_rest(&self.nodes, &serving, self.lengths)
-    }
-
     /// Mails sent so far.
     pub fn mails(&self) -> u64 {
         self.counts.get("mails").copied().unwrap_or(0)
@@ -252,6 +219,7 @@ impl World {
     pub fn report(&self) -> Counts {
         let mut counts = self.counts.clone();
         counts.extend(self.oracle.counts());
+        counts.extend(self.judge.counts());
         Counts { counts }
     }
 
@@ -317,18 +285,17 @@ impl World {
 
     fn handle(&mut self, event: Event) -> Result<(), String> {
         let n = match event {
-            Event::Beat(n) => {
-                self.beat(n);
-                n
+            Event::Beat(n) => return self.beat(n),
+            Event::Poke(n) => {
+                self.ask_peer(n);
+                return Ok(());
             }
-            Event::Asked(n, report) => {
-                self.asked(n, &report)?;
-                n
-            }
-            Event::Told(n, boot, report) => {
-                self.told(n, boot, &report)?;
-                n
-            }
+            Event::Asked(n, boot, report) => return self.asked(n, boot, &report),
+            Event::Told(n, boot, report) => return self.told(n, boot, &report),
+            Event::Greeted(n, boot) => return self.greeted(n, boot),
+            Event::Act(act) => return self.passed_on(*act),
+            Event::Talk(key) => return self.talk(key),
+            Event::Tidy => return self.tidy_up(false),
             Event::Wake(n) => {
                 if self.wakes[n].is_some_and(|at| at <= self.now) {
                     self.wakes[n] = None;
@@ -353,46 +320,13 @@ impl World {
                 self.restart(n)?;
                 n
             }
-            Event::Join(n) => {
-                self.cut[n] = false;
+            Event::Join(line, n) => {
+                self.cuts.of(line)[n] = false;
                 return Ok(());
             }
             Event::Readable(n, blob) => return self.readable(n, blob),
         };
         self.settle(n)
-    }
-
-    fn beat(&mut self, n: usize) {
-        self.schedule(BEAT, Event::Beat(n));
-        let (nonce, now) = (self.rng.number(), self.clock(n));
-        if let Some(live) = &mut self.nodes[n].live {
-            live.watch(nonce, now);
-        }
-        if let Some(report) = self.nodes[n].report(now).filter(|_| !self.cut[n]) {
-            let delay = self.rng.millis(1, 50);
-            self.schedule(delay, Event::Asked(1 - n, Box::new(report)));
-        }
-    }
-
-    fn asked(&mut self, n: usize, report: &Report) -> Result<(), String> {
-        let group = self.group.clone();
-        self.at(n, |live, _| live.asked(&group, report))?;
-        let now = self.clock(n);
-        if let Some(report) = self.nodes[n].report(now).filter(|_| !self.cut[n]) {
-            let (delay, boot) = (self.rng.millis(1, 50), self.nodes[1 - n].boot);
-            self.schedule(delay, Event::Told(1 - n, boot, Box::new(report)));
-        }
-        Ok(())
-    }
-
-    fn told(&mut self, n: usize, boot: u64, report: &Report) -> Result<(), String> {
-        if self.nodes[n].boot != boot {
-            return Ok(());
-        }
-        let nonces = [self.rng.number(), self.rng.number()];
-        let group = self.group.clone();
-        self.at(n, |live, now| live.answered(&group, report, nonces, now))?;
-        Ok(())
     }
 
     /// Does something at a node that is up. An error of its store is its end if the disk is down,
@@ -418,6 +352,7 @@ impl World {
     /// After anything that touched a node's store: what it committed is known, and if its power was
     /// lost on the way, it is down.
     pub(super) fn looked_at(&mut self, n: usize) -> Result<(), String> {
+        self.watch(n)?;
         if let Some(live) = &self.nodes[n].live {
             self.nodes[n].have = live.store.have();
             self.oracle.durable(&live.committed())?;
@@ -443,13 +378,17 @@ impl World {
 
     /// After anything happened to a node: decide, act on events, send what is due.
     pub(super) fn settle(&mut self, n: usize) -> Result<(), String> {
+        let turned = self.at(n, Live::turn)?;
+        if turned == Some(true) {
+            self.schedule(Duration::ZERO, Event::Poke(n));
+        }
+        self.judge_turn(n)?;
         if let Some(happened) = self.at(n, Live::act)? {
             for what in happened {
                 self.count(what);
                 self.note(&format!("node {n}: {what}"));
             }
         }
-        self.decide(n, None)?;
         let lengths = self.lengths;
         let gone = self.at(n, |live, now| live.upkeep(lengths, now))?;
         self.counts_up("log entries compacted", gone.unwrap_or(0));
@@ -470,7 +409,7 @@ impl World {
             return;
         };
         let sooner = self.wakes[n].is_none_or(|wake| at < wake || wake <= self.now);
-        if at > self.now && at < self.now + BEAT && sooner {
+        if at > self.now && at < self.now + BEAT * self.pace && sooner {
             self.wakes[n] = Some(at);
             self.schedule(at.saturating_sub(self.now), Event::Wake(n));
         }
@@ -478,32 +417,6 @@ impl World {
 
     fn due(&mut self, n: usize) -> Option<vmsync_core::sync::Plan> {
         self.nodes[n].live.as_mut()?.session.poll(self.now)
-    }
-
-    /// An operator asks the backup; the home would pass it on.
-    pub(super) fn ask(&mut self, request: Request) -> Result<(), String> {
-        self.decide(BACKUP, Some(&Ask::from(request)))
-    }
-
-    fn decide(&mut self, n: usize, ask: Option<&Ask>) -> Result<(), String> {
-        let (me, rules) = (self.nodes[n].id.clone(), self.rules.clone());
-        let decided = self.at(n, |live, now| live.decide(&me, &rules, ask, now))?;
-        if let Some((view, decision)) = decided.flatten() {
-            if let Some(next) = &decision.ownership {
-                self.oracle.fired(&self.group, &view, &decision)?;
-                self.note(&format!("epoch {}: {}", next.epoch, next.reason));
-                let next = next.clone();
-                self.at(n, |live, _| live.own(next))?;
-            }
-            if let Some(refused) = &decision.refused {
-                self.count("requests refused");
-                self.note(&format!("refused: {}", refused.reason));
-            }
-        }
-        match &self.nodes[n].live {
-            Some(live) => self.oracle.owns(n, &live.ownership),
-            None => Ok(()),
-        }
     }
 }
 
@@ -515,28 +428,3 @@ pub(super) fn id(rng: &mut Rng) -> uuid::Uuid {
 
 /// Bytes of a mail, shared by its copies.
 pub(super) type Bytes = Arc<[u8]>;
-
-fn group() -> Result<Group, String> {
-    let id = |name: &str| NodeId::new(name).map_err(|e| e.to_string());
-    Ok(Group {
-        name: GroupName::new("primary").map_err(|e| e.to_string())?,
-        home: id("vmpro1")?,
-        backup: id("vmpro2")?,
-    })
-}
-
-fn rules(rng: &mut Rng) -> Rules {
-    use FailbackPolicy::{Automatic, Graceful, Manual};
-    let triggers = [Trigger::Phones, Trigger::Visibility, Trigger::Manual];
-    let policies = [Graceful, Graceful, Automatic, Manual];
-    Rules {
-        backs_up_voicemail: !rng.chance(10),
-        trigger: rng.pick(&triggers).copied().unwrap_or(Trigger::Phones),
-        failover_after: rng.millis(5_000, 30_000),
-        policy: rng.pick(&policies).copied().unwrap_or(Graceful),
-        timeout: rng.millis(5_000, 40_000),
-        stable_for: rng.millis(0, 15_000),
-        hold_off: rng.millis(0, 10_000),
-        maintenance: None,
-    }
-}
