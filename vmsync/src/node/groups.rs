@@ -246,7 +246,7 @@ pub fn persist(
     store.put_local_batch(&records)
 }
 
-/// Every kept transition of `group`, oldest first; drops what is beyond [`HISTORY_KEPT`].
+/// Every kept transition of `group`, oldest first; drops what is beyond 1,000.
 pub fn history(store: &Store, group: &GroupName) -> Result<Vec<Ownership>, StoreError> {
     let prefix = format!("{group}/");
     let mut lines: Vec<_> = store
