@@ -19,7 +19,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use vmsync_config::{
     Config,
     words::{NodeId, SystemName},
@@ -29,6 +29,7 @@ use vmsync_core::{
     features::{
         Decided, Feature, Limits, PhoneView, Refused, Registration, Setup, Subject, Tracker,
     },
+    resilience::Maintenance,
 };
 use vmsync_store::{Store, StoreError};
 
@@ -44,6 +45,8 @@ pub struct Features {
     wake: Notify,
     /// One turn at a time: what is decided is durable before the next decision.
     turns: tokio::sync::Mutex<()>,
+    /// Maintenance mode as the node loop last read it; handed over without a lock of this.
+    maintenance: watch::Sender<Option<Maintenance>>,
 }
 
 struct Inner {
@@ -84,6 +87,7 @@ impl Features {
             }),
             wake: Notify::new(),
             turns: tokio::sync::Mutex::default(),
+            maintenance: watch::Sender::new(None),
         })
     }
 
@@ -102,6 +106,20 @@ impl Features {
         }
         self.wake_if_due(&inner);
         Ok(())
+    }
+
+    /// Maintenance mode as the nodes agree on it; taken on with the next turn.
+    pub(crate) fn maintenance(&self, agreed: Option<&Maintenance>) {
+        let news = self.maintenance.send_if_modified(|known| {
+            let news = known.as_ref() != agreed;
+            if news {
+                *known = agreed.cloned();
+            }
+            news
+        });
+        if news {
+            self.wake.notify_one();
+        }
     }
 
     /// A phone has registered, or what it does has changed. `None` for a phone of a system that is

@@ -97,6 +97,8 @@ impl Features {
     /// Decides what is due and follows it through.
     pub(crate) async fn turn(&self, app: &App) {
         let _turn = self.turns.lock().await;
+        let maintenance = self.maintenance.borrow().clone();
+        self.lock().tracker.maintenance(maintenance);
         loop {
             let now = clock::now();
             let (changes, more) = {

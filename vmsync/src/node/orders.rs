@@ -314,6 +314,8 @@ impl Node {
         }
         let switched = agreed.switched != self.agreed.switched;
         self.agreed = agreed;
+        let features = &self.app.features;
+        features.maintenance(self.agreed.maintenance.as_ref());
         // At the start the settings tell what is old.
         let news = std::mem::replace(&mut self.journal_read, true);
         if switched {

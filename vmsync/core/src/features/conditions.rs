@@ -6,7 +6,7 @@ use std::time::Duration;
 use vmsync_config::words::Now;
 
 use super::{Return, Seen, Setup, Side, Timers, parameters::Row};
-use crate::resilience::in_words;
+use crate::resilience::{Maintenance, in_words};
 
 /// Everything a condition may look at.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +23,8 @@ pub struct Sight<'a> {
     pub desk_phones: u32,
     /// Who serves its phones, in this very decision.
     pub phones: Side,
+    /// Maintenance mode as agreed between the nodes, also one whose time is over.
+    pub maintenance: Option<&'a Maintenance>,
     /// An administrator asks for failback now.
     pub asked: bool,
     /// The moment of the decision.
@@ -161,7 +163,30 @@ pub(super) static AUTOMATIC_OR_ASKED: Condition = Condition {
     due: never,
 };
 
+/// Stands before everything that happens without an administrator, as for voicemail.
+pub(super) static NO_MAINTENANCE: Condition = Condition {
+    code: "maintenance",
+    gate: false,
+    asks: "no maintenance mode is on",
+    holds: |s| s.asked || s.maintenance_on().is_none(),
+    waits_for: |s| {
+        s.maintenance_on().map_or_else(
+            || "maintenance mode to end".to_owned(),
+            Maintenance::waits_for,
+        )
+    },
+    due: |s| {
+        let until = s.maintenance_on()?.until?;
+        let left = Duration::from_millis(until.0.saturating_sub(s.now.wall.0));
+        Some(s.now.mono.saturating_add(left))
+    },
+};
+
 impl Sight<'_> {
+    fn maintenance_on(&self) -> Option<&Maintenance> {
+        self.maintenance.filter(|m| m.is_on(self.now.wall))
+    }
+
     fn gone_due(&self) -> Option<Duration> {
         let since = self.seen?.err()?;
         Some(since.saturating_add((self.row.gone_for)(self.timers)))

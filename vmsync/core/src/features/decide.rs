@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{
     Phase, Side, Standing,
-    conditions::{AUTOMATIC_OR_ASKED, Condition, Sight},
+    conditions::{AUTOMATIC_OR_ASKED, Condition, NO_MAINTENANCE, Sight},
 };
 use crate::resilience::in_words;
 
@@ -120,8 +120,12 @@ fn conditions(side: Side, sight: &Sight<'_>) -> &'static [&'static Condition] {
     }
 }
 
+/// Before every row, whatever the feature.
+static ALWAYS: [&Condition; 1] = [&NO_MAINTENANCE];
+
 fn unmet(sight: &Sight<'_>, of: &'static [&'static Condition]) -> Vec<&'static Condition> {
-    of.iter().copied().filter(|c| !(c.holds)(sight)).collect()
+    let all = of.iter().chain(&ALWAYS).copied();
+    all.filter(|c| !(c.holds)(sight)).collect()
 }
 
 /// As for voicemail. Of what nothing is known, nothing is expected.

@@ -121,17 +121,11 @@ pub(super) static NO_MAINTENANCE: Condition = Condition {
     asks: "no maintenance mode is on",
     holds: |s| s.maintenance_left().is_none(),
     waits_for: |s| {
-        let Some(maintenance) = &s.rules.maintenance else {
-            return "maintenance mode to end".to_owned();
-        };
-        let end = match maintenance.until {
-            Some(until) => format!("maintenance mode to end, at {until} at the latest"),
-            None => "an operator to end maintenance mode".to_owned(),
-        };
-        match maintenance.reason.as_str() {
-            "" => end,
-            reason => format!("{end} ({reason})"),
-        }
+        let on = s.rules.maintenance.as_ref();
+        on.map_or_else(
+            || "maintenance mode to end".to_owned(),
+            super::Maintenance::waits_for,
+        )
     },
     due: |s| {
         let left = s.maintenance_left()??;

@@ -194,6 +194,18 @@ impl Maintenance {
     pub fn is_on(&self, now: UnixMillis) -> bool {
         self.until.is_none_or(|until| now < until)
     }
+
+    /// Completes "waiting for …".
+    pub(crate) fn waits_for(&self) -> String {
+        let end = match self.until {
+            Some(until) => format!("maintenance mode to end, at {until} at the latest"),
+            None => "an operator to end maintenance mode".to_owned(),
+        };
+        match self.reason.as_str() {
+            "" => end,
+            reason => format!("{end} ({reason})"),
+        }
+    }
 }
 
 /// What an operator may ask for.

@@ -12,7 +12,7 @@ use vmsync_core::{
         Away, Decided, Feature, Keep, Limits, Location, PhoneView, Refused, Registration, Return,
         Setup, Standing, Subject, Timers, Tracker, parameters,
     },
-    resilience::{PhoneKind, Verdict},
+    resilience::{Maintenance, PhoneKind, Verdict},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -48,6 +48,7 @@ pub(crate) struct Script {
     disk: Disk,
     peer: Result<Duration, Duration>,
     now: Duration,
+    maintenance: Option<Maintenance>,
     verdict: Option<Verdict>,
     refused: Option<Refused>,
     /// Transitions so far.
@@ -85,6 +86,7 @@ impl Script {
             disk: Disk::default(),
             peer: Ok(Duration::ZERO),
             now: Duration::ZERO,
+            maintenance: None,
             verdict: None,
             refused: None,
             moves: Vec::new(),
@@ -187,7 +189,7 @@ impl Script {
     pub(crate) fn tracker(&mut self) -> &mut Tracker {
         let (systems, locations) = (&self.systems, &self.locations);
         let (timers, now, peer) = (&self.timers, at(self.now), self.peer);
-        let disk = &self.disk;
+        let (disk, maintenance) = (&self.disk, &self.maintenance);
         self.tracker.get_or_insert_with(|| {
             let me = NodeId::new("vmpro2").unwrap();
             let limits = Limits { phones: 100 };
@@ -202,6 +204,7 @@ impl Script {
             for ((system, extension), away) in &disk.phones {
                 tracker.restore_phone(&name(system).unwrap(), extension, away.clone());
             }
+            tracker.maintenance(maintenance.clone());
             tracker.node_sight(peer);
             tracker
         })
@@ -273,6 +276,25 @@ impl Script {
                     NodeId::new(node).map_err(|e| e.to_string())?;
                 let setups = decided(&self.systems);
                 self.tracker().follow(setups);
+            }
+            ["maintenance", "off"] => {
+                self.maintenance = None;
+                self.tracker().maintenance(None);
+            }
+            ["maintenance", "on", rest @ ..] => {
+                let until = match rest {
+                    [] => None,
+                    ["for", time] => Some(at(self.now + span(time)?).wall),
+                    _ => return Err("maintenance on [for TIME]".to_owned()),
+                };
+                let on = Maintenance {
+                    since: now.wall,
+                    until,
+                    reason: "new switch".to_owned(),
+                    by: NodeId::new("vmpro1").unwrap(),
+                };
+                self.maintenance = Some(on.clone());
+                self.tracker().maintenance(Some(on));
             }
             [system, "alive"] => self.told(system, Subject::Home, true, now)?,
             [subject, "of", system, state @ ("up" | "down")] => {

@@ -47,6 +47,7 @@ impl Tracker {
                 seen: tracked.seen(row.watches, node),
                 desk_phones: tracked.desk_phones,
                 phones,
+                maintenance: self.maintenance.as_ref(),
                 asked: false,
                 now,
             };
@@ -143,6 +144,7 @@ impl Tracker {
             seen: tracked.seen(row.watches, node),
             desk_phones: tracked.desk_phones,
             phones: tracked.stands(Feature::Phones).standing.side,
+            maintenance: self.maintenance.as_ref(),
             asked: true,
             now,
         };

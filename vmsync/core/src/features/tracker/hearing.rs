@@ -9,7 +9,7 @@ use super::{
     Heard, Keep, Tracker, key,
     reading::fallback,
 };
-use crate::resilience::{PhoneKind, Verdict, in_words};
+use crate::resilience::{Maintenance, PhoneKind, Verdict, in_words};
 
 impl Tracker {
     /// What the other node looks like from here, once that is known.
@@ -23,6 +23,16 @@ impl Tracker {
             seen_by_node || s.setup.decider.as_ref() != Some(&self.me)
         });
         self.touched.extend(concerned.map(|(n, _)| n));
+    }
+
+    /// Maintenance mode as agreed between the nodes: while it is on, nothing moves without an
+    /// administrator.
+    pub fn maintenance(&mut self, agreed: Option<Maintenance>) {
+        if self.maintenance != agreed {
+            self.maintenance = agreed;
+            self.touched
+                .extend((0_u32..).zip(&self.systems).map(|(n, _)| n));
+        }
     }
 
     /// A sign of life, or the result of a poll. `Ok(true)` when it is the first ever: remember then

@@ -17,7 +17,7 @@ use super::{
     Away, Feature, Location, Outlook, PhoneView, Refused, Seen, Setup, Side, Standing, Subject,
     Timers, phones::Phone, system::Tracked,
 };
-use crate::resilience::{Phase, Verdict};
+use crate::resilience::{Maintenance, Phase, Verdict};
 
 /// What bounds the tracker's memory; systems are bounded by the configuration.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +37,7 @@ pub struct Tracker {
     locations: HashMap<SystemName, SystemName>,
     /// What the other node looks like; not known before this one is ready.
     peer: Seen,
+    maintenance: Option<Maintenance>,
     phones: BTreeMap<(u32, u64), Phone>,
     limits: Limits,
     touched: BTreeSet<u32>,
@@ -103,6 +104,7 @@ impl Tracker {
                 .map(|l| (l.name.clone(), l.fallback_system.clone()))
                 .collect(),
             peer: None,
+            maintenance: None,
             phones: BTreeMap::new(),
             limits,
             touched: BTreeSet::new(),
