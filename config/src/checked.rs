@@ -304,6 +304,38 @@ pub struct VrlRemote {
     pub password_file: PathBuf,
     /// Explicit FTPS.
     pub tls: VrlTls,
+    /// When recordings move by themselves; `None` = at any time.
+    pub window: Option<DailyWindow>,
+    /// Bytes a second at most; `None` = as fast as it goes.
+    pub rate: Option<u64>,
+}
+
+/// A time of day, each day, by the node's own time zone; it may go over midnight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DailyWindow {
+    /// Minute of the day it opens in, 0 to 1439.
+    pub opens: u16,
+    /// Minute of the day it closes at, 0 to 1439; not [`Self::opens`].
+    pub closes: u16,
+}
+
+impl DailyWindow {
+    /// Whether `minute` of the day is in it.
+    pub fn contains(self, minute: u16) -> bool {
+        if self.opens < self.closes {
+            (self.opens..self.closes).contains(&minute)
+        } else {
+            minute >= self.opens || minute < self.closes
+        }
+    }
+}
+
+impl std::fmt::Display for DailyWindow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { opens, closes } = self;
+        let (o, c) = ((opens / 60, opens % 60), (closes / 60, closes % 60));
+        write!(f, "{:02}:{:02}-{:02}:{:02}", o.0, o.1, c.0, c.1)
+    }
 }
 
 /// Whether the transfer is encrypted.
@@ -312,6 +344,9 @@ pub struct VrlRemote {
 pub enum VrlTls {
     /// Plain FTP.
     Off,
+    /// Explicit FTPS where the server offers it, else plain. A server that offers it with a wrong
+    /// certificate is refused all the same.
+    Preferred,
     /// Explicit FTPS or nothing. The default when there is a CA.
     Required,
 }

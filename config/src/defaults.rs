@@ -231,6 +231,9 @@ pub const VRL_RIGHT: bool = true;
 /// `vrl.remote_port`: TCP port of FTP (RFC 959 section 8).
 pub const FTP_PORT: u16 = 21;
 
+/// Least `vrl.rate`, bytes a second.
+pub(crate) const LEAST_VRL_RATE: u64 = 16 * 1024;
+
 /// `vrl.server.passive_ports`: for the data connections of the embedded FTP server, inclusive.
 pub(crate) const PASSIVE_PORTS: PortRange = PortRange(50_000, 50_099);
 

@@ -9,7 +9,9 @@ use ipnet::IpNet;
 
 use crate::{
     alarms::{Severity, SnmpAuth, SyslogTransport},
-    checked::{Ack, FailbackPolicy, Feature, Mode, Return, Role, SenderTls, Trigger, VrlTls},
+    checked::{
+        Ack, DailyWindow, FailbackPolicy, Feature, Mode, Return, Role, SenderTls, Trigger, VrlTls,
+    },
     errors::Report,
     field::{Field, Head, List, Read, Section, Source, join},
     tree::{Place, Table},
@@ -206,6 +208,8 @@ section! {
         ftp_user: Field<String>,
         ftp_password_file: Field<PathBuf>,
         tls: Field<VrlTls>,
+        window: Field<DailyWindow>,
+        rate: Field<Bytes>,
         server: VrlServer,
     }
 }

@@ -6,7 +6,9 @@ use ipnet::IpNet;
 
 use crate::{
     alarms::{Severity, SnmpAuth, SyslogTransport},
-    checked::{Ack, FailbackPolicy, Feature, Mode, Return, Role, SenderTls, Trigger, VrlTls},
+    checked::{
+        Ack, DailyWindow, FailbackPolicy, Feature, Mode, Return, Role, SenderTls, Trigger, VrlTls,
+    },
     errors::printable,
     tree::{Item, Place, Value},
     units::{parse_bytes, parse_duration},
@@ -270,7 +272,7 @@ choices! {
         "portal" => Self::Portal,
     }
     Return { "automatic" => Self::Automatic, "manual" => Self::Manual }
-    VrlTls { "required" => Self::Required, "off" => Self::Off }
+    VrlTls { "required" => Self::Required, "preferred" => Self::Preferred, "off" => Self::Off }
     Severity {
         "critical" => Self::Critical,
         "error" => Self::Error,
@@ -306,6 +308,30 @@ impl FromItem for Digits {
             Value::Text(text) => Ok(Self(text.trim().to_owned())),
             Value::Integer(n) => Ok(Self(n.to_string())),
             _ => Err(expected("a number", item)),
+        }
+    }
+}
+
+impl FromItem for DailyWindow {
+    fn from_item(item: &Item) -> Result<Self, String> {
+        let what = "a time of day such as \"22:00-05:30\"";
+        let text = text(item, what)?;
+        let minute = |part: &str| {
+            let (hours, minutes) = part.trim().split_once(':')?;
+            let digits =
+                |t: &str| (1..=2).contains(&t.len()) && t.bytes().all(|b| b.is_ascii_digit());
+            let valid = digits(hours) && minutes.len() == 2 && digits(minutes);
+            let (hours, minutes): (u16, u16) = (hours.parse().ok()?, minutes.parse().ok()?);
+            (valid && hours < 24 && minutes < 60).then_some(hours * 60 + minutes)
+        };
+        let ends = text.split_once('-');
+        match ends.and_then(|(opens, closes)| Some((minute(opens)?, minute(closes)?))) {
+            Some((opens, closes)) if opens == closes => Err(
+                "opens when it closes: leave it out for any time of day, or set two times"
+                    .to_owned(),
+            ),
+            Some((opens, closes)) => Ok(Self { opens, closes }),
+            None => Err(format!("\"{}\" is not {what}", printable(text))),
         }
     }
 }

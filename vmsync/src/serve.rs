@@ -337,7 +337,7 @@ fn start_vrl(
     };
     // The certificate bears the primary's name, whatever address it is reached at (R-VR-1).
     let tls = tls
-        .filter(|_| remote.tls == vmsync_config::VrlTls::Required)
+        .filter(|_| remote.tls != vmsync_config::VrlTls::Off)
         .map(|config| vrl::ftp::ClientTls {
             config,
             server_name: peer_name,

@@ -6,7 +6,7 @@ mod vrl_support;
 use std::time::Duration;
 
 use vmsync::vrl::{ConfirmAnswer, VrlState, server::ServerTls, take};
-use vmsync_config::VrlTls;
+use vmsync_config::{DailyWindow, VrlTls};
 use vmsync_core::vrl::State;
 use vrl_support::{Backup, Mood, Pki, Primary, until, until_done};
 
@@ -276,4 +276,95 @@ async fn a_node_without_a_remote_says_so() {
     });
     assert_eq!(handle.status().state, VrlState::Off);
     assert!(!handle.test().await[0].ok);
+}
+
+/// Recordings move in the night, but an operator who asks need not wait for it.
+#[tokio::test]
+async fn outside_of_the_daily_window_recordings_wait_unless_an_operator_asks() {
+    let primary = Primary::start(None).await;
+    let mut backup = Backup::of(&primary);
+    let minute = vmsync::clock::local_second(vmsync::clock::wall()) / 60;
+    let in_minutes = |n: u64| u16::try_from((minute + n) % 1440).unwrap();
+    backup.remote.window = Some(DailyWindow {
+        opens: in_minutes(120),
+        closes: in_minutes(180),
+    });
+    backup.records("one.wav", &audio(100));
+    backup.records("two.wav", &audio(200));
+    let (handle, stop) = backup.start_allowed();
+    until("it waits for the window", || {
+        let s = handle.status();
+        s.state == VrlState::Waiting && s.files_pending == 2 && s.why.contains("vrl.window")
+    })
+    .await;
+    assert!(backup.control.asked.lock().unwrap().is_empty());
+    handle.kick();
+    until_done(&handle, 2).await;
+    // The next one waits again.
+    backup.records("three.wav", &audio(300));
+    until("the next to wait", || {
+        let s = handle.status();
+        s.state == VrlState::Waiting && s.files_pending == 1 && s.why.contains("vrl.window")
+    })
+    .await;
+    stop.cancel();
+    backup.remote.window = Some(DailyWindow {
+        opens: in_minutes(1440 - 60),
+        closes: in_minutes(60),
+    });
+    let (handle, _stop) = backup.start_allowed();
+    until_done(&handle, 1).await;
+    assert_eq!(primary.files().len(), 3);
+}
+
+/// A limit is for the line's other users: what is sent takes at least as long as it says.
+#[tokio::test]
+async fn recordings_take_no_more_of_the_line_than_they_may() {
+    let primary = Primary::start(None).await;
+    let mut backup = Backup::of(&primary);
+    backup.remote.rate = Some(1_000_000);
+    backup.records("call.wav", &audio(1_500_000));
+    let begun = vmsync::clock::now().mono;
+    let (handle, _stop) = backup.start_allowed();
+    until_done(&handle, 1).await;
+    let took = vmsync::clock::now().mono - begun;
+    assert!(
+        took.as_millis() >= 1_300,
+        "{took:?} for 1.5 s worth of bytes"
+    );
+    assert_eq!(primary.files()["call.wav"], audio(1_500_000));
+}
+
+/// `preferred` does without TLS only where the server says that it has none.
+#[tokio::test]
+async fn preferred_tls_is_used_where_offered_and_never_with_a_wrong_certificate() {
+    let pki = Pki::new();
+    let offers = |pki: &Pki| ServerTls {
+        config: pki.server.clone(),
+        required: true,
+    };
+    for (server, name) in [(None, "plain"), (Some(offers(&pki)), "encrypted")] {
+        let primary = Primary::start(server).await;
+        let mut backup = Backup::of(&primary);
+        backup.remote.tls = VrlTls::Preferred;
+        backup.tls = Some(pki.client.clone());
+        backup.records("call.wav", &audio(1_000));
+        let (handle, _stop) = backup.start_allowed();
+        let steps = handle.test().await;
+        assert!(steps.iter().all(|s| s.ok), "{name}: {steps:?}");
+        until_done(&handle, 1).await;
+        assert_eq!(primary.files()["call.wav"], audio(1_000), "{name}");
+    }
+    let primary = Primary::start(Some(offers(&Pki::new()))).await;
+    let mut backup = Backup::of(&primary);
+    backup.remote.tls = VrlTls::Preferred;
+    backup.tls = Some(pki.client);
+    backup.records("call.wav", &audio(1_000));
+    let (handle, _stop) = backup.start_allowed();
+    until("the certificate to be refused", || {
+        let error = handle.status().last_error;
+        error.is_some_and(|e| e.contains("certificate"))
+    })
+    .await;
+    assert!(primary.files().is_empty());
 }

@@ -41,6 +41,8 @@ fn remote(
         raw.ftp_user.is_absent(),
         raw.ftp_password_file.is_absent(),
         raw.tls.is_absent(),
+        raw.window.is_absent(),
+        raw.rate.is_absent(),
     ];
     if any.iter().all(|absent| *absent) {
         return Some(None);
@@ -84,6 +86,17 @@ fn remote(
         }
     });
     let tls = encryption(raw, has_tls, report);
+    let rate = raw.rate.clone().check(report, |rate| {
+        if rate.0 < defaults::LEAST_VRL_RATE {
+            Err(format!(
+                "{} bytes a second would hold a recording up for hours: set at least {} (16KiB), or leave it out",
+                rate.0,
+                defaults::LEAST_VRL_RATE
+            ))
+        } else {
+            Ok(())
+        }
+    });
     Some(Some(VrlRemote {
         host: host?,
         port: port.or(defaults::FTP_PORT)?,
@@ -91,6 +104,8 @@ fn remote(
         user: user?,
         password_file: ctx.path(password_file?),
         tls: tls?,
+        window: raw.window.get(),
+        rate: rate.get().map(|rate| rate.0),
     }))
 }
 

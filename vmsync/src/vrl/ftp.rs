@@ -178,11 +178,14 @@ impl Session {
 
     /// Explicit TLS, where the account asks for it.
     pub async fn secure(self, account: &Account) -> Result<Self, FtpFailure> {
-        if account.remote.tls == VrlTls::Off {
-            return Ok(self);
-        }
+        let preferred = account.remote.tls == VrlTls::Preferred;
+        let tls = match &account.tls {
+            _ if account.remote.tls == VrlTls::Off => return Ok(self),
+            None if preferred => return Ok(self),
+            tls => tls,
+        };
         let doing = "securing the connection with TLS";
-        let Some(tls) = &account.tls else {
+        let Some(tls) = tls else {
             let words = "tls = \"required\" but this node has no CA file; set [tls] ca";
             return Err(FtpFailure::new(doing, words, Fault::Local));
         };
@@ -190,11 +193,23 @@ impl Session {
         let secured = self
             .ftp
             .into_secure(AsyncRustlsConnector::from(connector), &tls.server_name);
-        let ftp = timed(self.limits.command, doing, secured).await?;
-        Ok(Self {
-            ftp,
-            limits: self.limits,
-        })
+        match timed(self.limits.command, doing, secured).await {
+            Ok(ftp) => Ok(Self {
+                ftp,
+                limits: self.limits,
+            }),
+            // It said that it has no TLS (RFC 959: 500, 502, 504; RFC 4217: 431, 534). The connection went with
+            // the try. A wrong certificate is another matter, and no reason to do without.
+            Err(e)
+                if preferred
+                    && matches!(e.fault, Fault::Refused(431 | 500 | 502 | 504 | 530 | 534)) =>
+            {
+                let host = &account.remote.host;
+                tracing::warn!(server = %host, answer = %e, "recordings move unencrypted: the FTP server has no TLS, and vrl.tls is \"preferred\"");
+                Self::connect(account, &resolve(account).await?).await
+            }
+            Err(e) => Err(e),
+        }
     }
 
     /// User, password, binary.
@@ -244,13 +259,13 @@ impl Session {
     }
 
     /// Uploads the file from `offset` on, and waits for the server's acknowledgement. `sent`
-    /// hears of each piece.
+    /// hears of each piece, and says how long to rest before the next.
     pub async fn upload(
         &mut self,
         local: &Path,
         remote: &str,
         offset: u64,
-        mut sent: impl FnMut(u64),
+        mut sent: impl FnMut(u64) -> Duration,
     ) -> Result<(), FtpFailure> {
         let reading = format!("reading {}", local.display());
         let doing = format!("uploading {remote}");
@@ -276,7 +291,10 @@ impl Session {
             }
             let bytes = piece.get(..n).unwrap_or_default();
             timed_io(self.limits.piece, &doing, data.write_all(bytes)).await?;
-            sent(n as u64);
+            let rest = sent(n as u64);
+            if !rest.is_zero() {
+                tokio::time::sleep(rest).await;
+            }
         }
         timed_io(self.limits.piece, &doing, data.flush()).await?;
         timed(self.limits.command, &doing, data.finish()).await

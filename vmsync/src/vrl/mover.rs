@@ -8,13 +8,19 @@
 mod shared;
 mod steps;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use vmsync_config::{Vrl, words::Now};
-use vmsync_core::vrl::{Backoff, Conditions, ConfirmAnswer, Pace, RecordingName, Step, Transfer};
+use vmsync_core::vrl::{
+    Backoff, Conditions, ConfirmAnswer, Limit, Pace, RecordingName, Step, Transfer, closed_for,
+};
 
 use self::shared::Shared;
 use super::{
@@ -24,6 +30,7 @@ use super::{
     probe::{self, TestStep},
     status::{Current, VrlState, VrlStatus},
 };
+use crate::clock;
 
 /// Why the peer gave no answer; in words.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -106,7 +113,8 @@ impl VrlHandle {
         self.shared.status((self.now)())
     }
 
-    /// Looks at the folder and tries everything again now, whatever waits after failures.
+    /// Looks at the folder and tries everything again now, whatever waits after failures or for the
+    /// daily window: what is there is moved to the end.
     pub fn kick(&self) {
         self.shared.kick.notify_one();
     }
@@ -172,6 +180,7 @@ pub fn start(setup: Setup) -> VrlHandle {
         now: setup.now,
     };
     if let Some(account) = account {
+        let setup_rate = account.remote.rate;
         let stop = setup.stop.clone();
         let mover = Mover {
             setup,
@@ -183,6 +192,8 @@ pub fn start(setup: Setup) -> VrlHandle {
             growing: BTreeMap::new(),
             session: None,
             link: Backoff::default(),
+            by_hand: false,
+            limit: setup_rate.map(|rate| Mutex::new(Limit::new(rate))),
         };
         // Dropped at whatever it awaits: interruption is the normal case.
         tokio::spawn(async move {
@@ -206,6 +217,9 @@ struct Mover {
     growing: BTreeMap<RecordingName, (folder::Found, Duration)>,
     session: Option<Session>,
     link: Backoff,
+    /// An operator started the move: the daily window is not waited for until nothing is left.
+    by_hand: bool,
+    limit: Option<Mutex<Limit>>,
 }
 
 impl Mover {
@@ -222,6 +236,7 @@ impl Mover {
                 () = tokio::time::sleep(sleep.max(Duration::from_millis(10))) => {}
                 () = self.shared.kick.notified() => {
                     self.link.kick();
+                    self.by_hand = true;
                     self.transfers.values_mut().for_each(Transfer::kick);
                     rescan_at = Duration::ZERO;
                 }
@@ -233,6 +248,28 @@ impl Mover {
 
     fn now(&self) -> Now {
         (self.setup.now)()
+    }
+
+    /// Whether recordings may move now, and when that may change by time alone (monotonic).
+    fn conditions(&self) -> (Conditions, Option<Duration>) {
+        let given = self.allowed.borrow().clone();
+        let window = self.account.remote.window.filter(|_| !self.by_hand);
+        let (true, Some(window)) = (given.allowed, window) else {
+            return (given, None);
+        };
+        let now = self.now();
+        match closed_for(window, clock::local_second(now.wall)) {
+            None => (given, None),
+            Some(left) => {
+                let closed = Conditions {
+                    allowed: false,
+                    why: format!(
+                        "outside of vrl.window {window}; POST /api/v1/vrl/transfer moves them now"
+                    ),
+                };
+                (closed, Some(now.mono + left))
+            }
+        }
     }
 
     async fn restore(&mut self) {
@@ -362,10 +399,10 @@ impl Mover {
     /// Drives one transfer until it waits or ends; returns until when and why it waits.
     async fn drive(&mut self, name: &RecordingName) -> Option<(Option<Duration>, String)> {
         loop {
-            let conditions = self.allowed.borrow().clone();
+            let (conditions, opens) = self.conditions();
             let transfer = self.transfers.get(name)?;
             match transfer.next(&conditions, self.now()) {
-                Step::Wait { until, why } => return Some((until, why)),
+                Step::Wait { until, why } => return Some((until.or(opens), why)),
                 Step::Done => {
                     self.finished(name).await;
                     return None;
@@ -444,11 +481,14 @@ impl Mover {
     async fn rest(&mut self, waits_for: Option<String>) {
         self.count();
         let idle = self.transfers.is_empty();
+        if idle {
+            self.by_hand = false;
+        }
         {
             let mut told = self.shared.told();
             told.status.current = None;
             let failed = told.status.last_error.is_some();
-            let allowed = self.allowed.borrow().allowed;
+            let allowed = self.conditions().0.allowed;
             (told.status.state, told.status.why) = match waits_for {
                 _ if idle && !failed => (VrlState::Done, "nothing to move".to_owned()),
                 Some(why) if allowed && failed => (VrlState::Failed, why),

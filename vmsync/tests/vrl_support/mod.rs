@@ -275,6 +275,8 @@ impl Backup {
                 user: "vrl".to_owned(),
                 password_file: primary.password_file.clone(),
                 tls: VrlTls::Off,
+                window: None,
+                rate: None,
             },
             tls: None,
         }

@@ -20,8 +20,10 @@ mod backoff;
 mod name;
 mod progress;
 mod transfer;
+mod when;
 
 pub use backoff::{Backoff, Pace};
 pub use name::{InvalidName, MAX_NAME_BYTES, RecordingName, is_file_name, is_ignored};
 pub use progress::{Meter, Progress};
 pub use transfer::{Conditions, ConfirmAnswer, Outcome, State, Step, Transfer};
+pub use when::{Limit, closed_for};

@@ -1,6 +1,6 @@
 //! The steps of one transfer, performed.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::PoisonError, time::Duration};
 
 use vmsync_core::vrl::{ConfirmAnswer, Outcome, RecordingName, Step, Transfer};
 
@@ -149,11 +149,16 @@ impl Mover {
         session
             .upload(&self.path(t), temporary, offset, |n| {
                 sent += n;
+                let now = (self.setup.now)();
                 let mut told = self.shared.told();
-                told.meter.add((self.setup.now)(), n);
+                told.meter.add(now, n);
                 if let Some(current) = &mut told.status.current {
                     current.sent = sent;
                 }
+                self.limit.as_ref().map_or(Duration::ZERO, |limit| {
+                    let mut limit = limit.lock().unwrap_or_else(PoisonError::into_inner);
+                    limit.sent(n, now.mono)
+                })
             })
             .await?;
         Ok(offset > 0)
