@@ -6,6 +6,7 @@
 //! | the secondary (killed) | – |
 //! | both (killed) | primary, secondary, both at once |
 //! | the line between them, refused or silent | – |
+//! | heartbeats alone, mails alone, one way alone | – |
 //!
 //! each while nothing goes on, during a call, during synchronisation, during failback, and with callers
 //! who leave messages all through it, wherever they are let. A cell
@@ -47,6 +48,11 @@ enum Row {
     Secondary,
     Both(First),
     Line(Cut),
+    /// One service, or one direction, while the node lives by another sign: no failover.
+    Heartbeats(Cut),
+    Mails(Cut),
+    /// The primary can't reach the secondary.
+    OneWay(Cut),
 }
 
 /// How the pair is configured.
@@ -66,6 +72,13 @@ enum First {
     Primary,
     Secondary,
     AtOnce,
+}
+
+impl Row {
+    /// Whether each node still sees the other.
+    fn is_partial(self) -> bool {
+        matches!(self, Self::Heartbeats(_) | Self::Mails(_) | Self::OneWay(_))
+    }
 }
 
 /// What goes on when it happens.
@@ -111,6 +124,21 @@ async fn the_line_is_cut_and_connections_are_refused() {
 #[tokio::test]
 async fn the_line_is_cut_and_all_is_silent() {
     row(Row::Line(Cut::Silent)).await;
+}
+
+#[tokio::test]
+async fn heartbeats_alone_are_cut() {
+    row(Row::Heartbeats(Cut::Silent)).await;
+}
+
+#[tokio::test]
+async fn mails_alone_are_cut() {
+    row(Row::Mails(Cut::Refused)).await;
+}
+
+#[tokio::test]
+async fn the_primary_alone_reaches_nobody() {
+    row(Row::OneWay(Cut::Silent)).await;
 }
 
 #[tokio::test]
@@ -168,8 +196,11 @@ async fn row_under(under: Under, row: Row) {
         Meanwhile::Call,
         Meanwhile::Sync,
     ];
+    let partial = [Meanwhile::Failback, Meanwhile::Call, Meanwhile::Sync];
     let (times, cells) = match (full(), under) {
         (true, Under::Defaults) => (3, &all[..]),
+        // Idle and with callers: `signs_of_life`.
+        (false, Under::Defaults) if row.is_partial() => (1, &partial[..]),
         (true, _) | (_, Under::Defaults) => (1, &all[..]),
         _ => (1, &all[..3]),
     };
@@ -245,7 +276,6 @@ impl Scene {
 
         let back = self.back().await;
         let (_, healed) = pair.one_owner(GROUP).await;
-        let healed = healed + back;
         assert!(
             healed <= ONE_OWNER_WITHIN,
             "one owner after {healed:?} only"
@@ -267,7 +297,7 @@ impl Scene {
         let moves = self.epoch(&pair.primary).await - epoch;
         assert_eq!(moves, self.moves(meanwhile), "failovers and failbacks");
         println!(
-            "{:?}, {:?}, {meanwhile:?}: settled {} ms after the cut, one owner {} ms after the return ({} ms of it starting), {moves} moves, {left} messages, cell {:.1} s",
+            "{:?}, {:?}, {meanwhile:?}: settled {} ms after the cut, one owner {} ms after the return ({} ms of starting before), {moves} moves, {left} messages, cell {:.1} s",
             self.under,
             self.row,
             noticed.as_millis(),
@@ -348,6 +378,13 @@ impl Scene {
                 }
             }
             Row::Line(cut) => net.cut_all(cut),
+            Row::Heartbeats(cut) | Row::Mails(cut) => {
+                let mails = matches!(self.row, Row::Mails(_));
+                let way = if mails { Way::Smtp } else { Way::Heartbeat };
+                net.cut(way, &pair.primary, &pair.secondary, cut);
+                net.cut(way, &pair.secondary, &pair.primary, cut);
+            }
+            Row::OneWay(cut) => net.cut_one_way(&pair.primary, &pair.secondary, cut),
         }
     }
 
@@ -361,6 +398,9 @@ impl Scene {
             Row::Primary | Row::Both(First::Secondary) => vec![secondary],
             Row::Secondary | Row::Both(First::Primary) => vec![primary],
             Row::Both(First::AtOnce) => vec![],
+            Row::Heartbeats(_) | Row::Mails(_) | Row::OneWay(_) => {
+                return self.missed(resilience).await;
+            }
             Row::Line(_) => vec![primary, secondary],
         };
         if matches!(self.row, Row::Both(_))
@@ -380,6 +420,27 @@ impl Scene {
             ledger.is_heard(&id, node).await;
         }
         settled
+    }
+
+    /// Waits until what is cut is told, and longer than a failover would take; who serves goes on.
+    async fn missed(&self, resilience: bool) -> Instant {
+        let [primary, secondary] = self.pair.nodes();
+        let epoch = self.epoch(primary).await;
+        match self.row {
+            Row::Heartbeats(_) => secondary.alarm("heartbeat_lost").await,
+            Row::Mails(_) => secondary.alarm("smtp_lost").await,
+            _ => primary.alarm("smtp_lost").await,
+        };
+        let told = Instant::now();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let owner = if resilience { secondary } else { primary };
+        for node in [primary, secondary] {
+            let group = group_of(&node.get("/api/v1/status").await, GROUP);
+            assert_eq!(group["epoch"], epoch, "nothing moves: {group}");
+            assert_eq!(group["owner"], owner.id.as_str(), "{group}");
+        }
+        self.ledger.leave(owner, "2001").await;
+        told
     }
 
     /// Waits until `node` says that it answers although the other is out of sight. The backup owns
@@ -427,7 +488,7 @@ impl Scene {
                 primary.ready().await;
                 secondary.ready().await;
             }
-            Row::Line(_) => {}
+            Row::Line(_) | Row::Heartbeats(_) | Row::Mails(_) | Row::OneWay(_) => {}
         }
         begun.elapsed()
     }
@@ -439,7 +500,7 @@ impl Scene {
             Row::Primary => call.is_at(&self.pair.secondary),
             Row::Secondary => call.is_at(&self.pair.primary),
             Row::Both(_) => false,
-            Row::Line(_) => true,
+            Row::Line(_) | Row::Heartbeats(_) | Row::Mails(_) | Row::OneWay(_) => true,
         };
         if lived {
             self.ledger.record(&mut call).await;
@@ -455,6 +516,7 @@ impl Scene {
         let alone = match self.row {
             Row::Primary | Row::Both(First::Secondary) | Row::Line(_) => true,
             Row::Secondary | Row::Both(First::Primary | First::AtOnce) => false,
+            Row::Heartbeats(_) | Row::Mails(_) | Row::OneWay(_) => false,
         };
         let before = matches!(meanwhile, Meanwhile::Failback);
         if alone || before { 2 } else { 0 }

@@ -228,3 +228,28 @@ async fn a_home_must_be_stable_before_it_takes_over_again() {
         "in sight since {seen}, serves since {back}"
     );
 }
+
+/// A process that stood still (a paused machine, a disk that hung) has heard nobody: that is no absence of the
+/// home, and no reason to undo what an operator decided.
+#[tokio::test]
+async fn a_backup_that_stood_still_does_not_take_that_for_an_absence_of_the_home() {
+    let pair = Pair::start().await;
+    let (home, backup) = (&pair.primary, &pair.secondary);
+    home.post(ACTIVATE, &json!({})).await.must_be(202);
+    pair.served_by(backup).await;
+    let pid = backup.pid().await.to_string();
+    for signal in ["-STOP", "-CONT"] {
+        let sent = std::process::Command::new("kill")
+            .args([signal, &pid])
+            .status();
+        assert!(sent.unwrap().success());
+        sleep(Duration::from_secs(5)).await;
+    }
+    let group = group_of(&backup.get("/api/v1/status").await, "primary");
+    assert_eq!(group["owner"], "vmpro2", "{group}");
+    let waits = group["failback"]["waiting_for"].to_string();
+    assert!(
+        waits.contains("an administrator to start failback"),
+        "{waits}"
+    );
+}

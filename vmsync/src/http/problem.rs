@@ -301,7 +301,7 @@ impl From<Refused> for Problem {
             "not_found" | "unknown_group" | "unknown_system" => Code::NotFound,
             "invalid" => Code::Invalid,
             "starting" => Code::Starting,
-            "stopping" | "peer_unreachable" => Code::Stopping,
+            "stopping" | "peer_unreachable" | "peer_silent" => Code::Stopping,
             "too_many_phones" => Code::Busy,
             "not_durable" => Code::Internal,
             _ => Code::Conflict,

@@ -269,7 +269,6 @@ impl Node {
     fn both_may_serve(&self, index: usize, now: Now) -> Option<String> {
         let peer = &self.app.config.pair.peer_id;
         let why = match self.serving(index, now) {
-            Serving::Yes if !self.app.config.resilience.answering_beats_consistency => return None,
             Serving::Yes if self.peer.hears_us(now) => return None,
             Serving::No { .. } | Serving::Starting | Serving::Isolated { .. } => return None,
             _ if !self.peer.visible() => {
@@ -392,7 +391,7 @@ impl Node {
             let shown = colour(Link {
                 up: mine || seen.up,
                 i_back_it_up: backs_up && backup,
-                it_backs_me_up: seen.backed_up && !backup,
+                it_backs_me_up: seen.up && seen.backed_up && !backup,
                 i_serve_it: !mine && group.is_some_and(|g| g.ownership.owner == *self.me()),
             });
             LinkStatus {

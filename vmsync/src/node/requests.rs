@@ -11,7 +11,7 @@ use crate::{
     app::{Guard, OneSidedAnswer, Outcome, Refused},
     clock,
     features::FeatureStatus,
-    pair::{Act, FeatureAct},
+    pair::{Act, FeatureAct, PeerError},
 };
 
 impl Node {
@@ -137,6 +137,12 @@ impl Node {
                 None => Err(unreachable_peer(&peer, "it is out of sight")),
                 Some(boot) => match client.act(boot, &act).await {
                     Ok(acted) => acted,
+                    Err(PeerError::Silent { why, .. }) => Err(refused(
+                        "peer_silent",
+                        &format!(
+                            "{peer} was asked and has given no answer ({why}): it may have been done; look at who serves before you ask again"
+                        ),
+                    )),
                     Err(error) => Err(unreachable_peer(&peer, &error.to_string())),
                 },
             };

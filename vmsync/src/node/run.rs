@@ -65,6 +65,8 @@ pub struct Node {
     pub(super) exchanged: Option<Duration>,
     /// When the last turn decided: what fell due since is not slept over.
     decided_at: Duration,
+    /// Until then the peer's silence may be this process's own: it was stopped, or its disk was.
+    excused_until: Duration,
     pub(super) progress: Progress,
     pub(super) started_at: Now,
     pub(super) startup: Startup,
@@ -166,6 +168,7 @@ impl Node {
             modes_differ: None,
             exchanged: None,
             decided_at: now.mono,
+            excused_until: Duration::ZERO,
             witness: app
                 .config
                 .witness
@@ -320,6 +323,7 @@ impl Node {
                     .as_ref()
                     .and_then(|w| w.deadline(self.decided_at)),
             )
+            .chain(Some(self.excused_until).filter(|at| *at > self.decided_at))
             .chain(self.groups.iter().filter_map(|g| g.order_due))
             .chain(self.startup.deadline(now))
             .chain(self.session.next_deadline())
@@ -341,8 +345,9 @@ impl Node {
         }
         self.adopt_told().await;
         let now = clock::now();
+        self.excuse(now);
         self.decided_at = now.mono;
-        if self.peer.vanished(now) {
+        if now.mono >= self.excused_until && self.peer.vanished(now) {
             tracing::warn!(peer = %self.app.config.pair.peer_id, why = self.peer.reason.as_deref(), "the peer is out of sight");
             self.out_of_sight(now);
         }
@@ -542,6 +547,17 @@ impl Node {
             if self.started(now) {
                 self.decide_all(now).await;
             }
+        }
+    }
+
+    /// A turn that comes far too late says that this process stood still, not that the peer did: what the
+    /// peer said meanwhile may not have been heard yet. It gets a round of heartbeats before it counts as gone.
+    fn excuse(&mut self, now: Now) {
+        let invisible_after = self.app.config.pair.invisible_after;
+        let late = now.mono.saturating_sub(self.decided_at);
+        if late > (invisible_after / 2).max(TICK + TICK / 2) {
+            tracing::warn!(ms = late.as_millis(), "this process stood still");
+            self.excused_until = now.mono.saturating_add(invisible_after);
         }
     }
 

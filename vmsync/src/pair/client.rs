@@ -17,9 +17,17 @@ use crate::node::OneSided;
 /// Why the other node gave no answer that counts.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum PeerError {
-    /// Not reached, or too slow.
+    /// Not reached.
     #[error("{url} did not answer: {why}")]
     Unreachable {
+        /// Address.
+        url: String,
+        /// Why.
+        why: String,
+    },
+    /// Asked, and silent: what was asked for may have been done.
+    #[error("{url} did not answer: {why}")]
+    Silent {
         /// Address.
         url: String,
         /// Why.
@@ -134,7 +142,7 @@ impl PeerClient {
         let asked = self.ask_at(&url, path, to_boot, body);
         match tokio::time::timeout(limit, asked).await {
             Ok(answer) => answer,
-            Err(_) => Err(PeerError::Unreachable {
+            Err(_) => Err(PeerError::Silent {
                 url: url.to_string(),
                 why: format!("no answer within {} ms", limit.as_millis()),
             }),
@@ -169,9 +177,13 @@ impl PeerClient {
             .body(bytes)
             .send()
             .await
-            .map_err(|e| PeerError::Unreachable {
-                url: url.to_string(),
-                why: cause(&e),
+            .map_err(|e| {
+                let (url, why) = (url.to_string(), cause(&e));
+                if e.is_connect() {
+                    PeerError::Unreachable { url, why }
+                } else {
+                    PeerError::Silent { url, why }
+                }
             })?;
         let status = response.status().as_u16();
         let tag = response
@@ -179,12 +191,10 @@ impl PeerClient {
             .get(SIGNATURE)
             .and_then(|v| v.to_str().ok())
             .map(str::to_owned);
-        let answer = bounded(response)
-            .await
-            .map_err(|why| PeerError::Unreachable {
-                url: url.to_string(),
-                why,
-            })?;
+        let answer = bounded(response).await.map_err(|why| PeerError::Silent {
+            url: url.to_string(),
+            why,
+        })?;
         if status != 200 {
             let text: String = String::from_utf8_lossy(&answer).chars().take(300).collect();
             return Err(PeerError::Refused {

@@ -16,11 +16,13 @@ use super::{
     wire::Wire,
 };
 
-/// A connection ends when what was sent over it is not acknowledged for so long: the way is cut, and
-/// what waits on it would otherwise wait until [`Timeouts::data`], or longer than the cut lasts.
-const SILENCE: Duration = Duration::from_secs(20);
+/// A connection to the peer ends when what was sent over it is not acknowledged, or can't be sent because
+/// the peer does not read, for so long (RFC 5482): the way is cut, or the peer hangs, and what waits on it
+/// would otherwise wait until [`Timeouts::data`], or much longer than the cut lasts. Longer than a disk may
+/// take to flush. Other people's servers are given [`Timeouts`] alone.
+pub(super) const SILENCE: Duration = Duration::from_mins(1);
 /// Without data for so long, the other host is asked whether it still knows the connection; a few
-/// unanswered questions later it ends ([`SILENCE`]).
+/// unanswered questions later it ends.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
 /// Where a server is and what it is told.
@@ -29,6 +31,8 @@ pub(super) struct Dial {
     pub(super) port: u16,
     pub(super) hello: ClientId,
     pub(super) timeouts: Timeouts,
+    /// TCP user timeout, where it is to have one.
+    pub(super) silence: Option<Duration>,
 }
 
 impl Dial {
@@ -37,7 +41,7 @@ impl Dial {
         let connecting = TcpStream::connect((self.server.as_str(), self.port));
         match timeout(limit, connecting).await {
             Ok(Ok(stream)) => {
-                set_options(&stream)
+                set_options(&stream, self.silence)
                     .map_err(|e| self.unreachable(&format!("options of the connection: {e}")))?;
                 Ok(stream)
             }
@@ -105,17 +109,16 @@ impl Dial {
     }
 }
 
-fn set_options(stream: &TcpStream) -> io::Result<()> {
+fn set_options(stream: &TcpStream, silence: Option<Duration>) -> io::Result<()> {
     // Each step waits for the last: Nagle's algorithm would cost 40 ms a mail.
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE);
-    // RFC 5482 has the user timeout, and that it ends a connection whose keepalives go unanswered.
     #[cfg(target_os = "linux")]
     let keepalive = keepalive.with_interval(KEEPALIVE / 2);
     socket.set_tcp_keepalive(&keepalive)?;
     #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(SILENCE))?;
+    socket.set_tcp_user_timeout(silence)?;
     Ok(())
 }
 
@@ -132,6 +135,7 @@ mod tests {
             port: listener.local_addr().unwrap().port(),
             hello: ClientId::Domain("vmpro1.example.com".to_owned()),
             timeouts: Timeouts::default(),
+            silence: Some(SILENCE),
         };
         let stream = dial.tcp().await.unwrap();
         let socket = SockRef::from(&stream);

@@ -28,7 +28,7 @@ use lettre::transport::smtp::{
 use rustls::{ClientConfig, pki_types::ServerName};
 
 use super::{
-    dial::Dial,
+    dial::{Dial, SILENCE},
     error::{SendError, SendErrorKind},
     link::{Link, Offers, Route, check_lines, nothing_outstanding},
     stream::Stream,
@@ -89,6 +89,7 @@ impl PeerSender {
                 port,
                 hello: ClientId::Domain(hello_name.into()),
                 timeouts,
+                silence: Some(SILENCE),
             },
             tls,
             required,

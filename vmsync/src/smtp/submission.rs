@@ -75,6 +75,7 @@ impl Submission {
                 port,
                 hello: ClientId::Domain(hello_name.into()),
                 timeouts,
+                silence: None,
             },
             tls,
             login,
