@@ -515,8 +515,11 @@ impl Scene {
         // The secondary is alone for so long that it takes the group.
         let alone = match self.row {
             Row::Primary | Row::Both(First::Secondary) | Row::Line(_) => true,
-            Row::Secondary | Row::Both(First::Primary | First::AtOnce) => false,
-            Row::Heartbeats(_) | Row::Mails(_) | Row::OneWay(_) => false,
+            Row::Secondary
+            | Row::Both(First::Primary | First::AtOnce)
+            | Row::Heartbeats(_)
+            | Row::Mails(_)
+            | Row::OneWay(_) => false,
         };
         let before = matches!(meanwhile, Meanwhile::Failback);
         if alone || before { 2 } else { 0 }

@@ -63,6 +63,17 @@ impl Agreed {
         }
     }
 
+    /// The orders that stand, for heartbeats.
+    pub fn standing_orders(&self) -> Vec<(GroupName, String)> {
+        let open = self.orders.iter().filter_map(|(group, standing)| {
+            let Standing::Open(order) = standing else {
+                return None;
+            };
+            Some((group.clone(), order.id.clone()))
+        });
+        open.collect()
+    }
+
     /// The configured values alone.
     pub fn configured(configured: &Failback) -> Self {
         Self::read(configured, &Settings::new())

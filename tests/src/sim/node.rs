@@ -304,6 +304,7 @@ impl Live {
             mode: None,
             rights: None,
             backs_up: Some(self.config.resilience.backs_up_voicemail),
+            orders: Some(self.agreed.standing_orders()),
             challenge: None,
             echo: self.peer.report.as_ref().and_then(|r| r.challenge),
         }

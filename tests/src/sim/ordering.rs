@@ -3,7 +3,7 @@
 use serde_json::Value;
 use vmsync::{agreed, node::history};
 use vmsync_config::words::{NodeId, Now, UnixMillis};
-use vmsync_core::resilience::{Ask, Closed, LATE, Order, Pursuit, Request, Standing};
+use vmsync_core::resilience::{Ask, Closed, Hearing, LATE, Order, Pursuit, Request, Standing};
 use vmsync_store::StoreError;
 
 use super::{Sabotage, deciding::Happening, node::Live};
@@ -145,12 +145,14 @@ impl Live {
         let told = report.is_none_or(|r| self.store.have().covers(&r.have))
             && self.session.started().is_some()
             && self.session.pending_in() == 0;
-        let decides = self.group.machine.group().backup == self.config.node.id;
-        if !decides || (self.peer.visible() && !told) {
+        if self.group.machine.group().backup != self.config.node.id {
             return Ok(());
         }
         let standing = self.agreed.orders.get(self.group.name());
         if let Some(closed) = self.group.order_to_check(standing) {
+            if self.peer.visible() && !told {
+                return Ok(());
+            }
             if let Some(corrected) = self.corrected(&closed)? {
                 self.happened.push(Happening::Corrected);
                 self.keep_order(Standing::Closed(corrected))?;
@@ -166,7 +168,11 @@ impl Live {
             order.epoch = owned.epoch;
             owned.order = None;
         }
-        let pursuit = order.pursue(&owned, now, |ask| self.ask_machine(Some(ask), now));
+        let hearing = match &self.peer.report {
+            Some(report) if self.peer.speaks(now) => report.hearing(&order, told),
+            _ => Hearing::Away,
+        };
+        let pursuit = order.pursue(&owned, now, hearing, |ask| self.ask_machine(Some(ask), now));
         let (done, outcome) = match pursuit {
             Pursuit::Wait(due) => {
                 self.group.order_due = due;

@@ -20,6 +20,9 @@ const OWNERSHIP: &str = "ownership";
 const HELD_LIFE: &str = "held-life";
 /// Desk phones that count as evidence, by group.
 const EVIDENCE: &str = "evidence";
+/// So many of them are kept over a restart, for one is enough (R-FO-1): each is a write, and all phones of a home
+/// register at once.
+const EVIDENCE_KEPT: usize = 16;
 /// Every transition, `group/epoch`.
 const HISTORY: &str = "history";
 /// Transitions kept for each group.
@@ -174,8 +177,14 @@ impl GroupState {
 
     /// What counts as evidence, where that changed since it was kept.
     pub fn evidence_to_keep(&self) -> Option<Vec<(SystemName, String)>> {
-        let unchanged = self.evidence.counted().eq(&self.evidence_kept);
-        (!unchanged).then(|| self.evidence.counted().cloned().collect())
+        let counted = || self.evidence.counted();
+        let enough = counted().count().min(EVIDENCE_KEPT);
+        let valid = self
+            .evidence_kept
+            .iter()
+            .all(|phone| self.evidence.counts(phone));
+        let unchanged = valid && self.evidence_kept.len() >= enough;
+        (!unchanged).then(|| counted().take(EVIDENCE_KEPT).cloned().collect())
     }
 }
 

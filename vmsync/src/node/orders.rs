@@ -4,7 +4,7 @@
 //! the two, the order finds the group in another epoch and is void; nothing happens twice.
 
 use vmsync_config::words::{GroupName, Now, UnixMillis};
-use vmsync_core::resilience::{Ask, Closed, LATE, Order, Pursuit, Request, Standing};
+use vmsync_core::resilience::{Ask, Closed, Hearing, LATE, Order, Pursuit, Request, Standing};
 use vmsync_store::{Store, StoreError};
 
 use super::{Node, groups, requests::refused};
@@ -186,10 +186,7 @@ impl Node {
             // One that has passed must not wake the loop again and again while it is waited for.
             group.order_due = None;
         }
-        // What was ordered or cancelled at the peer meanwhile must be known first, where it is there.
-        if self.peer.visible() && !self.knows_what_the_peer_does() {
-            return;
-        }
+        self.close_orders_of_none(now).await;
         for index in 0..self.groups.len() {
             if self.groups[index].machine.group().backup != *self.me() {
                 continue;
@@ -197,6 +194,10 @@ impl Node {
             let name = self.groups[index].name().clone();
             let standing = self.agreed.orders.get(&name);
             if let Some(closed) = self.groups[index].order_to_check(standing) {
+                // What the peer says of it may be on its way.
+                if self.peer.visible() && !self.mails_have_told_all() {
+                    continue;
+                }
                 self.check_order(index, &name, &closed).await;
                 continue;
             }
@@ -205,9 +206,10 @@ impl Node {
             };
             let calls = self.calls_on_owner(index);
             let (seen, rules) = (self.seen(now), self.rules());
+            let hearing = self.hearing(&order, now);
             let state = &self.groups[index];
             let decide = |ask: &Ask| state.decide(&seen, calls, &rules, Some(ask), now);
-            let (done, outcome) = match order.pursue(&state.ownership, now, decide) {
+            let (done, outcome) = match order.pursue(&state.ownership, now, hearing, decide) {
                 Pursuit::Wait(due) => {
                     self.groups[index].order_due = due;
                     continue;
@@ -240,9 +242,42 @@ impl Node {
         }
     }
 
-    /// Mails have brought all that the peer said it holds. Its heartbeats say that sooner than its mails,
-    /// and also where mails are cut.
-    fn knows_what_the_peer_does(&self) -> bool {
+    /// An order of a group that is no more, since the modes were switched, is void.
+    async fn close_orders_of_none(&mut self, now: Now) {
+        let known = |name: &GroupName| self.groups.iter().any(|g| g.name() == name);
+        let decides = self.groups.first().map(|g| &g.machine.group().backup) == Some(self.me());
+        let mut open = self.agreed.orders.iter().filter_map(|(name, standing)| {
+            let Standing::Open(order) = standing else {
+                return None;
+            };
+            (!known(name)).then(|| order.clone())
+        });
+        let Some(order) = open.next().filter(|_| decides) else {
+            return;
+        };
+        drop(open);
+        if self.hearing(&order, now) != Hearing::Same {
+            return;
+        }
+        let outcome = format!("void: there is no group {} any more", order.group);
+        let (name, closed) = (order.group.clone(), order.closed(false, outcome, now.wall));
+        if let Err(error) = self.keep_order(&name, Standing::Closed(closed)).await {
+            tracing::warn!(%error, group = %name, "an order could not be closed; tried again");
+        }
+    }
+
+    /// Heartbeats tell which order stands at the peer: sooner than mails do, and also where mails are cut.
+    fn hearing(&self, order: &Order, now: Now) -> Hearing {
+        match &self.peer.report {
+            Some(report) if self.peer.speaks(now) => {
+                report.hearing(order, self.mails_have_told_all())
+            }
+            _ => Hearing::Away,
+        }
+    }
+
+    /// Mails have brought all that the peer said it holds.
+    fn mails_have_told_all(&self) -> bool {
         let report = self.peer.report.as_ref();
         let told = report.is_none_or(|r| self.progress.have.covers(&r.have));
         told && self.session.started().is_some() && self.session.pending_in() == 0
@@ -277,11 +312,37 @@ impl Node {
         Ok(closed.corrected(&history.await?))
     }
 
+    /// An order taken here, or known here, whose place another took that was given where it was not known.
+    fn displaced(&self, order: &Order) -> Line {
+        let Order {
+            group,
+            at,
+            by,
+            what,
+            ..
+        } = order;
+        let what = what.words();
+        let text = format!(
+            "{what} ordered at {by} for {at} no longer stands: while the nodes could not hear one another, the other order was taken"
+        );
+        let subject = format!("{group} {}", order.id.get(..8).unwrap_or_default());
+        self.app.alarms.raise("order_dropped", &subject, &text);
+        Line {
+            kind: "dropped".to_owned(),
+            at: crate::clock::wall(),
+            text,
+        }
+    }
+
     /// Takes on what was read from the settings; what is new in it goes into the journal.
     pub(super) async fn agree(&mut self, agreed: Agreed) {
         let mut lines = Vec::new();
         for (group, standing) in &agreed.orders {
-            if self.agreed.orders.get(group) != Some(standing) || !self.journal_read {
+            let before = self.agreed.orders.get(group);
+            if let Some(lost) = before.and_then(|before| before.displaced_by(standing)) {
+                lines.push((group.clone(), self.displaced(lost)));
+            }
+            if before != Some(standing) || !self.journal_read {
                 lines.push((group.clone(), told(standing)));
             }
         }

@@ -302,6 +302,7 @@ mod tests {
             mode: None,
             backs_up: None,
             rights: None,
+            orders: None,
             challenge: None,
             echo: None,
         }

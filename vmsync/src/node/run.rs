@@ -651,6 +651,7 @@ impl Node {
             mode: Some(super::mode_name(self.app.topology().mode).to_owned()),
             backs_up: Some(self.app.config.resilience.backs_up_voicemail),
             rights: Some(self.app.rights.own(self.app.topology().mode)),
+            orders: Some(self.agreed.standing_orders()),
             challenge: None,
             echo: self.peer.report.as_ref().and_then(|r| r.challenge),
         }

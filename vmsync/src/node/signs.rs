@@ -239,9 +239,13 @@ impl Node {
             let name = group.name().as_str();
             told(overdue, "order_overdue", name, &|| {
                 let backup = &group.machine.group().backup;
-                format!(
-                    "an order of an operator was not carried out in time, and {backup} has not said why; see whether it runs"
-                )
+                if backup == self.me() {
+                    "an order of an operator was not carried out in time; it is dropped as soon as the other node can be heard".to_owned()
+                } else {
+                    format!(
+                        "an order of an operator was not carried out in time, and {backup} has not said why; see whether it runs"
+                    )
+                }
             });
             let hold_off = group.decision.hold_off.as_ref();
             told(

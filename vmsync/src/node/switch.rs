@@ -12,6 +12,9 @@ use crate::{
     topology::{Switched, Topology},
 };
 
+/// Alarms about a group that its node looks at again and again, which ends with the group.
+const ALARMS_OF_GROUPS: [&str; 2] = ["flapping", "order_overdue"];
+
 impl Node {
     /// Takes on what the settings say.
     pub(super) async fn switch(&mut self) {
@@ -46,6 +49,11 @@ impl Node {
         let mut alarms: Vec<_> = over
             .map(|subject| Later::Clear(VOICEMAIL_FAILOVER, subject))
             .collect();
+        let kept = |name: &str| topology.groups().iter().any(|g| g.name.as_str() == name);
+        let ended = self.groups.iter().map(|group| group.name().to_string());
+        for name in ended.filter(|name| !kept(name)) {
+            alarms.extend(ALARMS_OF_GROUPS.map(|code| Later::Clear(code, name.clone())));
+        }
         alarms.push(Later::Follow(Box::new(topology.clone())));
         self.app.alarms.later(alarms);
         tracing::info!(

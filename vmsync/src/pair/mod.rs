@@ -18,7 +18,11 @@ use vmsync_config::{
     Feature,
     words::{GroupName, NodeId, Origin, SystemName, UnixMillis, Vector},
 };
-use vmsync_core::{resilience::Ownership, rights::Rights, wire::Keys};
+use vmsync_core::{
+    resilience::{Hearing, Order, Ownership},
+    rights::Rights,
+    wire::Keys,
+};
 
 use crate::{
     app::{Guard, Outcome, Refused},
@@ -75,6 +79,10 @@ pub struct Report {
     /// Whether that node takes over for its peer (R-TO-6). (None from an older release.)
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backs_up: Option<bool>,
+    /// The orders that stand there: group and id ([`vmsync_core::resilience::Order`]). (None from an older
+    /// release.)
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub orders: Option<Vec<(GroupName, String)>>,
     /// In an answer: what the asker's next question has to repeat to count as a sign of life.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub challenge: Option<u64>,
@@ -84,6 +92,18 @@ pub struct Report {
 }
 
 impl Report {
+    /// What a group's backup knows of its peer's orders from this, its last report, where that was heard
+    /// lately; `by_mails` is whether the mails have brought all that it said it holds.
+    pub fn hearing(&self, order: &Order, by_mails: bool) -> Hearing {
+        let same = match &self.orders {
+            Some(stand) => stand
+                .iter()
+                .any(|(group, id)| *group == order.group && *id == order.id),
+            None => by_mails,
+        };
+        if same { Hearing::Same } else { Hearing::Other }
+    }
+
     /// The last operation of `origin` the peer knows to have been recorded.
     pub fn knows(&self, origin: &Origin) -> u64 {
         self.have.get(origin).max(self.seen.get(origin))

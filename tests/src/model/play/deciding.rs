@@ -381,6 +381,7 @@ impl Play<'_> {
             epoch: u64::from(open.epoch),
             made: begin,
             by: self.setup.me(0),
+            follows: None,
         }
     }
 

@@ -94,6 +94,11 @@ impl PhoneEvidence {
         self.counted.iter()
     }
 
+    /// Whether this phone counts now.
+    pub fn counts(&self, phone: &(SystemName, String)) -> bool {
+        self.counted.contains(phone)
+    }
+
     /// Takes on what was kept before the process ended. The home's return will have it forgotten.
     pub fn restore(&mut self, counted: Vec<(SystemName, String)>) {
         let known = |(system, _): &(SystemName, String)| self.home_systems.contains(system);

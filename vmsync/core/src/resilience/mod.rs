@@ -43,7 +43,7 @@ pub use conditions::{Condition, Sight};
 pub use evidence::{PhoneEvidence, PhoneKind, Registration, Verdict};
 pub use explain::{Format, explain};
 pub use machine::{Decision, HoldOff, Machine, Refused};
-pub use order::{Closed, Doing, LATE, Order, Pursuit, Standing, What};
+pub use order::{Closed, Doing, Hearing, LATE, Order, Pursuit, Standing, What};
 pub use ownership::{Place, Serving, Startup, adopt, serves};
 pub use visibility::{Lost, Sign, Visibility};
 

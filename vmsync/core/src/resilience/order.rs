@@ -43,6 +43,9 @@ pub struct Order {
     pub made: UnixMillis,
     /// The node that took it.
     pub by: NodeId,
+    /// The order that had stood before, as far as that node knew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follows: Option<String>,
 }
 
 /// What became of an order, kept in its place so that both nodes can tell.
@@ -143,6 +146,18 @@ pub enum Doing {
     Drop(String),
 }
 
+/// What the group's backup knows of its peer's orders. The standing of a group is one replicated value, of
+/// which the later stands: whoever writes it without knowing what the peer wrote may undo that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hearing {
+    /// Nothing, for the peer can't be heard: an order is carried out, but none is dropped.
+    Away,
+    /// The same order stands there.
+    Same,
+    /// Another standing than here, or it is not known which: it is waited for.
+    Other,
+}
+
 /// What the group's backup does next about an order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Pursuit {
@@ -222,15 +237,17 @@ impl Order {
             epoch: *epoch,
             made,
             by: by.clone(),
+            follows: standing.map(|standing| standing.id().to_owned()),
         })
     }
 
-    /// What the group's backup does about it now; `decide` asks the machine. Nothing happens twice: the
+    /// What the group's backup does about it now, given what it hears of its peer; `decide` asks the machine. Nothing happens twice: the
     /// ownership that came of it bears its id until the next transition, and has another epoch for ever.
     pub fn pursue(
         &self,
         ownership: &Ownership,
         now: Now,
+        hearing: Hearing,
         decide: impl FnOnce(&Ask) -> Decision,
     ) -> Pursuit {
         if ownership.order.as_ref() == Some(&self.id) {
@@ -240,13 +257,19 @@ impl Order {
                 outcome: ownership.reason.clone(),
             };
         }
-        let dropped = |outcome| Pursuit::Close {
-            done: false,
-            outcome,
+        // The peer may have taken another order meanwhile, which this would undo.
+        let dropped = |outcome| match hearing {
+            Hearing::Same => Pursuit::Close {
+                done: false,
+                outcome,
+            },
+            Hearing::Away | Hearing::Other => Pursuit::Wait(None),
         };
         let ask = match self.doing(ownership, now) {
             Doing::Wait(due) => return Pursuit::Wait(Some(due)),
             Doing::Drop(why) => return dropped(why),
+            // It may be cancelled there.
+            Doing::Ask(_) if hearing == Hearing::Other => return Pursuit::Wait(None),
             Doing::Ask(ask) => ask,
         };
         let decision = decide(&ask);
@@ -316,6 +339,27 @@ impl Order {
     }
 }
 
+impl Standing {
+    /// The order's [`Order::id`].
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Open(order) => &order.id,
+            Self::Closed(closed) => &closed.id,
+        }
+    }
+
+    /// The order that stood in `self` and no longer stands in `next`, though nobody closed it: another,
+    /// taken at the other node while neither could hear the other, has its place.
+    pub fn displaced_by<'a>(&'a self, next: &Self) -> Option<&'a Order> {
+        let Self::Open(order) = self else { return None };
+        let follows = match next {
+            Self::Open(next) => next.follows.as_deref() == Some(order.id.as_str()),
+            Self::Closed(_) => false,
+        };
+        (order.id != next.id() && !follows).then_some(order)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -332,6 +376,7 @@ mod tests {
             epoch: 7,
             made: UnixMillis(500_000),
             by: NodeId::new("vmpro1").unwrap(),
+            follows: None,
         }
     }
 
@@ -398,6 +443,75 @@ mod tests {
         assert!(corrected.outcome.contains("cancelled"), "{corrected:?}");
         assert_eq!(corrected.corrected(&history), None, "said once");
         assert_eq!(cancelled.corrected(&[owned(7), owned(8)]), None);
+    }
+
+    /// Each may hide what the peer wrote meanwhile.
+    #[test]
+    fn an_order_is_dropped_only_where_the_peer_says_that_the_same_stands_there() {
+        let table = [
+            // (now, epoch, what is heard, what follows)
+            (2_000_000, 7, Hearing::Same, "close"),
+            (2_000_000, 7, Hearing::Away, "wait"),
+            (2_000_000, 7, Hearing::Other, "wait"),
+            (1_500_000, 8, Hearing::Same, "close"),
+            (1_500_000, 8, Hearing::Away, "wait"),
+            (1_500_000, 7, Hearing::Same, "ask"),
+            (1_500_000, 7, Hearing::Away, "ask"),
+            (1_500_000, 7, Hearing::Other, "wait"),
+            (900_000, 7, Hearing::Away, "wait"),
+        ];
+        for (now, epoch, hearing, wanted) in table {
+            let mut asked = false;
+            let decide = |_: &Ask| {
+                asked = true;
+                Decision {
+                    ownership: None,
+                    row: None,
+                    refused: Some(Refused {
+                        code: "calls_active",
+                        reason: String::new(),
+                    }),
+                    phase: super::super::Phase::Returning,
+                    waiting_for: Vec::new(),
+                    deadline: None,
+                    failback_deadline: None,
+                    hold_off: None,
+                }
+            };
+            let pursuit = order().pursue(&owned(epoch), at(now), hearing, decide);
+            let found = match pursuit {
+                _ if asked => "ask",
+                Pursuit::Wait(_) => "wait",
+                Pursuit::Close { .. } => "close",
+                Pursuit::Own { .. } => "own",
+            };
+            assert_eq!(found, wanted, "{now} {epoch} {hearing:?}");
+        }
+    }
+
+    #[test]
+    fn an_order_is_displaced_by_one_that_did_not_know_of_it() {
+        let named = |id: &str, follows: Option<&str>| {
+            Standing::Open(Order {
+                id: id.to_owned(),
+                follows: follows.map(str::to_owned),
+                ..order()
+            })
+        };
+        let first = named("1", None);
+        let closed = |id: &str| {
+            let Standing::Open(order) = named(id, None) else {
+                unreachable!()
+            };
+            Standing::Closed(order.closed(false, "cancelled".to_owned(), UnixMillis(0)))
+        };
+        assert!(first.displaced_by(&named("2", None)).is_some());
+        assert!(first.displaced_by(&named("2", Some("0"))).is_some());
+        assert!(first.displaced_by(&closed("2")).is_some());
+        assert!(first.displaced_by(&named("2", Some("1"))).is_none());
+        assert!(first.displaced_by(&closed("1")).is_none());
+        assert!(first.displaced_by(&first).is_none());
+        assert!(closed("1").displaced_by(&named("2", None)).is_none());
     }
 
     #[test]
