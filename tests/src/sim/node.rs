@@ -303,6 +303,7 @@ impl Live {
             ready: self.started(now),
             mode: None,
             rights: None,
+            features: None,
             backs_up: Some(self.config.resilience.backs_up_voicemail),
             orders: Some(self.agreed.standing_orders()),
             challenge: None,

@@ -47,7 +47,7 @@ impl Features {
         feature: Feature,
         ask: Ask,
     ) -> Result<FeatureStatus, app::Refused> {
-        let (decides, side) = self.place(system, feature)?;
+        let (decides, taken_over_here) = self.place(system, feature)?;
         // The epoch that is expected is that of the node that decides.
         let also = Ask {
             expected_epoch: None,
@@ -76,7 +76,7 @@ impl Features {
             Ok(_) => true,
             Err(no) => no.code == "already_there",
         };
-        if side == Side::Home || !agreed {
+        if !taken_over_here || !agreed {
             return theirs;
         }
         let ours = self
@@ -85,14 +85,15 @@ impl Features {
         theirs.or(ours.map_err(app::Refused::from))
     }
 
-    /// Whether this node decides about a system, and who serves the feature as it knows.
-    fn place(&self, system: &SystemName, feature: Feature) -> Result<(bool, Side), Refused> {
+    /// Whether this node decides about a system, and whether it took the feature over itself.
+    fn place(&self, system: &SystemName, feature: Feature) -> Result<(bool, bool), Refused> {
         let inner = self.lock();
         let tracker = &inner.tracker;
         let number = tracker.number(system);
-        let stands = number.and_then(|n| Some((n, tracker.stands_at(n, feature)?.1)));
-        let (number, side) = stands.ok_or_else(|| unknown(system))?;
-        Ok((tracker.decides(number), side))
+        let stands = number.and_then(|n| Some((n, tracker.stands(n, feature)?.1)));
+        let (number, standing) = stands.ok_or_else(|| unknown(system))?;
+        let taken_over_here = standing.side == Side::Backup && standing.by.is_none();
+        Ok((tracker.decides(number), taken_over_here))
     }
 
     /// An administrator's failback at this node: what it would be, and done unless it is a dry run.

@@ -174,6 +174,7 @@ mod tests {
             side: Side::Backup,
             since: UnixMillis(epoch),
             because: "its home was gone".to_owned(),
+            by: None,
         }
     }
 

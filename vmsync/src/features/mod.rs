@@ -16,7 +16,7 @@ mod view;
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::{Notify, watch};
@@ -27,7 +27,7 @@ use vmsync_config::{
 use vmsync_core::{
     Now,
     features::{
-        Decided, Feature, Limits, PhoneView, Refused, Registration, Setup, Subject, Tracker,
+        Decided, Feature, Limits, PhoneView, Refused, Registration, Setup, Subject, Told, Tracker,
     },
     resilience::Maintenance,
 };
@@ -47,6 +47,10 @@ pub struct Features {
     turns: tokio::sync::Mutex<()>,
     /// Maintenance mode as the node loop last read it; handed over without a lock of this.
     maintenance: watch::Sender<Option<Maintenance>>,
+    /// What this node's heartbeats tell of standings; all of it durable.
+    told: watch::Sender<Arc<Vec<Told>>>,
+    /// What the other node's last answer told of them.
+    heard: watch::Sender<Arc<Vec<Told>>>,
 }
 
 struct Inner {
@@ -79,6 +83,7 @@ impl Features {
             now,
         );
         keep::restore(store, &mut tracker, now)?;
+        let told = Arc::new(tracker.tell());
         Ok(Self {
             me: config.node.id.clone(),
             inner: Mutex::new(Inner {
@@ -88,6 +93,8 @@ impl Features {
             wake: Notify::new(),
             turns: tokio::sync::Mutex::default(),
             maintenance: watch::Sender::new(None),
+            told: watch::Sender::new(told),
+            heard: watch::Sender::default(),
         })
     }
 
@@ -114,6 +121,25 @@ impl Features {
             let news = known.as_ref() != agreed;
             if news {
                 *known = agreed.cloned();
+            }
+            news
+        });
+        if news {
+            self.wake.notify_one();
+        }
+    }
+
+    /// For this node's heartbeats.
+    pub(crate) fn standings(&self) -> Vec<Told> {
+        self.told.borrow().to_vec()
+    }
+
+    /// What the other node's answer told of standings; taken on with the next turn.
+    pub(crate) fn hear(&self, told: Vec<Told>) {
+        let news = self.heard.send_if_modified(|known| {
+            let news = **known != told;
+            if news {
+                *known = Arc::new(told);
             }
             news
         });

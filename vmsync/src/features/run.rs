@@ -98,7 +98,12 @@ impl Features {
     pub(crate) async fn turn(&self, app: &App) {
         let _turn = self.turns.lock().await;
         let maintenance = self.maintenance.borrow().clone();
-        self.lock().tracker.maintenance(maintenance);
+        let heard = Arc::clone(&self.heard.borrow());
+        {
+            let mut inner = self.lock();
+            inner.tracker.maintenance(maintenance);
+            inner.tracker.hear(&heard);
+        }
         loop {
             let now = clock::now();
             let (changes, more) = {
@@ -151,6 +156,9 @@ impl Features {
         let told = {
             let mut inner = self.lock();
             inner.tracker.take(&changes, now);
+            if changes.iter().any(|c| c.outlook.standing.is_some()) {
+                self.told.send_replace(Arc::new(inner.tracker.tell()));
+            }
             let told = told_of(&changes).filter_map(|change| {
                 let number = inner.tracker.number(&change.system)?;
                 view::feature(&inner.tracker, &self.me, number, change.feature, now)
@@ -177,6 +185,8 @@ impl Features {
             return;
         }
         match standing.side {
+            // The node that decided it tells.
+            Side::Backup if standing.by.is_some() => app.alarms.clear(PHONES_FAILOVER, system),
             Side::Backup => {
                 let text = format!(
                     "phones of {system} are served by its backup: {}",
@@ -196,6 +206,7 @@ impl Features {
             for number in 0..inner.tracker.counts().0 {
                 if let Some((setup, standing, _)) = inner.tracker.stands(number, Feature::Phones)
                     && standing.side == Side::Backup
+                    && standing.by.is_none()
                 {
                     over.push((setup.name.to_string(), standing.because.clone()));
                 }

@@ -24,7 +24,7 @@ pub struct FeatureStatus {
     pub system: String,
     /// `phones`, `users`, `hunt-groups`, `conferences`, `dect`, `dect-master` or `portal`.
     pub feature: String,
-    /// `normal`, `pending`, `resilience` or `returning`.
+    /// `normal`, `pending`, `resilience` or `returning`. `pending` is told by the node that decides alone.
     pub state: String,
     /// The system that serves it now.
     pub served_by: String,
@@ -32,7 +32,8 @@ pub struct FeatureStatus {
     pub backup: Option<String>,
     /// Whether it is backed up at all.
     pub backed_up: bool,
-    /// Raised by each failover and failback; act on the highest seen.
+    /// Raised by each failover and failback; of two answers act on the higher, and of equal ones on that
+    /// of `decided_by`. While the nodes don't hear each other each goes on from what it knew.
     pub epoch: u64,
     /// Since when, RFC 3339; none = ever.
     pub since: Option<String>,
@@ -44,7 +45,7 @@ pub struct FeatureStatus {
     pub deadline: Option<String>,
     /// What goes for it besides.
     pub note: String,
-    /// The node that decides; where that is the other one, ask there.
+    /// The node that decides; where that is the other one, this one follows it a heartbeat later.
     pub decided_by: String,
 }
 

@@ -303,6 +303,7 @@ mod tests {
             backs_up: None,
             rights: None,
             orders: None,
+            features: None,
             challenge: None,
             echo: None,
         }

@@ -497,8 +497,11 @@ impl Node {
         let now = beat.at;
         match beat.result {
             Err(error) => self.peer.missed(&error),
-            Ok(report) => {
+            Ok(mut report) => {
                 self.app.rights.heard(report.rights, now.wall);
+                self.app
+                    .features
+                    .hear(report.features.take().unwrap_or_default());
                 self.restarted(&report, now).await;
                 let groups = report.groups.clone();
                 if self.peer.answered(report, now) {
@@ -652,6 +655,7 @@ impl Node {
             backs_up: Some(self.app.config.resilience.backs_up_voicemail),
             rights: Some(self.app.rights.own(self.app.topology().mode)),
             orders: Some(self.agreed.standing_orders()),
+            features: Some(self.app.features.standings()),
             challenge: None,
             echo: self.peer.report.as_ref().and_then(|r| r.challenge),
         }

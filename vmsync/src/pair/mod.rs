@@ -19,6 +19,7 @@ use vmsync_config::{
     words::{GroupName, NodeId, Origin, SystemName, UnixMillis, Vector},
 };
 use vmsync_core::{
+    features::Told,
     resilience::{Hearing, Order, Ownership},
     rights::Rights,
     wire::Keys,
@@ -76,6 +77,10 @@ pub struct Report {
     /// What it may do (R-FO-8); nothing is said by an older release.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rights: Option<Rights>,
+    /// How features that ever moved stand there (docs/features.md), at most 1,000. (None from an
+    /// older release.)
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub features: Option<Vec<Told>>,
     /// Whether that node takes over for its peer (R-TO-6). (None from an older release.)
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backs_up: Option<bool>,

@@ -25,6 +25,8 @@ pub struct Sight<'a> {
     pub phones: Side,
     /// Maintenance mode as agreed between the nodes, also one whose time is over.
     pub maintenance: Option<&'a Maintenance>,
+    /// Since when (monotonic) the node that decides is out of sight, where a takeover would be in its stead.
+    pub stands_in_since: Option<Duration>,
     /// An administrator asks for failback now.
     pub asked: bool,
     /// The moment of the decision.
@@ -182,7 +184,31 @@ pub(super) static NO_MAINTENANCE: Condition = Condition {
     },
 };
 
+/// A node that only stands in takes nothing over while the other one just restarts.
+pub(super) static DECIDER_GONE: Condition = Condition {
+    code: "decider_may_be_back",
+    gate: false,
+    asks: "the node that decides is here, or gone for long enough",
+    holds: |s| s.stand_in_due().is_none_or(|due| due <= s.now.mono),
+    waits_for: |s| {
+        let after = in_words(s.patience());
+        let decider = s.setup.decider.as_ref();
+        let decider = decider.map_or("the other node", vmsync_config::words::NodeId::as_str);
+        format!("{decider}, which decides, to stay out of sight for {after}")
+    },
+    due: |s| s.stand_in_due(),
+};
+
 impl Sight<'_> {
+    /// How long the node that decides may be out of sight: a restart is shorter.
+    fn patience(&self) -> Duration {
+        self.timers.invisible_after.min(self.timers.failover_after)
+    }
+
+    fn stand_in_due(&self) -> Option<Duration> {
+        Some(self.stands_in_since?.saturating_add(self.patience()))
+    }
+
     fn maintenance_on(&self) -> Option<&Maintenance> {
         self.maintenance.filter(|m| m.is_on(self.now.wall))
     }

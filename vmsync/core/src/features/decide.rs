@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{
     Phase, Side, Standing,
-    conditions::{AUTOMATIC_OR_ASKED, Condition, NO_MAINTENANCE, Sight},
+    conditions::{AUTOMATIC_OR_ASKED, Condition, DECIDER_GONE, NO_MAINTENANCE, Sight},
 };
 use crate::resilience::in_words;
 
@@ -24,11 +24,28 @@ pub struct Outlook {
 }
 
 impl Outlook {
-    /// Of what the other node decides.
-    pub(super) fn left_to_the_other() -> Self {
+    /// Of what the other node decides: it alone knows what is pending.
+    pub(super) fn left_to_the_other(side: Side, sight: &Sight<'_>) -> Self {
+        let over = side == Side::Backup;
+        let decider = sight.setup.decider.as_ref().filter(|_| over);
+        let waiting_for = decider.map(|d| format!("{d} to bring it home"));
         Self {
             standing: None,
-            phase: Phase::Normal,
+            phase: if over {
+                phase(side, sight)
+            } else {
+                Phase::Normal
+            },
+            waiting_for: waiting_for.into_iter().collect(),
+            deadline: None,
+        }
+    }
+
+    /// Of what the other node decided later than this one knew.
+    pub(super) fn following(standing: Standing, sight: &Sight<'_>) -> Self {
+        Self {
+            phase: phase(standing.side, sight),
+            standing: Some(standing),
             waiting_for: Vec::new(),
             deadline: None,
         }
@@ -121,7 +138,7 @@ fn conditions(side: Side, sight: &Sight<'_>) -> &'static [&'static Condition] {
 }
 
 /// Before every row, whatever the feature.
-static ALWAYS: [&Condition; 1] = [&NO_MAINTENANCE];
+static ALWAYS: [&Condition; 2] = [&NO_MAINTENANCE, &DECIDER_GONE];
 
 fn unmet(sight: &Sight<'_>, of: &'static [&'static Condition]) -> Vec<&'static Condition> {
     let all = of.iter().chain(&ALWAYS).copied();
@@ -158,5 +175,6 @@ fn after(standing: &Standing, sight: &Sight<'_>) -> Standing {
         side,
         since: sight.now.wall,
         because,
+        by: None,
     }
 }

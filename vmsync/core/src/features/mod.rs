@@ -107,6 +107,28 @@ pub struct Standing {
     pub since: UnixMillis,
     /// Why, in one sentence.
     pub because: String,
+    /// The node that decided it, where that was the other one; this one follows it then, and tells
+    /// no alarm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<NodeId>,
+}
+
+/// Standings a node tells of at most, in each heartbeat.
+pub const MOST_TOLD: usize = 1_000;
+
+/// How a feature of a system stands, as one node tells the other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// Of which system.
+    pub system: SystemName,
+    /// Which.
+    pub feature: Feature,
+    /// Who serves it.
+    pub side: Side,
+    /// Each transition raises it by one: the higher one is the later.
+    pub epoch: u64,
+    /// The node that decided it.
+    pub by: NodeId,
 }
 
 impl Standing {
@@ -117,6 +139,7 @@ impl Standing {
             side: Side::Home,
             since: UnixMillis(0),
             because: String::new(),
+            by: None,
         }
     }
 }

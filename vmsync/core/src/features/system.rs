@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use vmsync_config::words::SystemName;
+use vmsync_config::words::{NodeId, SystemName};
 
 use super::{
     Feature, Phase, Return, Seen, Setup, Side, Standing, Subject, Timers, parameters::ROWS,
@@ -35,9 +35,35 @@ pub(super) struct Tracked {
 #[derive(Debug)]
 pub(super) struct Stands {
     pub(super) standing: Standing,
+    /// As the other node last told of it.
+    pub(super) theirs: Option<Theirs>,
     pub(super) phase: Phase,
     pub(super) waiting_for: Vec<String>,
     pub(super) deadline: Option<Duration>,
+}
+
+/// What the other node says of one feature of one system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Theirs {
+    pub(super) side: Side,
+    pub(super) epoch: u64,
+    /// The node that decided it; `None` = this one.
+    pub(super) by: Option<NodeId>,
+}
+
+impl Stands {
+    /// What the other node says, where that is to be followed: what is later, and of two takeovers
+    /// of one epoch, which were decided out of each other's sight, that of the node that decides.
+    pub(super) fn to_follow(&self, decider_is_me: bool) -> Option<&Theirs> {
+        let ours = &self.standing;
+        self.theirs.as_ref().filter(|theirs| {
+            let both_took_over = theirs.epoch == ours.epoch
+                && theirs.side == Side::Backup
+                && theirs.by.is_some()
+                && theirs.by != ours.by;
+            theirs.epoch > ours.epoch || (both_took_over && !decider_is_me)
+        })
+    }
 }
 
 /// What a system looks like from outside.
@@ -61,6 +87,7 @@ impl Tracked {
     pub(super) fn new(setup: Setup) -> Self {
         let stands = || Stands {
             standing: Standing::initial(),
+            theirs: None,
             phase: Phase::Normal,
             waiting_for: Vec::new(),
             deadline: None,

@@ -6,9 +6,10 @@ use vmsync_config::words::{Now, SystemName};
 
 use super::{
     super::{
-        Feature, Outlook, Refused, Side, Sight,
+        Feature, Outlook, Refused, Side, Sight, Standing,
         decide::{decide, may_fail_back},
         parameters::{ROWS, row},
+        system::Theirs,
     },
     Decided, Tracker,
 };
@@ -35,11 +36,16 @@ impl Tracker {
     fn decide_one(&mut self, n: u32, now: Now, changes: &mut Vec<Decided>) {
         let node = self.node_of(n);
         let mine = self.decides(n as usize);
+        let decider = self.systems[n as usize].setup.decider.as_ref();
+        let decider_is_me = decider.is_none_or(|d| *d == self.me);
+        let decider_gone = self.peer.and_then(Result::err).filter(|_| !decider_is_me);
         let tracked = &mut self.systems[n as usize];
         tracked.refresh(node, &self.timers, now.mono);
         let mut deadline = tracked.silence_due(&self.timers);
         let mut phones = tracked.stands(Feature::Phones).standing.side;
         for row in &ROWS {
+            let stands = tracked.stands(row.feature);
+            let at_home = stands.standing.side == Side::Home;
             let sight = Sight {
                 setup: &tracked.setup,
                 row,
@@ -48,15 +54,18 @@ impl Tracker {
                 desk_phones: tracked.desk_phones,
                 phones,
                 maintenance: self.maintenance.as_ref(),
+                stands_in_since: decider_gone.filter(|_| at_home),
                 asked: false,
                 now,
             };
-            let stands = tracked.stands(row.feature);
             // What this node took over it brings home, whoever decides by then.
-            let outlook = if mine || stands.standing.side == Side::Backup {
+            let taken_over_here = !at_home && stands.standing.by.is_none();
+            let outlook = if let Some(theirs) = stands.to_follow(decider_is_me) {
+                Outlook::following(follow(theirs, now), &sight)
+            } else if mine || taken_over_here {
                 decide(&stands.standing, &sight)
             } else {
-                Outlook::left_to_the_other()
+                Outlook::left_to_the_other(stands.standing.side, &sight)
             };
             if let (Feature::Phones, Some(next)) = (row.feature, &outlook.standing) {
                 phones = next.side;
@@ -99,8 +108,13 @@ impl Tracker {
             let tracked = &mut self.systems[n as usize];
             if let Some(next) = &change.outlook.standing {
                 let stands = &mut tracked.stands[change.feature as usize];
-                if next.epoch <= stands.standing.epoch {
+                let handed_over = next.epoch == stands.standing.epoch && next.by.is_some();
+                if next.epoch <= stands.standing.epoch && !handed_over {
                     continue;
+                }
+                if next.by.is_some() {
+                    // What follows from it is decided next.
+                    self.touched.insert(n);
                 }
                 stands.standing = next.clone();
                 if change.feature == Feature::Phones {
@@ -145,6 +159,7 @@ impl Tracker {
             desk_phones: tracked.desk_phones,
             phones: tracked.stands(Feature::Phones).standing.side,
             maintenance: self.maintenance.as_ref(),
+            stands_in_since: None,
             asked: true,
             now,
         };
@@ -164,5 +179,18 @@ impl Tracker {
             return Some(Duration::ZERO);
         }
         self.dues.first().map(|(due, _)| *due)
+    }
+}
+
+/// The standing of a node that follows the other one.
+fn follow(theirs: &Theirs, now: Now) -> Standing {
+    let by = theirs.by.as_ref();
+    let by_whom = by.map_or("this node, before", |by| by.as_str());
+    Standing {
+        epoch: theirs.epoch,
+        side: theirs.side,
+        since: now.wall,
+        because: format!("decided by {by_whom}, which this node follows"),
+        by: theirs.by.clone(),
     }
 }

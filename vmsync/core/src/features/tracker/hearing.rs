@@ -5,7 +5,11 @@ use std::time::Duration;
 use vmsync_config::words::{Now, SystemName};
 
 use super::{
-    super::{Away, Refused, Registration, Subject, Timers, phones::Phone, system::Tracked},
+    super::{
+        Away, MOST_TOLD, Refused, Registration, Side, Subject, Timers, Told,
+        phones::Phone,
+        system::{Theirs, Tracked},
+    },
     Heard, Keep, Tracker, key,
     reading::fallback,
 };
@@ -32,6 +36,31 @@ impl Tracker {
             self.maintenance = agreed;
             self.touched
                 .extend((0_u32..).zip(&self.systems).map(|(n, _)| n));
+        }
+    }
+
+    /// What the other node says of how features stand; what is later than what this one knows is
+    /// followed, once it is durable. Of more than [`MOST_TOLD`] the rest is passed over.
+    pub fn hear(&mut self, told: &[Told]) {
+        for told in told.iter().take(MOST_TOLD) {
+            let Some(&n) = self.index.get(&told.system) else {
+                continue;
+            };
+            let tracked = &mut self.systems[n as usize];
+            if tracked.setup.backup.is_none() && told.side == Side::Backup {
+                continue;
+            }
+            let decider = tracked.setup.decider.as_ref();
+            let decider_is_me = decider.is_none_or(|d| *d == self.me);
+            let stands = &mut tracked.stands[told.feature as usize];
+            stands.theirs = Some(Theirs {
+                side: told.side,
+                epoch: told.epoch,
+                by: (told.by != self.me).then(|| told.by.clone()),
+            });
+            if stands.to_follow(decider_is_me).is_some() {
+                self.touched.insert(n);
+            }
         }
     }
 

@@ -6,7 +6,8 @@ use vmsync_config::words::SystemName;
 
 use super::{
     super::{
-        Feature, Outlook, PhoneView, Refused, Setup, Side, Standing, Subject, SystemView,
+        Feature, MOST_TOLD, Outlook, PhoneView, Refused, Setup, Side, Standing, Subject,
+        SystemView, Told,
         phones::{Phone, advice},
         system::Tracked,
     },
@@ -41,6 +42,27 @@ impl Tracker {
             deadline: stands.deadline,
         };
         Some((&tracked.setup, &stands.standing, outlook))
+    }
+
+    /// What the other node is to hear: what ever moved, first what is away from home, then what moved
+    /// last; at most [`MOST_TOLD`].
+    pub fn tell(&self) -> Vec<Told> {
+        let systems = self.systems.iter();
+        let all = systems.flat_map(|s| Feature::ALL.into_iter().map(move |f| (s, f)));
+        let mut moved: Vec<_> = all
+            .map(|(system, feature)| (system, feature, &system.stands(feature).standing))
+            .filter(|(_, _, standing)| standing.epoch > 0)
+            .collect();
+        moved.sort_by_key(|(_, _, s)| (s.side == Side::Home, std::cmp::Reverse(s.since)));
+        let told = moved.into_iter().take(MOST_TOLD);
+        told.map(|(system, feature, standing)| Told {
+            system: system.name().clone(),
+            feature,
+            side: standing.side,
+            epoch: standing.epoch,
+            by: standing.by.as_ref().unwrap_or(&self.me).clone(),
+        })
+        .collect()
     }
 
     /// Whether a feature of system number `n` is backed up, and who serves it.
