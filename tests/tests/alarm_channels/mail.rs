@@ -96,3 +96,41 @@ async fn of_several_addresses_each_has_every_alarm_once_and_one_that_is_refused_
     assert_eq!(subjects(TO[1]), ended);
     assert_eq!(subjects(TO[2]), [told, ended].concat(), "each once");
 }
+
+/// A content filter at the only address refuses one alarm for good: what comes behind it arrives, and the loss is told.
+#[tokio::test]
+async fn a_mail_that_is_refused_for_good_does_not_hold_those_behind_it() {
+    let pair = Pair::laid_out().await;
+    let server = MailHog::for_users(Guard::default()).await;
+    let node = &pair.secondary;
+    let port = server.smtp.port();
+    node.configure_more(&format!(
+        "[[smtp.sender]]\ndomain = \"example.com\"\nserver = \"127.0.0.1\"\nport = {port}\n\
+         [[alarms.email]]\nname = \"noc\"\nto = [\"noc@example.com\"]\ncodes = [\"maintenance\"]\n"
+    ));
+    server.behave(Behaviour {
+        end: Some((554, "looks like spam".to_owned())),
+        ..Behaviour::default()
+    });
+    pair.start_both().await;
+    maintenance(node, true).await;
+    let dropped = node.alarm("alarm_channel_dropped").await;
+    assert_eq!(dropped["subject"], "noc");
+    assert!(server.mails_for("noc@example.com").is_empty());
+    let stands = channel(node, "noc").await.unwrap();
+    let error = stands["last_error"].to_string();
+    assert!(error.contains("554") && error.contains("spam"), "{stands}");
+
+    server.behave(Behaviour::default());
+    maintenance(node, false).await;
+    soon("the next alarm to arrive", async || {
+        let mails = server.mails_for("noc@example.com");
+        let stands = channel(node, "noc").await?;
+        if mails.len() == 1 && stands["queued"] == 0 {
+            Ok(())
+        } else {
+            Err(format!("{} mails, {stands}", mails.len()))
+        }
+    })
+    .await;
+}

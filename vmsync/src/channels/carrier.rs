@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use vmsync_config::{Config, Severity, words::UnixMillis};
 use vmsync_core::{
-    alarm::{Facts, Item, Notice, What},
+    alarm::{Facts, Item, Notice, Patience, Refusals, What},
     vrl::{Backoff, Pace},
 };
 use vmsync_store::Store;
@@ -29,6 +29,16 @@ const DEMO_PACE: Pace = Pace {
     first: Duration::from_millis(200),
     most: Duration::from_secs(2),
 };
+/// A notice refused for good, before it is given up.
+const PATIENCE: Patience = Patience {
+    over: Duration::from_mins(10),
+    tries: 4,
+};
+/// As [`DEMO_PACE`].
+const DEMO_PATIENCE: Patience = Patience {
+    over: Duration::from_secs(5),
+    tries: 4,
+};
 /// One try at most, whatever the way.
 const TRY: Duration = Duration::from_mins(1);
 /// Tries that fail in a row before an alarm says so: one lost packet is none.
@@ -41,6 +51,8 @@ pub(super) struct Failure {
     pub(super) why: String,
     /// It is never to be tried again.
     pub(super) for_good: bool,
+    /// It is this notice that is refused, and will be the next time: given up after some tries ([`Patience`]).
+    pub(super) refused: bool,
     /// The receiver asks not to be tried again before this has passed.
     pub(super) not_within: Option<Duration>,
 }
@@ -124,6 +136,8 @@ pub(super) struct Carrier {
     driver: Driver,
     pace: Pace,
     backoff: Backoff,
+    patience: Patience,
+    refusals: Refusals,
     /// Asked for by the receiver.
     not_before: Option<Duration>,
     /// Whether the alarm that it is down may be up.
@@ -139,6 +153,8 @@ impl Carrier {
             driver,
             pace: if demo { DEMO_PACE } else { PACE },
             backoff: Backoff::default(),
+            patience: if demo { DEMO_PATIENCE } else { PATIENCE },
+            refusals: Refusals::default(),
             not_before: None,
             // By an earlier life.
             told: true,
@@ -190,19 +206,31 @@ impl Carrier {
                 self.works(count);
                 self.addresses(told);
             }
-            Err(failure) if failure.for_good => {
+            Err(failure) if failure.for_good || self.is_poison(&items, &failure) => {
                 for item in items {
                     tracing::warn!(channel = self.channel.name, notice = %item.notice.id, "given up: {}", failure.why);
                 }
                 let gone = self.channel.lock().queue.give_up();
                 self.channel.write(self.channel.records(gone));
                 self.note_error(&failure);
+                if failure.refused {
+                    self.answers();
+                }
             }
             Err(failure) => {
                 self.channel.lock().queue.failed();
                 self.fails(&failure);
             }
         }
+    }
+
+    /// Whether the notice was refused for good so often that it is given up for those behind it.
+    fn is_poison(&mut self, items: &[Item], failure: &Failure) -> bool {
+        let first = items.first().filter(|_| failure.refused);
+        first.is_some_and(|item| {
+            let now = clock::now().mono;
+            self.refusals.give_up(item.notice.id, now, &self.patience)
+        })
     }
 
     /// `None` when the node stops meanwhile.
@@ -268,12 +296,20 @@ impl Carrier {
     }
 
     fn works(&mut self, sent: usize) {
-        self.backoff.succeeded();
-        self.not_before = None;
         {
             let mut state = self.channel.lock();
             state.view.last_success = Some(clock::wall());
             state.view.sent += u64::try_from(sent).unwrap_or(u64::MAX);
+        }
+        self.answers();
+    }
+
+    /// The receiver is there, whatever it thinks of a notice.
+    fn answers(&mut self) {
+        self.backoff.succeeded();
+        self.not_before = None;
+        {
+            let mut state = self.channel.lock();
             state.view.failures = 0;
             state.view.retry_at = None;
         }

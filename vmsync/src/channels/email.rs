@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 use vmsync_config::{Config, alarms::EmailChannel};
-use vmsync_core::alarm::{AlarmMail, Item, What, write_mail};
+use vmsync_core::{
+    alarm::{AlarmMail, Item, What, write_mail},
+    delivery::{self, Stage},
+};
 
 use super::carrier::{Failure, Told};
 use crate::{
@@ -31,6 +34,8 @@ struct UnderWay {
     id: Option<Uuid>,
     took: BTreeSet<String>,
     refused: BTreeMap<String, String>,
+    /// One of them refuses the mail itself, and not only the address.
+    mail: bool,
 }
 
 struct Recipient {
@@ -128,6 +133,7 @@ impl Driver {
                     let refused = failure.code.is_some_and(|code| (500..600).contains(&code));
                     if refused && !failure.setup {
                         now.refused.insert(to.address.clone(), why.clone());
+                        now.mail |= refuses_the_mail(&failure);
                     }
                     errors.push(why);
                 }
@@ -145,13 +151,50 @@ impl Driver {
         }
         let done = std::mem::take(&mut self.under_way);
         if done.took.is_empty() {
-            // Nobody has it: tried again from the beginning.
+            // Nobody has it: tried again from the beginning, for ever where it is the addresses that are wrong.
             let errors: Vec<_> = done.refused.into_values().collect();
-            return Err(Failure::new(errors.join("; ")));
+            return Err(Failure {
+                refused: done.mail,
+                ..Failure::new(errors.join("; "))
+            });
         }
         Ok(Told {
             took: done.took.into_iter().collect(),
             refused: done.refused.into_iter().collect(),
         })
+    }
+}
+
+/// Whether it is this mail that is refused for good, by its contents or its size (552, also at MAIL): another notice may be
+/// taken. A sender or recipient that is refused holds them all until somebody corrects it.
+fn refuses_the_mail(failure: &delivery::Failure) -> bool {
+    match failure.code {
+        Some(552) => true,
+        Some(code) => (500..600).contains(&code) && failure.stage == Stage::Content,
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_content_filter_refuses_the_mail_and_an_unknown_user_the_address() {
+        let refused = |stage, code| {
+            refuses_the_mail(&delivery::Failure {
+                stage,
+                code,
+                unsendable: false,
+                setup: false,
+                why: String::new(),
+            })
+        };
+        assert!(refused(Stage::Content, Some(554)));
+        assert!(refused(Stage::Sender, Some(552)), "larger than it takes");
+        assert!(!refused(Stage::Recipient, Some(550)), "no such user");
+        assert!(!refused(Stage::Sender, Some(550)), "no such sender");
+        assert!(!refused(Stage::Content, Some(451)), "passes");
+        assert!(!refused(Stage::Content, None), "no answer");
     }
 }

@@ -18,7 +18,11 @@ mod webhook;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc::SyncSender},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc::SyncSender,
+    },
 };
 
 use tokio::task::JoinSet;
@@ -53,6 +57,8 @@ pub(crate) const SPACE: &str = "notices";
 /// Notices that may wait beyond the begin and end of every alarm that can be up: those under way, and events.
 const BESIDE: usize = 500;
 
+/// Subject of what concerns the pair as a whole.
+const PAIR: &str = "pair";
 /// Records removed as one.
 const AT_ONCE: usize = 1_000;
 
@@ -65,8 +71,12 @@ pub struct Channels {
 struct Inner {
     /// None where there is no channel.
     me: Option<NodeId>,
+    /// The pair's other node.
+    peer: Option<NodeId>,
     /// Of each subject that both nodes know: who tells of it.
     tellers: Mutex<BTreeMap<String, NodeId>>,
+    /// The other node is out of sight: what both list this one tells.
+    peer_away: AtomicBool,
     list: Vec<Arc<Channel>>,
 }
 
@@ -76,7 +86,9 @@ impl Channels {
         Self {
             inner: Arc::new(Inner {
                 me: None,
+                peer: None,
                 tellers: Mutex::default(),
+                peer_away: AtomicBool::new(false),
                 list: Vec::new(),
             }),
         }
@@ -118,7 +130,9 @@ impl Channels {
         Ok(Self {
             inner: Arc::new(Inner {
                 me: Some(config.node.id.clone()),
+                peer: Some(config.pair.peer_id.clone()),
                 tellers: Mutex::new(tellers(&Topology::configured(config))),
+                peer_away: AtomicBool::new(false),
                 list: list.collect(),
             }),
         })
@@ -176,6 +190,22 @@ impl Channels {
         *self.tellers() = tellers(topology);
     }
 
+    /// Whether the other node is out of sight, so that this one tells what both list.
+    pub(crate) fn peer_away(&self, away: bool) {
+        self.inner.peer_away.store(away, Ordering::Relaxed);
+    }
+
+    /// Maintenance mode was begun at node `by`, which tells of it.
+    pub(crate) fn maintenance_by(&self, by: &NodeId) {
+        // A node that is none of the pair any more tells nobody: then the backup does.
+        if [&self.inner.me, &self.inner.peer]
+            .iter()
+            .any(|node| node.as_ref() == Some(by))
+        {
+            self.tellers().insert(PAIR.to_owned(), by.clone());
+        }
+    }
+
     fn tellers(&self) -> MutexGuard<'_, BTreeMap<String, NodeId>> {
         let tellers = self.inner.tellers.lock();
         tellers.unwrap_or_else(PoisonError::into_inner)
@@ -189,7 +219,8 @@ impl Channels {
     /// Puts the begin or end of an alarm into the queues; what is to be written comes back.
     pub(crate) fn alarm(&self, alarm: &Alarm, what: fn(Facts) -> What) -> Records {
         let teller = self.tellers().get(&alarm.subject).cloned();
-        let ours = |me: &NodeId| told_by(me, &alarm.code, teller.as_ref());
+        let away = self.inner.peer_away.load(Ordering::Relaxed);
+        let ours = |me: &NodeId| told_by(me, &alarm.code, teller.as_ref(), away);
         if !self.inner.me.as_ref().is_some_and(ours) {
             return Vec::new();
         }
@@ -253,9 +284,7 @@ fn tellers(topology: &Topology) -> BTreeMap<String, NodeId> {
         let group = topology.group_of_system(system);
         Some((system.name.to_string(), backup(group)?))
     });
-    let pair = groups
-        .first()
-        .map(|g| ("pair".to_owned(), g.backup.clone()));
+    let pair = groups.first().map(|g| (PAIR.to_owned(), g.backup.clone()));
     let named = groups
         .iter()
         .map(|g| (g.name.to_string(), g.backup.clone()));

@@ -231,9 +231,10 @@ fn acknowledged(reply: Option<Reply>) -> Result<(), Failure> {
         Some(Reply::Refused(-1)) => Err(Failure::new(
             "the receiver refuses it with a report: check user, passwords and their algorithms there",
         )),
-        Some(Reply::Refused(error)) => Err(Failure::new(format!(
-            "the receiver refuses it with error-status {error}"
-        ))),
+        Some(Reply::Refused(error)) => Err(Failure {
+            refused: snmp::refuses_for_good(error),
+            ..Failure::new(format!("the receiver refuses it with error-status {error}"))
+        }),
         Some(Reply::Other) | None => Err(Failure::new(
             "the receiver does not acknowledge the inform: check that it listens and takes this community or user",
         )),

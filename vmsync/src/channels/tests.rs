@@ -131,6 +131,39 @@ fn a_failover_is_told_by_the_node_that_backs_up() {
     }
 }
 
+/// Hardware of the backup is swapped: maintenance is begun at the home, and ended while the backup is still off.
+#[test]
+fn maintenance_is_told_by_the_node_at_which_it_was_begun() {
+    let [one, two] = ["vmpro1", "vmpro2"].map(|n| n.parse::<NodeId>().unwrap());
+    for (role, by, told) in [
+        ("primary", &one, 2),
+        ("secondary", &one, 0),
+        ("primary", &two, 0),
+        ("secondary", &two, 2),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path(), role);
+        let (_, alarms) = open(&config);
+        alarms.channels().maintenance_by(by);
+        alarms.raise("maintenance", "pair", "words");
+        alarms.clear("maintenance", "pair");
+        assert_eq!(waiting(&alarms).len(), told, "{role}, begun at {by}");
+    }
+}
+
+#[test]
+fn what_both_list_is_told_by_the_other_while_its_teller_is_out_of_sight() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path(), "primary");
+    let (_, alarms) = open(&config);
+    alarms.raise("flapping", "branch", "the backup tells it");
+    alarms.channels().peer_away(true);
+    alarms.clear("flapping", "branch");
+    alarms.channels().peer_away(false);
+    alarms.raise("flapping", "branch", "the backup tells it");
+    assert_eq!(waiting(&alarms), ["cleared flapping branch"]);
+}
+
 #[test]
 fn what_waits_for_a_channel_that_is_gone_is_dropped() {
     let folder = tempfile::tempdir().unwrap();

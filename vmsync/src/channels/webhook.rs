@@ -110,6 +110,7 @@ impl Driver {
                 Err(Failure {
                     why: format!("the receiver answers {status}: {}", said.trim()),
                     for_good: answer == Answer::Gone,
+                    refused: false,
                     not_within,
                 })
             }

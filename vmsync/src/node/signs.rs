@@ -203,6 +203,7 @@ impl Node {
         });
         // A node that has just started has not missed anybody yet.
         let missing = !self.peer.visible() && self.started(now);
+        alarms.channels().peer_away(missing);
         told(missing, "peer_lost", peer, &|| {
             format!(
                 "{peer} is out of sight since {}: {}; if it lives, it may be answering callers too, and what both take is merged when they meet",
@@ -221,6 +222,9 @@ impl Node {
         }
         let maintenance = self.agreed.maintenance.as_ref();
         let maintenance = maintenance.filter(|m| m.is_on(now.wall));
+        if let Some(maintenance) = maintenance {
+            alarms.channels().maintenance_by(&maintenance.by);
+        }
         told(maintenance.is_some(), "maintenance", "pair", &|| {
             let until = maintenance.and_then(|m| m.until);
             let until = until.map_or("an operator ends it".to_owned(), |u| u.to_string());

@@ -9,6 +9,7 @@ mod catalogue;
 mod mail;
 mod notice;
 mod queue;
+mod refusal;
 pub mod snmp;
 pub mod syslog;
 mod usm;
@@ -18,6 +19,7 @@ pub use catalogue::{CATALOGUE, Entry, severity};
 pub use mail::{AlarmMail, write as write_mail};
 pub use notice::{Facts, Filter, Notice, What, told_by};
 pub use queue::{Change, Item, Queue};
+pub use refusal::{Patience, Refusals};
 pub use usm::{Auth, Authoritative, BadPassword, LocalKeys};
 
 /// The private enterprise number under which alarms are written in SNMP and syslog: 32473, which RFC 5612

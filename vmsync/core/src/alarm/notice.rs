@@ -137,10 +137,11 @@ impl Filter {
 /// Whether node `me` tells of an alarm. What one node alone lists, that node tells: its own troubles, and phones that
 /// fail over, of which the node at which their backup stands decides by itself. What both nodes list (voicemail that
 /// fails over, R-AL-1) the group's `backup` tells: it decides both the begin and the end of resilience
-/// (docs/decisions/0016-alarm-channels.md), so that there is one notice of each, from one sender.
-pub fn told_by(me: &NodeId, code: &str, backup: Option<&NodeId>) -> bool {
+/// (docs/decisions/0016-alarm-channels.md), so that there is one notice of each, from one sender; maintenance the node
+/// at which it was begun. While that `teller` is out of sight of the other node (`peer_away`), the other tells.
+pub fn told_by(me: &NodeId, code: &str, teller: Option<&NodeId>, peer_away: bool) -> bool {
     let shared = SHARED.contains(&code);
-    !shared || backup.is_none_or(|backup| backup == me)
+    !shared || peer_away || teller.is_none_or(|teller| teller == me)
 }
 
 #[cfg(test)]
@@ -189,10 +190,21 @@ mod tests {
     #[test]
     fn a_failover_is_told_by_the_backup_alone() {
         let [one, two] = ["vmpro1", "vmpro2"].map(|n| n.parse::<NodeId>().unwrap());
-        assert!(told_by(&two, "voicemail_failover", Some(&two)));
-        assert!(!told_by(&one, "voicemail_failover", Some(&two)));
-        assert!(told_by(&one, "disk_full", Some(&two)));
-        assert!(told_by(&one, "voicemail_failover", None));
+        assert!(told_by(&two, "voicemail_failover", Some(&two), false));
+        assert!(!told_by(&one, "voicemail_failover", Some(&two), false));
+        assert!(told_by(&one, "disk_full", Some(&two), false));
+        assert!(told_by(&one, "voicemail_failover", None, false));
+    }
+
+    /// The backup is switched off, and what both would list is told all the same.
+    #[test]
+    fn what_both_nodes_list_is_told_by_the_other_while_its_teller_is_out_of_sight() {
+        let [one, two] = ["vmpro1", "vmpro2"].map(|n| n.parse::<NodeId>().unwrap());
+        for code in SHARED {
+            assert!(told_by(&one, code, Some(&two), true), "{code}");
+            assert!(!told_by(&one, code, Some(&two), false), "{code}");
+            assert!(told_by(&two, code, Some(&two), true), "{code}");
+        }
     }
 
     /// The branch's phones fall back to headquarters, which stand at vmpro1: vmpro1 decides, and nobody else lists it.
@@ -200,7 +212,7 @@ mod tests {
     fn a_failover_of_phones_is_told_by_the_node_that_decides_it() {
         let [one, two] = ["vmpro1", "vmpro2"].map(|n| n.parse::<NodeId>().unwrap());
         for me in [&one, &two] {
-            assert!(told_by(me, "phones_failover", Some(&two)), "{me}");
+            assert!(told_by(me, "phones_failover", Some(&two), false), "{me}");
         }
     }
 

@@ -148,6 +148,12 @@ pub enum Reply {
     Other,
 }
 
+/// Whether an `error-status` is the notice's own doing, and the same next time: all but a receiver that lacks
+/// resources (13) or does not let this sender in (16), and reports (-1).
+pub fn refuses_for_good(error_status: i64) -> bool {
+    error_status > 0 && !matches!(error_status, 13 | 16)
+}
+
 /// Reads an answer to inform `request` of version 2c.
 pub fn reply_v2c(answer: &[u8], request: i32) -> Reply {
     let read = || {

@@ -124,6 +124,9 @@ fn answers_to_informs() {
     assert_eq!(reply_v2c(&answer(8, 0), 7), Reply::Other);
     assert_eq!(reply_v2c(&answer(7, 5), 7), Reply::Refused(5));
     assert_eq!(reply_v2c(b"\x30\x03", 7), Reply::Other);
+    // tooBig, genErr, wrongType; a report, resourceUnavailable, authorizationError.
+    assert!([1, 5, 7].into_iter().all(refuses_for_good));
+    assert!(![-1, 13, 16].into_iter().any(refuses_for_good));
 
     let (keys, engine) = (keys(Some("priv-password")), engine());
     let user = User {
