@@ -72,10 +72,11 @@ pub(super) static HOME_SPEAKS: Condition = Condition {
     asks: "heartbeats pass between the nodes",
     holds: |s| s.view.speaks,
     waits_for: |s| {
-        format!(
-            "heartbeats with {} to pass again (only its mail server answers)",
-            s.group.home
-        )
+        let hint = match s.view.peer {
+            Ok(_) => " (only its mail server answers)",
+            Err(_) => "",
+        };
+        format!("heartbeats with {} to pass again{hint}", s.group.home)
     },
     due: never,
 };
