@@ -244,7 +244,7 @@ impl Node {
             told(overdue, "order_overdue", name, &|| {
                 let backup = &group.machine.group().backup;
                 if backup == self.me() {
-                    "an order of an operator was not carried out in time; it is dropped as soon as the other node can be heard".to_owned()
+                    "an order of an operator was not carried out in time; it is dropped as soon as both nodes know the same of it".to_owned()
                 } else {
                     format!(
                         "an order of an operator was not carried out in time, and {backup} has not said why; see whether it runs"
