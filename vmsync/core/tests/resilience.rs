@@ -330,7 +330,9 @@ impl Watched {
             _ => {}
         }
         self.phones.sight(self.view.peer);
-        self.decide(ask.as_ref()).map(|_| ())
+        self.decide(ask.as_ref())?;
+        // `Machine::decide` wants to be asked again after each change of ownership; a request may be one.
+        self.decide(None).map(|_| ())
     }
 
     fn phone(&mut self, kind: PhoneKind) {
@@ -434,6 +436,38 @@ impl Watched {
         }
         Ok(())
     }
+}
+
+/// The hold was all that stood in the way: an administrator ends it after the 60 minutes, a call still goes on,
+/// and the group goes home with the next look at it, before anybody can ask for anything else.
+#[test]
+fn a_hold_that_ends_late_ends_in_a_failback_at_once() {
+    let rules = Rules {
+        backs_up_voicemail: true,
+        trigger: Trigger::Phones,
+        failover_after: Duration::from_mins(3),
+        policy: FailbackPolicy::Automatic,
+        timeout: Duration::ZERO,
+        stable_for: Duration::ZERO,
+        hold_off: Duration::ZERO,
+        maintenance: None,
+    };
+    let mut pair = Watched::new(rules);
+    let story = [
+        Happening::Invisible,
+        Happening::Visible,
+        Happening::SyncStarts,
+        Happening::Calls(1),
+        Happening::Minutes(60),
+        Happening::Ask(Request::ActivateBackup),
+        Happening::Ask(Request::Failback { force: false }),
+    ];
+    for what in &story {
+        pair.happens(what).unwrap();
+    }
+    assert_eq!(pair.ownership.owner, group().home);
+    let row = pair.ownership.row.as_deref();
+    assert_eq!(row, Some("failback-automatic-timeout"));
 }
 
 proptest! {
