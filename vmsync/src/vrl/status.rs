@@ -59,8 +59,15 @@ pub struct VrlStatus {
     pub files_done: u64,
     /// Their bytes.
     pub bytes_done: u64,
-    /// The one on its way.
+    /// The first of those on their way.
     pub current: Option<Current>,
+    /// All that are on their way, one a connection.
+    #[serde(default)]
+    pub on_the_way: Vec<Current>,
+    /// Seconds since something was achieved (a byte sent, a recording confirmed) while recordings
+    /// wait and may move; `None` where nothing is to do, or must wait.
+    #[serde(default)]
+    pub stalled_s: Option<u64>,
     /// Bytes a second over the last seconds.
     pub rate: u64,
     /// Seconds left at that rate; `None` when nothing moves.

@@ -43,6 +43,7 @@ impl Shared {
     pub(super) fn status(&self, now: Now) -> VrlStatus {
         let told = self.told();
         let mut status = told.status.clone();
+        status.on_the_way = status.current.iter().cloned().collect();
         let sent = status.current.as_ref().map_or(0, |c| c.sent);
         let progress = Progress {
             files_pending: status.files_pending,
