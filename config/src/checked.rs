@@ -1,6 +1,10 @@
 //! The checked configuration: what the program runs on. Built only by [`crate::load`].
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -358,10 +362,14 @@ pub struct VrlServer {
     pub listen: SocketAddr,
     /// Ports for passive data connections, inclusive.
     pub passive_ports: (u16, u16),
+    /// Address announced to clients that ask with PASV; `None` = the one they connected to.
+    pub passive_address: Option<Ipv4Addr>,
     /// The one account.
     pub user: String,
-    /// File with its password on the first line.
+    /// File with its password on the first line, or the password's Argon2id hash.
     pub password_file: PathBuf,
+    /// Largest recording, bytes. Default 16 GiB.
+    pub max_bytes: u64,
 }
 
 /// `[rights]`: this node's own entitlements (R-FO-8). What is not said follows from role and mode

@@ -237,6 +237,12 @@ pub(crate) const LEAST_VRL_RATE: u64 = 16 * 1024;
 /// `vrl.server.passive_ports`: for the data connections of the embedded FTP server, inclusive.
 pub(crate) const PASSIVE_PORTS: PortRange = PortRange(50_000, 50_099);
 
+/// `vrl.server.max_bytes`: a day of stereo at 48 kHz and 16 bit.
+pub const VRL_MAX_BYTES: u64 = 16 << 30;
+
+/// Least `vrl.server.max_bytes`: some seconds of a call.
+pub(crate) const LEAST_VRL_MAX_BYTES: u64 = 1 << 20;
+
 /// `rights.grace`: how long borrowed rights count without their source (R-FO-8).
 pub const RIGHTS_GRACE: Setting<Duration> = Setting {
     default: m(30 * 24 * 60),

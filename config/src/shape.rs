@@ -3,7 +3,11 @@
 //! This is the one list of known keys: reading, the complaint about unknown ones, and the test
 //! that `docs/config.md` tells them all are made from it.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 
@@ -219,8 +223,10 @@ section! {
     VrlServer {
         listen: Field<SocketAddr>,
         passive_ports: Field<PortRange>,
+        passive_address: Field<Ipv4Addr>,
         user: Field<String>,
         password_file: Field<PathBuf>,
+        max_bytes: Field<Bytes>,
     }
 }
 

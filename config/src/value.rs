@@ -1,6 +1,11 @@
 //! What a single key may hold: each type read from a value of the file or from a variable's text.
 
-use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 
@@ -161,6 +166,16 @@ impl FromItem for PathBuf {
 impl FromItem for SocketAddr {
     fn from_item(item: &Item) -> Result<Self, String> {
         let what = "an address with port, such as 0.0.0.0:25 or [::]:25";
+        let text = text(item, what)?;
+        text.trim()
+            .parse()
+            .map_err(|_| format!("\"{}\" is not {what}", printable(text)))
+    }
+}
+
+impl FromItem for Ipv4Addr {
+    fn from_item(item: &Item) -> Result<Self, String> {
+        let what = "an IPv4 address such as 203.0.113.7";
         let text = text(item, what)?;
         text.trim()
             .parse()

@@ -6,10 +6,12 @@
 //! its own name (`rename(2)` is atomic), and the folder is fsynced.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
 use crate::chance;
@@ -193,6 +195,101 @@ pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     step(&Step::Rename(from, to), || fs::rename(from, to))
 }
 
+/// Makes the bytes of a file durable, and not its name.
+pub fn sync_bytes(path: &Path) -> io::Result<()> {
+    sync(&File::open(path)?)
+}
+
+/// Moves a file to another name of its folder, in one step and never in place of another file:
+/// `AlreadyExists` when the name is taken. Not durable before [`sync_names`].
+pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    step(&Step::Rename(from, to), || {
+        match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE).map_err(io::Error::from) {
+            // The file system does not know the flag (NFS, some FUSE), or the system the call.
+            Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
+                link_new(from, to)
+            }
+            done => done,
+        }
+    })
+}
+
+/// [`rename_new`] by a hard link; a crash leaves both names or one, never none.
+fn link_new(from: &Path, to: &Path) -> io::Result<()> {
+    fs::hard_link(from, to)?;
+    sync_dir(parent(to))?;
+    fs::remove_file(from)
+}
+
+/// Makes the names in a folder durable, as they are when this is called. Callers that come while
+/// the folder is being synced for others share the next sync.
+pub fn sync_names(dir: &Path) -> io::Result<()> {
+    static FOLDERS: Mutex<BTreeMap<PathBuf, Arc<Shared>>> = Mutex::new(BTreeMap::new());
+    /// Folders remembered; beyond it those nobody syncs are forgotten.
+    const MOST: usize = 64;
+    let shared = {
+        let mut folders = FOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
+        if folders.len() >= MOST {
+            folders.retain(|_, shared| Arc::strong_count(shared) > 1);
+        }
+        Arc::clone(folders.entry(dir.to_owned()).or_default())
+    };
+    shared.run(|| sync_dir(dir))
+}
+
+/// Work that one caller does for all who came before it began.
+#[derive(Default)]
+struct Shared {
+    state: Mutex<Rounds>,
+    ended: Condvar,
+}
+
+#[derive(Default)]
+struct Rounds {
+    begun: u64,
+    ended: u64,
+    running: bool,
+    /// The last round that failed, and how.
+    failed: Option<(u64, io::ErrorKind, String)>,
+}
+
+impl Shared {
+    /// Returns once a round of `work` that began after this call has ended, and what came of it.
+    fn run(&self, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let mut state = self.lock();
+        // One that runs already may have looked before this caller's names were there.
+        let mine = state.begun + 1;
+        while state.running && state.ended < mine {
+            state = self.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.ended < mine {
+            state.begun += 1;
+            state.running = true;
+            let round = state.begun;
+            drop(state);
+            let result = work();
+            state = self.lock();
+            state.running = false;
+            state.ended = round;
+            if let Err(e) = &result {
+                state.failed = Some((round, e.kind(), e.to_string()));
+            }
+            self.ended.notify_all();
+            return result;
+        }
+        // A later round that failed counts too: what the disk lost then may be this caller's.
+        match &state.failed {
+            Some((round, kind, words)) if *round >= mine => Err(io::Error::new(*kind, words.clone())),
+            _ => Ok(()),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Rounds> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(p) if !p.as_os_str().is_empty() => p,
@@ -226,6 +323,75 @@ mod tests {
         fs::create_dir(&path).unwrap();
         assert!(write_file_durably(&path, b"x").is_err());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_new_name_is_taken_in_one_step_and_never_from_another_file() {
+        for rename in [rename_new, link_new] {
+            let dir = tempfile::tempdir().unwrap();
+            let (from, to) = (dir.path().join("a.part"), dir.path().join("a"));
+            fs::write(&from, b"new").unwrap();
+            fs::write(&to, b"old").unwrap();
+            let refused = rename(&from, &to).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
+            assert_eq!(fs::read(&to).unwrap(), b"old");
+            fs::remove_file(&to).unwrap();
+            rename(&from, &to).unwrap();
+            sync_names(dir.path()).unwrap();
+            assert_eq!(fs::read(&to).unwrap(), b"new");
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        }
+        assert!(sync_names(Path::new("/no/such/folder")).is_err());
+    }
+
+    #[test]
+    fn rounds_are_shared_by_those_who_came_before_they_began() {
+        use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+        let (shared, written, rounds) = (Shared::default(), AtomicU64::new(0), AtomicU64::new(0));
+        let durable = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..16 {
+                scope.spawn(|| {
+                    for _ in 0..20 {
+                        let mine = written.fetch_add(1, SeqCst) + 1;
+                        let work = || {
+                            rounds.fetch_add(1, SeqCst);
+                            let seen = written.load(SeqCst);
+                            std::thread::sleep(std::time::Duration::from_millis(1));
+                            durable.fetch_max(seen, SeqCst);
+                            Ok(())
+                        };
+                        shared.run(work).unwrap();
+                        assert!(durable.load(SeqCst) >= mine, "said before it was done");
+                    }
+                });
+            }
+        });
+        assert!(rounds.load(SeqCst) < 320, "no round was shared");
+    }
+
+    #[test]
+    fn who_shares_a_failed_round_hears_of_it() {
+        let shared = Shared::default();
+        let full = || Err(io::Error::from(io::ErrorKind::StorageFull));
+        assert_eq!(shared.run(full).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        shared.run(|| Ok(())).unwrap();
+        std::thread::scope(|scope| {
+            let (begun, wait) = std::sync::mpsc::channel();
+            scope.spawn(|| {
+                let slow = move || {
+                    begun.send(()).unwrap();
+                    std::thread::sleep(std::time::Duration::from_millis(50));
+                    Ok(())
+                };
+                shared.run(slow).unwrap();
+            });
+            wait.recv().unwrap();
+            // Both come while the first runs; one of them does the next round, for both.
+            let late = || scope.spawn(|| shared.run(full).is_err());
+            let both = [late(), late()];
+            assert!(both.into_iter().all(|told| told.join().unwrap()));
+        });
     }
 
     #[test]

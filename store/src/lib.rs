@@ -76,7 +76,10 @@ pub use clock::MAX_CLOCK_AHEAD_MS;
 pub use commit::Committed;
 pub use compact::CompactTo;
 pub use digest::Digest;
-pub use durable::{free_bytes, remove_file_durably, sync_file, write_file_durably};
+pub use durable::{
+    free_bytes, remove_file_durably, rename_new, sync_bytes, sync_file, sync_names,
+    write_file_durably,
+};
 pub use email::Unmailed;
 pub use error::StoreError;
 pub use housekeeping::{Housekept, Keep};

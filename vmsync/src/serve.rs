@@ -285,6 +285,7 @@ async fn start(
             required: app.config.tls.require,
         });
         let options = vrl::server::ServerOptions {
+            max_bytes: ftp.max_bytes,
             min_free_bytes: config.limits.min_free_bytes,
             ..vrl::server::ServerOptions::default()
         };

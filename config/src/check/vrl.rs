@@ -6,6 +6,7 @@ use crate::{
     defaults,
     errors::{Report, printable},
     shape,
+    value::Bytes,
 };
 
 /// `has_tls`: whether this node has certificates; `None` when that is unknown.
@@ -158,10 +159,32 @@ fn server(raw: &shape::VrlServer, ctx: &Context, report: &mut Report) -> Option<
         report.error(&raw.head.place, &raw.head.path, message);
         return None;
     }
+    let address = raw.passive_address.clone().check(report, |address| {
+        if address.is_unspecified() || address.is_multicast() || address.is_broadcast() {
+            Err(format!(
+                "{address} is no address to connect to: set the IPv4 address clients reach this node at"
+            ))
+        } else {
+            Ok(())
+        }
+    });
+    let max_bytes = raw.max_bytes.clone().check(report, |max| {
+        if max.0 < defaults::LEAST_VRL_MAX_BYTES {
+            Err(format!(
+                "{} bytes is less than a short call: set at least {} (1MiB)",
+                max.0,
+                defaults::LEAST_VRL_MAX_BYTES
+            ))
+        } else {
+            Ok(())
+        }
+    });
     let ports = ports.or(defaults::PASSIVE_PORTS)?;
     Some(Some(VrlServer {
         listen: listen?,
         passive_ports: (ports.0, ports.1),
+        passive_address: address.get(),
+        max_bytes: max_bytes.or(Bytes(defaults::VRL_MAX_BYTES))?.0,
         user: user?,
         password_file: ctx.path(password_file?),
     }))

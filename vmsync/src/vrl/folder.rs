@@ -17,6 +17,8 @@ use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 use vmsync_core::vrl::{ConfirmAnswer, InvalidName, RecordingName, is_file_name, is_ignored};
 
+use super::recent::{Key, TICK, recent};
+
 /// A recording taken in, durable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Taken {
@@ -254,12 +256,56 @@ pub fn confirm_local(
         let why = format!("{name:?} is not the name of a recording");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     }
-    let path = folder.join(name);
-    let answer = compare(&path, bytes, &sha256.to_ascii_lowercase())?;
-    if answer == ConfirmAnswer::Durable {
-        vmsync_store::sync_file(&path)?;
+    let (path, sha256) = (folder.join(name), sha256.to_ascii_lowercase());
+    let meta = match fs::symlink_metadata(&path) {
+        Ok(meta) => meta,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(ConfirmAnswer::Missing),
+        Err(e) => return Err(e),
+    };
+    if !meta.is_file() || meta.len() != bytes {
+        let (bytes, sha256) = (meta.len(), String::new());
+        return Ok(ConfirmAnswer::Different { bytes, sha256 });
     }
-    Ok(answer)
+    let (key, found) = hash_known(&path)?;
+    if found != sha256 {
+        return Ok(ConfirmAnswer::Different {
+            bytes,
+            sha256: found,
+        });
+    }
+    if !key.is_some_and(|key| recent().is_durable(&key, &path)) {
+        vmsync_store::sync_bytes(&path)?;
+        vmsync_store::sync_names(folder)?;
+        if let Some(key) = key {
+            recent().note(key, &found, Some(&path));
+        }
+    }
+    Ok(ConfirmAnswer::Durable)
+}
+
+/// SHA-256 (lower-case hex) of a file; read only if nothing is known of it since its last change.
+/// With it the key under which it may be remembered: none while the file may still be written to.
+pub(crate) fn hash_known(path: &Path) -> io::Result<(Option<Key>, String)> {
+    /// Files that take longer to read than [`TICK`].
+    const LARGE: u64 = 8 << 20;
+    let meta = fs::metadata(path)?;
+    let mut key = Key::of(&meta);
+    if let Some(sha256) = recent().sha256(&key) {
+        return Ok((Some(key), sha256));
+    }
+    let mut settled = key.is_settled(crate::clock::wall().0);
+    if !settled && meta.len() > LARGE {
+        // Costs less than reading it again at the next question.
+        std::thread::sleep(TICK);
+        key = Key::of(&fs::metadata(path)?);
+        settled = key.is_settled(crate::clock::wall().0);
+    }
+    let (_, sha256) = hash_file(path)?;
+    if !settled || Key::of(&fs::metadata(path)?) != key {
+        return Ok((None, sha256));
+    }
+    recent().note(key, &sha256, None);
+    Ok((Some(key), sha256))
 }
 
 /// Removes a recording, durably, provided its content still is the one named.
@@ -285,13 +331,19 @@ pub fn remove_if_same(
 }
 
 /// Gives a finished upload its name, durably, never replacing anything: `AlreadyExists` when the
-/// name is taken. A hard link does that in one step; a crash in between leaves both names.
+/// name is taken. What is known of its content stays known.
 pub(crate) fn publish(part: &Path, to: &Path) -> io::Result<()> {
-    let _names = names();
-    vmsync_store::sync_file(part)?;
-    fs::hard_link(part, to)?;
-    vmsync_store::sync_file(to)?;
-    vmsync_store::remove_file_durably(part)
+    let key = Key::of(&fs::metadata(part)?);
+    vmsync_store::sync_bytes(part)?;
+    {
+        let _names = names();
+        vmsync_store::rename_new(part, to)?;
+    }
+    // Looked at before the folder is synced: a name that is not durable yet is told to nobody.
+    let after = Key::of(&fs::symlink_metadata(to)?);
+    vmsync_store::sync_names(to.parent().unwrap_or(Path::new(".")))?;
+    recent().renamed(&key, after, to);
+    Ok(())
 }
 
 /// Compares a file with length and hash; links and folders count as other content.

@@ -8,6 +8,7 @@
 //! | [`probe`] | Test Connection (R-VR-2) |
 //! | [`journal`] | what the mover remembers over restarts |
 //! | [`status`] | how far it is |
+//! | `recent` | the SHA-256 of files written or read lately |
 //! | [`server`] | the primary's FTP server, rooted in its folder |
 //!
 //! Order of a move: the file is durable here, the journal says so; it is uploaded under a
@@ -20,6 +21,7 @@ pub mod ftp;
 pub mod journal;
 pub mod mover;
 pub mod probe;
+mod recent;
 pub mod server;
 pub mod status;
 

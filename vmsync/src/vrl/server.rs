@@ -9,6 +9,7 @@ mod data;
 mod files;
 mod login;
 mod session;
+mod upload;
 
 use std::{
     collections::HashMap,
@@ -23,7 +24,7 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use vmsync_config::VrlServer;
 
-use self::{files::Files, login::Login};
+use self::{files::Files, login::Login, upload::Writers};
 use super::ftp::read_password;
 
 /// TLS as the server offers it.
@@ -41,7 +42,7 @@ pub struct ServerOptions {
     /// The path clients ask for when they mean the folder, beside `/` and the folder's own path.
     /// Default `/opt/vmpro/MM/VRL`.
     pub location: String,
-    /// Largest recording, bytes. Default 256 MiB: an hour of 16-bit audio at 16 kHz has 110.
+    /// Largest recording, bytes. Default 16 GiB (`vrl.server.max_bytes`).
     pub max_bytes: u64,
     /// Free bytes kept on the disk. Default 64 MiB.
     pub min_free_bytes: u64,
@@ -55,7 +56,7 @@ impl Default for ServerOptions {
     fn default() -> Self {
         Self {
             location: "/opt/vmpro/MM/VRL".to_owned(),
-            max_bytes: 256 << 20,
+            max_bytes: vmsync_config::defaults::VRL_MAX_BYTES,
             min_free_bytes: 64 << 20,
             connections: 16,
             per_address: 8,
@@ -91,6 +92,7 @@ pub async fn serve(
             location: options.location,
             max_bytes: options.max_bytes,
             reserve: options.min_free_bytes,
+            writers: Writers::default(),
         },
         tls,
         passive_ports: server.passive_ports,
@@ -151,10 +153,10 @@ async fn sweep_parts(folder: PathBuf) {
     let swept = tokio::task::spawn_blocking(move || -> io::Result<()> {
         for entry in std::fs::read_dir(&folder)? {
             let entry = entry?;
-            let is_part = entry.path().extension().is_some_and(|e| e == "part");
-            let meta = entry.metadata()?;
+            // What went in between is none of ours.
+            let Ok(meta) = entry.metadata() else { continue };
             let old = meta.modified()?.elapsed().is_ok_and(|age| age > PART_AGE);
-            if is_part && meta.is_file() && old {
+            if files::is_part(&entry.path()) && meta.is_file() && old {
                 std::fs::remove_file(entry.path())?;
             }
         }

@@ -115,8 +115,10 @@ impl Primary {
         let config = VrlServer {
             listen: address,
             passive_ports: (0, 0),
+            passive_address: None,
             user: "vrl".to_owned(),
             password_file: password_file.clone(),
+            max_bytes: options.max_bytes,
         };
         let stop = CancellationToken::new();
         let (folder, ended) = (dir.path().join("VRL"), stop.clone());

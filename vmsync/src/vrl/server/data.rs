@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use super::files::{Refusal, Upload};
+use super::files::Refusal;
 
 /// A connection, plain or not.
 pub(crate) enum Stream {
@@ -80,42 +80,6 @@ pub(crate) async fn secure(
             "TLS on the data connection took too long",
         )),
     }
-}
-
-/// Receives an upload until the client ends it. What arrived of a broken one stays in its `.part`.
-pub(crate) async fn receive(
-    mut stream: Stream,
-    mut upload: Upload,
-    max_bytes: u64,
-    idle: Duration,
-) -> Result<(), Refusal> {
-    let mut buffer = vec![0_u8; 128 * 1024];
-    let mut bytes = upload.offset;
-    loop {
-        let n = match timeout(idle, stream.read(&mut buffer)).await {
-            Ok(Ok(n)) => n,
-            Ok(Err(e)) => return Err(Refusal::new(426, format!("the upload broke: {e}"))),
-            Err(_) => return Err(Refusal::new(426, "the upload stalled")),
-        };
-        if n == 0 {
-            break;
-        }
-        bytes = bytes.saturating_add(n as u64);
-        if bytes > max_bytes {
-            return Err(Refusal::new(
-                552,
-                format!("larger than the {max_bytes} bytes allowed"),
-            ));
-        }
-        upload
-            .file
-            .write_all(buffer.get(..n).unwrap_or_default())
-            .await?;
-    }
-    upload.file.flush().await?;
-    // Lets a TLS client see the end; it may be gone already.
-    let _ = timeout(Duration::from_secs(1), stream.shutdown()).await;
-    upload.finish().await
 }
 
 /// Sends everything `from` holds.

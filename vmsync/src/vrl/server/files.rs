@@ -16,6 +16,7 @@ use tokio::{
     io::AsyncSeekExt,
 };
 
+use super::upload::{Room, Upload, Writers};
 use crate::vrl::folder;
 
 /// Why a client may not do that: an FTP reply.
@@ -36,12 +37,15 @@ impl Refusal {
 
 impl From<io::Error> for Refusal {
     fn from(e: io::Error) -> Self {
-        let code = match e.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => 550,
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => 452,
-            _ => 451,
-        };
-        Self::new(code, e.to_string())
+        match e.kind() {
+            io::ErrorKind::NotFound => Self::new(550, "there is no such file"),
+            io::ErrorKind::PermissionDenied => Self::new(550, e.to_string()),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::new(
+                452,
+                format!("the disk of this server is full: {e}; free some space, then try again"),
+            ),
+            _ => Self::new(451, e.to_string()),
+        }
     }
 }
 
@@ -55,14 +59,8 @@ pub(crate) struct Files {
     pub(crate) max_bytes: u64,
     /// Free bytes kept on the disk.
     pub(crate) reserve: u64,
-}
-
-/// An upload in progress: where it is written, and what becomes of it.
-pub(crate) struct Upload {
-    pub(crate) file: File,
-    pub(crate) offset: u64,
-    part: PathBuf,
-    publish_as: Option<PathBuf>,
+    /// Who writes to what.
+    pub(crate) writers: Writers,
 }
 
 impl Files {
@@ -112,65 +110,55 @@ impl Files {
 
     /// Opens a file for reading from `offset`.
     pub(crate) async fn read(&self, given: &str, offset: u64) -> Result<File, Refusal> {
-        self.stat(given).await?;
-        let mut file = File::open(self.path(given)?).await?;
+        let (bytes, _) = self.stat(given).await?;
+        if offset > bytes {
+            return Err(Refusal::new(554, "there is less than that"));
+        }
+        let mut file = OpenOptions::new()
+            .read(true)
+            // A link that came since it was looked at is not followed.
+            .custom_flags(i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0))
+            .open(self.path(given)?)
+            .await?;
         file.seek(SeekFrom::Start(offset)).await?;
         Ok(file)
     }
 
-    /// Begins an upload. To a finished name it goes by way of a hidden `.part`, which is all
-    /// that a broken upload leaves.
-    pub(crate) async fn begin(&self, given: &str, offset: u64) -> Result<Upload, Refusal> {
-        let to = self.path(given)?;
-        let root = self.root.clone();
-        let (max, reserve) = (self.max_bytes, self.reserve);
-        let space = tokio::task::spawn_blocking(move || folder::room_for(&root, 0, reserve)).await;
-        match space {
-            Ok(Ok(())) if offset <= max => {}
-            Ok(Ok(())) => return Err(Refusal::new(552, "too large")),
-            Ok(Err(e)) => return Err(Refusal::new(452, e.to_string())),
-            Err(e) => return Err(Refusal::new(451, e.to_string())),
+    /// What uploads may take.
+    pub(crate) fn room(&self) -> Room {
+        Room {
+            root: self.root.clone(),
+            max_bytes: self.max_bytes,
+            reserve: self.reserve,
         }
-        if is_part(&to) {
-            return Self::open_part(to, offset, None).await;
-        }
-        if offset > 0 {
-            return Err(Refusal::new(
-                554,
-                "only uploads to a .part name can be resumed",
-            ));
-        }
-        let name = given.rsplit('/').next().unwrap_or(given);
-        let short: String = name.chars().take(50).collect();
-        let part = self
-            .root
-            .join(format!(".{short}.{:016x}.part", rand::random::<u64>()));
-        Self::open_part(part, 0, Some(to)).await
     }
 
-    async fn open_part(part: PathBuf, offset: u64, to: Option<PathBuf>) -> Result<Upload, Refusal> {
-        match tokio::fs::symlink_metadata(&part).await {
-            Ok(meta) if !meta.is_file() => return Err(Refusal::new(550, "not a file")),
-            Ok(meta) if meta.len() < offset => {
-                return Err(Refusal::new(554, "there is less than that to resume"));
+    /// Begins an upload at `offset`, or at the end of what is there (`None`). To a finished name it
+    /// goes by way of a hidden `.part`, of which a broken upload leaves nothing.
+    pub(crate) async fn begin(&self, given: &str, offset: Option<u64>) -> Result<Upload, Refusal> {
+        let to = self.path(given)?;
+        let (part, offset, publish_as) = if is_part(&to) {
+            (to, offset, None)
+        } else {
+            if offset.is_some_and(|offset| offset > 0) {
+                return Err(Refusal::new(
+                    554,
+                    "only uploads to a .part name can be resumed",
+                ));
             }
-            Err(_) if offset > 0 => return Err(Refusal::new(554, "there is nothing to resume")),
-            _ => {}
-        }
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&part)
-            .await?;
-        file.set_len(offset).await?;
-        file.seek(SeekFrom::Start(offset)).await?;
-        Ok(Upload {
-            file,
-            offset,
-            part,
-            publish_as: to,
-        })
+            if offset.is_none() && tokio::fs::symlink_metadata(&to).await.is_ok() {
+                return Err(Refusal::new(553, "a finished recording stays as it is"));
+            }
+            let name = given.rsplit('/').next().unwrap_or(given);
+            let short: String = name.chars().take(50).collect();
+            let hidden = format!(".{short}.{:016x}.part", rand::random::<u64>());
+            (self.root.join(hidden), Some(0), Some(to))
+        };
+        let turn = self.writers.turn(&part).await?;
+        let room = self.room();
+        tokio::task::spawn_blocking(move || Upload::open(part, offset, publish_as, room, turn))
+            .await
+            .map_err(io::Error::other)?
     }
 
     /// Renames an unfinished file: to another unfinished name, or, durably, to its finished one.
@@ -179,7 +167,14 @@ impl Files {
         if !is_part(&from) {
             return Err(Refusal::new(553, "a finished recording keeps its name"));
         }
-        publish(from, to).await
+        let turn = self.writers.turn(&from).await?;
+        let publish = move || {
+            let _turn = turn;
+            publish_blocking(&from, &to)
+        };
+        tokio::task::spawn_blocking(publish)
+            .await
+            .map_err(io::Error::other)?
     }
 
     /// Deletes an unfinished file.
@@ -191,6 +186,7 @@ impl Files {
                 "a finished recording is not deleted over FTP",
             ));
         }
+        let _turn = self.writers.turn(&path).await?;
         tokio::fs::remove_file(path).await?;
         Ok(())
     }
@@ -203,48 +199,32 @@ impl Files {
     }
 }
 
-impl Upload {
-    /// The upload is whole: gives it its name, where it is to have one.
-    pub(crate) async fn finish(self) -> Result<(), Refusal> {
-        drop(self.file);
-        match self.publish_as {
-            None => Ok(()),
-            Some(to) => {
-                let part = self.part.clone();
-                let published = publish(self.part, to).await;
-                if published.is_err() {
-                    // Its name is random, so nobody would ever resume it.
-                    let _ = tokio::fs::remove_file(part).await;
-                }
-                published
-            }
-        }
-    }
-}
-
-async fn publish(part: PathBuf, to: PathBuf) -> Result<(), Refusal> {
-    tokio::task::spawn_blocking(move || publish_blocking(&part, &to))
-        .await
-        .map_err(io::Error::other)?
-}
-
-fn publish_blocking(part: &Path, to: &Path) -> Result<(), Refusal> {
+/// Gives an unfinished file its name. That the name holds the same content already is success.
+pub(crate) fn publish_blocking(part: &Path, to: &Path) -> Result<(), Refusal> {
     match folder::publish(part, to) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-            let (bytes, sha256) = folder::hash_file(part)?;
-            let same = folder::compare(to, bytes, &sha256)?;
-            if same == vmsync_core::vrl::ConfirmAnswer::Durable && part != to {
-                vmsync_store::sync_file(to)?;
-                vmsync_store::remove_file_durably(part)?;
-                return Ok(());
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && part != to => {
+            if !is_same(part, to)? {
+                return Err(Refusal::new(
+                    553,
+                    "a recording of that name with other content is here; it is not replaced",
+                ));
             }
-            Err(Refusal::new(
-                553,
-                "a recording of that name with other content is here; it is not replaced",
-            ))
+            vmsync_store::sync_file(to)?;
+            vmsync_store::remove_file_durably(part)?;
+            Ok(())
         }
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => Ok(other?),
     }
+}
+
+/// Whether two files hold the same; links and folders count as other content.
+fn is_same(a: &Path, b: &Path) -> io::Result<bool> {
+    let (a_meta, b_meta) = (std::fs::symlink_metadata(a)?, std::fs::symlink_metadata(b)?);
+    Ok(a_meta.is_file()
+        && b_meta.is_file()
+        && a_meta.len() == b_meta.len()
+        && folder::hash_known(a)?.1 == folder::hash_known(b)?.1)
 }
 
 fn same_folder(path: &str, location: &str) -> bool {
@@ -252,7 +232,7 @@ fn same_folder(path: &str, location: &str) -> bool {
     !location.is_empty() && (path == location || path == location.trim_start_matches('/'))
 }
 
-fn is_part(path: &Path) -> bool {
+pub(crate) fn is_part(path: &Path) -> bool {
     path.extension().is_some_and(|e| e == "part")
 }
 
@@ -266,6 +246,7 @@ mod tests {
             location: "/opt/vmpro/MM/VRL".to_owned(),
             max_bytes: 1_000_000,
             reserve: 0,
+            writers: Writers::default(),
         }
     }
 
@@ -322,6 +303,7 @@ mod tests {
         files.rename("same.part", "a.wav").await.unwrap();
         assert!(!dir.path().join("same.part").exists());
         assert_eq!(std::fs::read(dir.path().join("a.wav")).unwrap(), b"old");
+        files.rename("other.part", "other.part").await.unwrap();
         files.rename("other.part", "third.part").await.unwrap();
         files.delete("third.part").await.unwrap();
     }

@@ -15,6 +15,7 @@ use super::{
     data::{self, Stream},
     files::Refusal,
     login::Verdict,
+    upload,
 };
 
 /// Time to log in, TLS included.
@@ -396,9 +397,9 @@ impl Session {
         let files = &shared.files;
         match command {
             Command::Stor(name) => {
-                let upload = files.begin(&self.path(&name), offset).await?;
+                let upload = files.begin(&self.path(&name), Some(offset)).await?;
                 let stream = self.open(listener).await?;
-                data::receive(stream, upload, files.max_bytes, STALL_LIMIT).await?;
+                upload::receive(stream, upload, STALL_LIMIT).await?;
                 tracing::debug!(peer = %self.peer, bytes_from = offset, "FTP upload taken");
             }
             Command::Retr(name) => {
