@@ -207,7 +207,12 @@ pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     step(&Step::Rename(from, to), || {
         match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE).map_err(io::Error::from) {
             // The file system does not know the flag (NFS, some FUSE), or the system the call.
-            Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported
+                ) =>
+            {
                 link_new(from, to)
             }
             done => done,
@@ -261,7 +266,10 @@ impl Shared {
         // One that runs already may have looked before this caller's names were there.
         let mine = state.begun + 1;
         while state.running && state.ended < mine {
-            state = self.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .ended
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         if state.ended < mine {
             state.begun += 1;
@@ -280,7 +288,9 @@ impl Shared {
         }
         // A later round that failed counts too: what the disk lost then may be this caller's.
         match &state.failed {
-            Some((round, kind, words)) if *round >= mine => Err(io::Error::new(*kind, words.clone())),
+            Some((round, kind, words)) if *round >= mine => {
+                Err(io::Error::new(*kind, words.clone()))
+            }
             _ => Ok(()),
         }
     }
@@ -374,7 +384,10 @@ mod tests {
     fn who_shares_a_failed_round_hears_of_it() {
         let shared = Shared::default();
         let full = || Err(io::Error::from(io::ErrorKind::StorageFull));
-        assert_eq!(shared.run(full).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert_eq!(
+            shared.run(full).unwrap_err().kind(),
+            io::ErrorKind::StorageFull
+        );
         shared.run(|| Ok(())).unwrap();
         std::thread::scope(|scope| {
             let (begun, wait) = std::sync::mpsc::channel();

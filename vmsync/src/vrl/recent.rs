@@ -171,16 +171,28 @@ mod tests {
         // The same bytes in a file of its own.
         std::fs::write(dir.path().join("c.wav"), b"longer").unwrap();
         let last = now();
-        assert_ne!(Key::of(&std::fs::metadata(dir.path().join("c.wav")).unwrap()), last);
+        assert_ne!(
+            Key::of(&std::fs::metadata(dir.path().join("c.wav")).unwrap()),
+            last
+        );
     }
 
     #[test]
     fn times_within_a_tick_prove_nothing() {
         let fine = key(1);
-        for (now, settled) in [(100_007, false), (100_026, false), (100_027, true), (99_000, false)] {
+        for (now, settled) in [
+            (100_007, false),
+            (100_026, false),
+            (100_027, true),
+            (99_000, false),
+        ] {
             assert_eq!(fine.is_settled(now), settled, "{now}");
         }
-        let coarse = Key { modified: (100, 0), changed: (100, 0), ..fine };
+        let coarse = Key {
+            modified: (100, 0),
+            changed: (100, 0),
+            ..fine
+        };
         assert!(!coarse.is_settled(102_000));
         assert!(coarse.is_settled(103_000));
     }
@@ -190,13 +202,20 @@ mod tests {
         let (mut recent, name) = (Recent::default(), Path::new("/vrl/a.wav"));
         recent.note(key(1), "aa", None);
         assert!(!recent.is_durable(&key(1), name));
-        let after = Key { changed: (200, 0), ..key(1) };
+        let after = Key {
+            changed: (200, 0),
+            ..key(1)
+        };
         recent.renamed(&key(1), after, name);
         assert_eq!(recent.sha256(&after).as_deref(), Some("aa"));
         assert!(recent.is_durable(&after, name));
         assert!(!recent.is_durable(&after, Path::new("/vrl/b.wav")));
         assert_eq!(recent.sha256(&key(1)), None);
-        let written = Key { modified: (200, 0), changed: (201, 0), ..key(1) };
+        let written = Key {
+            modified: (200, 0),
+            changed: (201, 0),
+            ..key(1)
+        };
         recent.renamed(&after, written, name);
         assert_eq!(recent.sha256(&written), None);
     }
@@ -206,7 +225,14 @@ mod tests {
         let mut recent = Recent::default();
         for n in 0..5_000 {
             recent.note(key(n), "aa", None);
-            recent.renamed(&key(n), Key { changed: (300, 1), ..key(n) }, Path::new("a"));
+            recent.renamed(
+                &key(n),
+                Key {
+                    changed: (300, 1),
+                    ..key(n)
+                },
+                Path::new("a"),
+            );
         }
         assert_eq!((recent.known.len(), recent.order.len()), (MOST, MOST));
         assert!(recent.sha256(&key(0)).is_none());

@@ -267,11 +267,7 @@ impl Disk {
 }
 
 /// Receives an upload until the client ends it. What arrived of a broken one stays in its `.part`.
-pub(crate) async fn receive(
-    stream: Stream,
-    upload: Upload,
-    idle: Duration,
-) -> Result<(), Refusal> {
+pub(crate) async fn receive(stream: Stream, upload: Upload, idle: Duration) -> Result<(), Refusal> {
     let taken_over = upload.turn.taken_over.clone();
     tokio::select! {
         received = receive_all(stream, upload, idle) => received,
@@ -279,11 +275,7 @@ pub(crate) async fn receive(
     }
 }
 
-async fn receive_all(
-    mut stream: Stream,
-    upload: Upload,
-    idle: Duration,
-) -> Result<(), Refusal> {
+async fn receive_all(mut stream: Stream, upload: Upload, idle: Duration) -> Result<(), Refusal> {
     let mut disk = Disk::Idle(Box::new(upload), Piece::new());
     let mut piece = Piece::new();
     let mut pace = Pace::new(Instant::now());
