@@ -7,6 +7,8 @@
     reason = "each test file uses its part; a test fails by panicking"
 )]
 
+pub mod servers;
+
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
