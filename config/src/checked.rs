@@ -312,6 +312,8 @@ pub struct VrlRemote {
     pub window: Option<DailyWindow>,
     /// Bytes a second at most; `None` = as fast as it goes.
     pub rate: Option<u64>,
+    /// Recordings that move at once, each over a connection of its own: 1 to 8. Default 4.
+    pub connections: u16,
 }
 
 /// A time of day, each day, by the node's own time zone; it may go over midnight.

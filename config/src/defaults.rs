@@ -231,6 +231,11 @@ pub const VRL_RIGHT: bool = true;
 /// `vrl.remote_port`: TCP port of FTP (RFC 959 section 8).
 pub const FTP_PORT: u16 = 21;
 
+/// `vrl.connections`: recordings that move at once.
+pub const VRL_CONNECTIONS: u16 = 4;
+/// Most `vrl.connections`; the embedded server takes as many from one address.
+pub(crate) const MOST_VRL_CONNECTIONS: u16 = 8;
+
 /// Least `vrl.rate`, bytes a second.
 pub(crate) const LEAST_VRL_RATE: u64 = 16 * 1024;
 

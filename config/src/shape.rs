@@ -214,6 +214,7 @@ section! {
         tls: Field<VrlTls>,
         window: Field<DailyWindow>,
         rate: Field<Bytes>,
+        connections: Field<u16>,
         server: VrlServer,
     }
 }

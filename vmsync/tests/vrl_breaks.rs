@@ -125,13 +125,10 @@ async fn a_resumed_upload_over_damaged_bytes_starts_anew() {
         vec![0; 150_000],
     )
     .unwrap();
-    let mut begun = vmsync_core::vrl::Transfer::planned(
-        name.clone(),
-        200_000,
-        sha256,
-        vmsync_config::words::UnixMillis(0),
-    );
-    begun.state = vmsync_core::vrl::State::Sending;
+    let mut part = vmsync_core::vrl::Part::new(name.clone(), 200_000, sha256);
+    part.state = vmsync_core::vrl::State::Sending;
+    let begun =
+        vmsync_core::vrl::Transfer::planned(part, Vec::new(), vmsync_config::words::UnixMillis(0));
     let record = serde_json::to_string(&begun).unwrap();
     backup.journal.records.lock().unwrap().insert(name, record);
     let (handle, _stop) = backup.start_allowed();

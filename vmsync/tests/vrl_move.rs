@@ -5,7 +5,11 @@ mod vrl_support;
 
 use std::time::Duration;
 
-use vmsync::vrl::{ConfirmAnswer, VrlState, server::ServerTls, take};
+use vmsync::vrl::{
+    ConfirmAnswer, VrlState,
+    server::{ServerOptions, ServerTls},
+    take,
+};
 use vmsync_config::{DailyWindow, VrlTls};
 use vmsync_core::vrl::State;
 use vrl_support::{Backup, Mood, Pki, Primary, until, until_done};
@@ -108,14 +112,7 @@ async fn nothing_moves_before_the_primary_serves_again() {
 
 #[tokio::test]
 async fn killed_at_any_state_it_ends_well() {
-    for state in [
-        State::Planned,
-        State::Sending,
-        State::Sent,
-        State::Verified,
-        State::Confirmed,
-        State::Removed,
-    ] {
+    for state in [State::Sending, State::Sent, State::Verified] {
         let primary = Primary::start(None).await;
         let backup = Backup::of(&primary);
         backup.records("call.wav", &audio(500_000));
@@ -367,4 +364,130 @@ async fn preferred_tls_is_used_where_offered_and_never_with_a_wrong_certificate(
     })
     .await;
     assert!(primary.files().is_empty());
+}
+
+/// What a recorder notes beside its audio goes with it, under the same name.
+#[tokio::test]
+async fn a_recording_and_its_side_files_move_as_one() {
+    let primary = Primary::start(None).await;
+    let backup = Backup::of(&primary);
+    std::fs::create_dir_all(primary.folder()).unwrap();
+    // Of the second call the primary holds another one's notes.
+    std::fs::write(primary.folder().join("two.xml"), b"theirs").unwrap();
+    for (name, bytes) in [
+        ("one.wav", "audio one"),
+        ("one.xml", "<one/>"),
+        ("one.wav.json", "{}"),
+        ("two.wav", "audio two"),
+        ("two.xml", "<two/>"),
+    ] {
+        backup.records(name, bytes.as_bytes());
+    }
+    let (handle, _stop) = backup.start_allowed();
+    let status = until_done(&handle, 2).await;
+    assert_eq!(
+        (status.files_done, status.bytes_done),
+        (2, 9 + 6 + 2 + 9 + 6)
+    );
+    assert!(backup.files().is_empty());
+    let there: Vec<_> = primary
+        .files()
+        .into_iter()
+        .map(|(name, bytes)| format!("{name}: {}", String::from_utf8(bytes).unwrap()))
+        .collect();
+    assert_eq!(
+        there,
+        [
+            "one.wav: audio one",
+            "one.wav.json: {}",
+            "one.xml: <one/>",
+            "two.xml: theirs",
+            "two~01f65191.wav: audio two",
+            "two~01f65191.xml: <two/>",
+        ]
+    );
+    assert!(backup.journal.records.lock().unwrap().is_empty());
+}
+
+/// With several connections several are on their way, and all arrive.
+#[tokio::test]
+async fn several_move_at_once() {
+    let primary = Primary::start(None).await;
+    let mut backup = Backup::of(&primary);
+    backup.remote.connections = 3;
+    backup.remote.rate = Some(3_000_000);
+    for n in 0..9 {
+        backup.records(&format!("call{n}.wav"), &audio(200_000 + n));
+    }
+    let (handle, _stop) = backup.start_allowed();
+    until("three to be on their way", || {
+        handle.status().on_the_way.len() == 3
+    })
+    .await;
+    let status = handle.status();
+    assert_eq!(status.files_pending + status.files_done, 9, "{status:?}");
+    assert!(status.stalled_s.is_some());
+    let status = until_done(&handle, 9).await;
+    assert_eq!((status.on_the_way.len(), status.stalled_s), (0, None));
+    assert_eq!(primary.files().len(), 9);
+}
+
+/// A server that takes fewer connections than configured is no failure.
+#[tokio::test]
+async fn a_server_that_takes_one_connection_gets_one() {
+    let options = ServerOptions {
+        min_free_bytes: 0,
+        per_address: 1,
+        ..ServerOptions::default()
+    };
+    let primary = Primary::start_with(None, options).await;
+    let mut backup = Backup::of(&primary);
+    backup.remote.connections = 8;
+    for n in 0..40 {
+        backup.records(&format!("call{n}.wav"), &audio(50_000 + n));
+    }
+    let (handle, _stop) = backup.start_allowed();
+    let status = until_done(&handle, 40).await;
+    assert_eq!(status.last_error, None);
+    assert_eq!(primary.files().len(), 40);
+}
+
+/// What waits is found in no time, and nothing is read of it, nor written for it, before its turn.
+#[tokio::test]
+async fn a_hundred_thousand_recordings_at_start_cost_seconds() {
+    let primary = Primary::start(None).await;
+    let backup = Backup::of(&primary);
+    for n in 0..100_000 {
+        std::fs::File::create(backup.folder().join(format!("call-{n}.wav"))).unwrap();
+    }
+    let begun = vmsync::clock::now().mono;
+    let (handle, _stop) = backup.start();
+    until("all to be known", || {
+        handle.status().files_pending == 100_000
+    })
+    .await;
+    let took = vmsync::clock::now().mono.saturating_sub(begun);
+    println!("100,000 recordings known after {took:?}");
+    assert!(backup.journal.records.lock().unwrap().is_empty());
+    assert!(backup.control.asked.lock().unwrap().is_empty());
+}
+
+/// A file that changes while it is sent is not named at the primary, and is sent as it is then.
+#[tokio::test]
+async fn a_recording_that_changes_on_its_way_arrives_as_it_is_at_the_end() {
+    let primary = Primary::start(None).await;
+    let mut backup = Backup::of(&primary);
+    backup.remote.rate = Some(1_000_000);
+    backup.records("call.wav", &audio(600_000));
+    let (handle, _stop) = backup.start_allowed();
+    until("it to be on its way", || {
+        handle.status().current.is_some_and(|c| c.sent > 0)
+    })
+    .await;
+    let other: Vec<u8> = audio(600_000).into_iter().rev().collect();
+    backup.records("call.wav", &other);
+    until_done(&handle, 1).await;
+    let there = primary.files();
+    assert_eq!(there.len(), 1, "{:?}", there.keys());
+    assert!(there["call.wav"] == other, "the bytes differ");
 }

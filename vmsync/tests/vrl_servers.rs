@@ -31,7 +31,7 @@ async fn there_and_back(account: &Account, server: &Server) {
     let local = recorded(&dir, &audio);
     let mut session = Session::open(account).await.unwrap();
     let (unfinished, name) = (".call~01234567.wav.part", "call.wav");
-    let sent = |_| Duration::ZERO;
+    let sent = |_: &[u8]| Duration::ZERO;
     session.upload(&local, unfinished, 0, sent).await.unwrap();
     assert_eq!(session.size(unfinished).await.unwrap(), Some(300_000));
     assert_eq!(session.size(name).await.unwrap(), None);

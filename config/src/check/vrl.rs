@@ -44,6 +44,7 @@ fn remote(
         raw.tls.is_absent(),
         raw.window.is_absent(),
         raw.rate.is_absent(),
+        raw.connections.is_absent(),
     ];
     if any.iter().all(|absent| *absent) {
         return Some(None);
@@ -98,6 +99,16 @@ fn remote(
             Ok(())
         }
     });
+    let connections = raw.connections.clone().check(report, |n| {
+        if (1..=defaults::MOST_VRL_CONNECTIONS).contains(n) {
+            Ok(())
+        } else {
+            Err(format!(
+                "{n} connections: set 1 to {}",
+                defaults::MOST_VRL_CONNECTIONS
+            ))
+        }
+    });
     Some(Some(VrlRemote {
         host: host?,
         port: port.or(defaults::FTP_PORT)?,
@@ -107,6 +118,7 @@ fn remote(
         tls: tls?,
         window: raw.window.get(),
         rate: rate.get().map(|rate| rate.0),
+        connections: connections.or(defaults::VRL_CONNECTIONS)?,
     }))
 }
 

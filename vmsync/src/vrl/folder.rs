@@ -9,13 +9,14 @@ use std::{
     io::{self, Read},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
-    time::SystemTime,
 };
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
-use vmsync_core::vrl::{ConfirmAnswer, InvalidName, RecordingName, is_file_name, is_ignored};
+use vmsync_core::vrl::{ConfirmAnswer, InvalidName, Part, RecordingName, is_file_name, is_ignored};
+
+use super::stamp::Stamp;
 
 use super::recent::{Key, TICK, recent};
 
@@ -69,16 +70,7 @@ pub enum TakeError {
     },
 }
 
-/// A recording found in the folder.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
-    /// Its name.
-    pub name: RecordingName,
-    /// Its length.
-    pub bytes: u64,
-    /// When it was last written.
-    pub modified: SystemTime,
-}
+pub use vmsync_core::vrl::Found;
 
 /// What the folder holds.
 #[derive(Debug, Clone, Default)]
@@ -97,12 +89,7 @@ pub enum Removal {
     /// It was not there.
     Gone,
     /// It has other content, and stays.
-    Changed {
-        /// Its length now.
-        bytes: u64,
-        /// Its SHA-256 now.
-        sha256: String,
-    },
+    Changed,
 }
 
 /// Puts a recording into the folder, durable when this returns. The same name with the same
@@ -308,25 +295,46 @@ pub(crate) fn hash_known(path: &Path) -> io::Result<(Option<Key>, String)> {
     Ok((Some(key), sha256))
 }
 
-/// Removes a recording, durably, provided its content still is the one named.
-pub fn remove_if_same(
+/// A look at one file of the folder; `None` when it is not there, or no file.
+pub(crate) fn look(folder: &Path, name: &RecordingName) -> io::Result<Option<Found>> {
+    match fs::symlink_metadata(folder.join(name.as_str())) {
+        Ok(meta) if meta.is_file() => Ok(Some(Found {
+            name: name.clone(),
+            bytes: meta.len(),
+            modified: meta.modified()?,
+        })),
+        Ok(_) => Ok(None),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Removes a file, durably, provided its content still is the one named. With the stamp it had when
+/// it was read it need not be read again.
+pub(crate) fn remove_if_same(
     folder: &Path,
-    name: &RecordingName,
-    bytes: u64,
-    sha256: &str,
+    file: &Part,
+    stamp: Option<Stamp>,
 ) -> io::Result<Removal> {
     let _names = names();
-    let path = folder.join(name.as_str());
-    match compare(&path, bytes, sha256)? {
+    let path = folder.join(file.name.as_str());
+    let unchanged = match stamp.map(|stamp| stamp.is_of(&path)) {
+        Some(Err(e)) if e.kind() == io::ErrorKind::NotFound => return Ok(Removal::Gone),
+        Some(unchanged) => unchanged?,
+        None => false,
+    };
+    let answer = if unchanged {
+        ConfirmAnswer::Durable
+    } else {
+        compare(&path, file.bytes, &file.sha256)?
+    };
+    match answer {
         ConfirmAnswer::Missing => Ok(Removal::Gone),
         ConfirmAnswer::Durable => {
             vmsync_store::remove_file_durably(&path)?;
             Ok(Removal::Removed)
         }
-        ConfirmAnswer::Different { .. } => {
-            let (bytes, sha256) = hash_file(&path)?;
-            Ok(Removal::Changed { bytes, sha256 })
-        }
+        ConfirmAnswer::Different { .. } => Ok(Removal::Changed),
     }
 }
 

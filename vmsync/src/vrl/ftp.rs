@@ -259,13 +259,13 @@ impl Session {
     }
 
     /// Uploads the file from `offset` on, and waits for the server's acknowledgement. `sent`
-    /// hears of each piece, and says how long to rest before the next.
+    /// gets each piece, and says how long to rest before the next.
     pub async fn upload(
         &mut self,
         local: &Path,
         remote: &str,
         offset: u64,
-        mut sent: impl FnMut(u64) -> Duration,
+        mut sent: impl FnMut(&[u8]) -> Duration,
     ) -> Result<(), FtpFailure> {
         let reading = format!("reading {}", local.display());
         let doing = format!("uploading {remote}");
@@ -291,7 +291,7 @@ impl Session {
             }
             let bytes = piece.get(..n).unwrap_or_default();
             timed_io(self.limits.piece, &doing, data.write_all(bytes)).await?;
-            let rest = sent(n as u64);
+            let rest = sent(bytes);
             if !rest.is_zero() {
                 tokio::time::sleep(rest).await;
             }

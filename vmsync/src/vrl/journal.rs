@@ -33,7 +33,10 @@ impl Journal for StoreJournal {
                 Ok(transfer) => Some(transfer),
                 Err(e) => {
                     // Not fatal: the folder is scanned anyway, and the primary is asked first.
-                    tracing::warn!(recording = key, error = %e, "unreadable journal record; planned anew");
+                    tracing::warn!(recording = key, error = %e, "unreadable journal record removed; the recording is planned anew");
+                    if let Err(e) = self.0.put_local(SPACE, &key, None) {
+                        tracing::warn!(recording = key, error = %words(&e), "it stays");
+                    }
                     None
                 }
             })
@@ -43,7 +46,7 @@ impl Journal for StoreJournal {
     fn save(&self, transfer: &Transfer) -> Result<(), JournalError> {
         let value = serde_json::to_vec(transfer).map_err(|e| JournalError(e.to_string()))?;
         self.0
-            .put_local(SPACE, transfer.name.as_str(), Some(&value))
+            .put_local(SPACE, transfer.name().as_str(), Some(&value))
             .map_err(|e| words(&e))
     }
 
@@ -78,7 +81,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         // The longest name there is, in two-byte letters.
         let name = RecordingName::new(&"ü".repeat(100)).unwrap();
-        let transfer = Transfer::planned(name.clone(), 7, "ab".repeat(32), UnixMillis(5));
+        let part = vmsync_core::vrl::Part::new(name.clone(), 7, "ab".repeat(32));
+        let transfer = Transfer::planned(part, Vec::new(), UnixMillis(5));
         let journal = open(dir.path());
         journal.save(&transfer).unwrap();
         journal

@@ -6,6 +6,7 @@
 //! | [`mover`] | the loop that moves them to the primary, and its handle |
 //! | [`ftp`] | one FTP session as the mover and Test Connection need it |
 //! | [`probe`] | Test Connection (R-VR-2) |
+//! | `stamp` | what a file looked like when it was read |
 //! | [`journal`] | what the mover remembers over restarts |
 //! | [`status`] | how far it is |
 //! | `recent` | the SHA-256 of files written or read lately |
@@ -23,6 +24,7 @@ pub mod mover;
 pub mod probe;
 mod recent;
 pub mod server;
+mod stamp;
 pub mod status;
 
 pub use folder::{TakeError, Taken, confirm_local, take};

@@ -191,11 +191,11 @@ impl Journal for Paper {
         self.records
             .lock()
             .unwrap()
-            .insert(transfer.name.clone(), record);
+            .insert(transfer.name().clone(), record);
         let mut trap = self.trap.lock().unwrap();
         if trap
             .as_ref()
-            .is_some_and(|(state, _)| *state == transfer.state)
+            .is_some_and(|(state, _)| *state == transfer.state())
         {
             trap.take().unwrap().1.cancel();
         }
@@ -281,6 +281,7 @@ impl Backup {
                 tls: VrlTls::Off,
                 window: None,
                 rate: None,
+                connections: 4,
             },
             tls: None,
         }

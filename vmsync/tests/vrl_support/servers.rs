@@ -237,6 +237,7 @@ impl Server {
             tls,
             window: None,
             rate: None,
+            connections: 4,
         }
     }
 

@@ -4,7 +4,7 @@
 //! once, here. Derived names are functions of the name and the content alone: whoever restarts,
 //! on either node, arrives at the same ones.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -22,16 +22,22 @@ pub struct InvalidName {
     pub rule: &'static str,
 }
 
-/// A checked name of a recording: one path component, fit for FTP. Unicode is welcome.
+/// Hexadecimal digits of the recording's SHA-256 in the names it may be kept under at the primary.
+const DIGITS: [usize; 3] = [8, 16, 32];
+
+/// Ends of the names of side files: what a recorder notes of the call beside its audio.
+const SIDES: [&str; 4] = [".xml", ".json", ".XML", ".JSON"];
+
+/// A checked name of a recording: one path component, fit for FTP. Unicode is welcome. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct RecordingName(String);
+pub struct RecordingName(Arc<str>);
 
 impl RecordingName {
     /// Checks `name`.
     pub fn new(name: &str) -> Result<Self, InvalidName> {
         match broken_rule(name) {
-            None => Ok(Self(name.to_owned())),
+            None => Ok(Self(name.into())),
             Some(rule) => Err(InvalidName {
                 name: name.chars().take(80).collect(),
                 rule,
@@ -51,9 +57,61 @@ impl RecordingName {
     /// More than one further name only matters when a file was damaged at the primary after it
     /// got its name.
     pub fn candidates(&self, sha256: &str) -> Vec<String> {
-        let mut names = vec![self.0.clone()];
-        names.extend([8, 16, 32].map(|digits| self.with_hash(sha256, digits)));
-        names
+        (0..=DIGITS.len())
+            .filter_map(|n| self.candidate(n, sha256))
+            .collect()
+    }
+
+    /// Candidate number `n`, from 0; `None` when there are no more.
+    pub fn candidate(&self, n: usize, sha256: &str) -> Option<String> {
+        match n.checked_sub(1) {
+            None => Some(self.0.to_string()),
+            Some(n) => Some(self.with_hash(sha256, *DIGITS.get(n)?)),
+        }
+    }
+
+    /// Candidate number `n` of a side file of this recording, `sha256` being the *recording's*: it is
+    /// kept beside it under the same digits, `call.xml` as `call~<hex>.xml`, `call.wav.xml` as
+    /// `call~<hex>.wav.xml`.
+    pub fn side_candidate(&self, side: &Self, n: usize, sha256: &str) -> Option<String> {
+        let kept = self.candidate(n, sha256)?;
+        if let Some(end) = side.0.strip_prefix(&*self.0) {
+            return Some(format!("{kept}{end}"));
+        }
+        let end = side.0.strip_prefix(self.stem()).unwrap_or(&side.0);
+        let stem = kept
+            .rsplit_once('.')
+            .map_or(kept.as_str(), |(stem, _)| stem);
+        Some(format!("{stem}{end}"))
+    }
+
+    /// The names that files beside this recording may have: `call.xml` and `call.wav.xml` beside
+    /// `call.wav`, and so for JSON. None for a side file itself.
+    pub fn sides(&self) -> Vec<String> {
+        if self.side_base().is_some() {
+            return Vec::new();
+        }
+        let stem = self.stem();
+        let mut sides: Vec<_> = SIDES.iter().map(|end| format!("{stem}{end}")).collect();
+        if stem != &*self.0 {
+            sides.extend(SIDES.iter().map(|end| format!("{}{end}", self.0)));
+        }
+        sides
+    }
+
+    /// Of the name of a side file, what comes before its ending; `None` for others.
+    pub fn side_base(&self) -> Option<&str> {
+        SIDES
+            .iter()
+            .find_map(|end| self.0.strip_suffix(end))
+            .filter(|base| !base.is_empty())
+    }
+
+    fn stem(&self) -> &str {
+        match self.0.rsplit_once('.') {
+            Some((stem, ext)) if !stem.is_empty() && !ext.is_empty() => stem,
+            _ => &self.0,
+        }
     }
 
     /// The name under which a recording is kept when its own name is taken: `name~<8 hex>.ext`.
@@ -138,7 +196,7 @@ impl TryFrom<String> for RecordingName {
 }
 impl From<RecordingName> for String {
     fn from(n: RecordingName) -> String {
-        n.0
+        n.0.as_ref().to_owned()
     }
 }
 
@@ -147,6 +205,30 @@ mod tests {
     use super::*;
 
     const SHA: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+
+    #[test]
+    fn a_side_file_goes_by_the_name_of_its_recording() {
+        let name = |text| RecordingName::new(text).unwrap();
+        let call = name("call.7.wav");
+        for (side, kept) in [
+            ("call.7.xml", "call.7~9f86d081.xml"),
+            ("call.7.wav.json", "call.7~9f86d081.wav.json"),
+        ] {
+            assert!(call.sides().contains(&side.to_owned()), "{side}");
+            assert_eq!(call.side_candidate(&name(side), 0, SHA).unwrap(), side);
+            assert_eq!(call.side_candidate(&name(side), 1, SHA).unwrap(), kept);
+        }
+        assert_eq!(call.side_candidate(&name("call.7.xml"), 4, SHA), None);
+        let bare = name("call");
+        assert!(bare.sides().contains(&"call.xml".to_owned()));
+        assert_eq!(
+            bare.side_candidate(&name("call.xml"), 1, SHA).unwrap(),
+            "call~9f86d081.xml"
+        );
+        assert!(name("call.xml").sides().is_empty());
+        assert_eq!(name("call.wav.json").side_base(), Some("call.wav"));
+        assert_eq!(name("call.wav").side_base(), None);
+    }
 
     #[test]
     fn unicode_and_spaces_inside_are_fine() {

@@ -106,10 +106,10 @@ fn a_file_that_changed_is_not_removed() {
     let name = RecordingName::new("call.wav").unwrap();
     let (bytes, sha256) = hash_file(&path).unwrap();
     fs::write(&path, b"one and more").unwrap();
-    let removal = remove_if_same(dir.path(), &name, bytes, &sha256).unwrap();
-    assert!(matches!(removal, Removal::Changed { bytes: 12, .. }));
+    let part = Part::new(name, bytes, sha256);
+    let remove = || remove_if_same(dir.path(), &part, None).unwrap();
+    assert_eq!(remove(), Removal::Changed);
     fs::write(&path, b"one").unwrap();
-    let remove = || remove_if_same(dir.path(), &name, bytes, &sha256).unwrap();
     assert_eq!(remove(), Removal::Removed);
     assert_eq!(remove(), Removal::Gone);
 }

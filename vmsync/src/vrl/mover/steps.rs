@@ -1,239 +1,273 @@
 //! The steps of one transfer, performed.
 
-use std::{path::PathBuf, sync::PoisonError, time::Duration};
+use std::{io, sync::PoisonError, time::Duration};
 
-use vmsync_core::vrl::{ConfirmAnswer, Outcome, RecordingName, Step, Transfer};
+use sha2::{Digest, Sha256};
+use vmsync_core::vrl::{ConfirmAnswer, Outcome, Part, State, Step, Transfer};
 
-use super::{ConfirmError, Mover};
+use super::{ConfirmError, lane::Lane};
 use crate::vrl::{
     folder::{self, Removal},
-    ftp::{FtpFailure, Session},
+    ftp::{Fault, FtpFailure, Session},
 };
 
-/// What came of a step: the transfer's outcome, or a link that is down for all of them, or both.
-struct Performed {
-    outcome: Option<Outcome>,
-    link: Option<String>,
+/// What came of a step: the transfer's outcome, or a way to the primary that is down for all of them,
+/// or both.
+pub(super) struct Performed {
+    pub(super) part: usize,
+    pub(super) outcome: Option<Outcome>,
+    /// In words, and whether the server refused one more session.
+    pub(super) link: Option<(String, bool)>,
 }
 
-impl From<Outcome> for Performed {
-    fn from(outcome: Outcome) -> Self {
+impl Performed {
+    fn came(part: usize, outcome: Outcome) -> Self {
         Self {
+            part,
             outcome: Some(outcome),
             link: None,
         }
     }
-}
 
-impl Performed {
-    /// The link failed before this recording was touched.
-    fn link(words: String) -> Self {
+    /// The way failed before this recording was touched.
+    fn unopened(part: usize, e: &FtpFailure) -> Self {
         Self {
+            part,
             outcome: None,
-            link: Some(words),
+            link: Some((e.to_string(), matches!(e.fault, Fault::Refused(421 | 530)))),
         }
     }
 
-    fn unasked(name: &str, e: &ConfirmError) -> Self {
+    fn unasked(part: usize, name: &str, e: &ConfirmError) -> Self {
         let words = format!("asking the primary's node about {name}: {e}");
         match e {
-            ConfirmError::Unreachable(_) => Self::link(words),
-            ConfirmError::Failed(_) => Outcome::Failed(words).into(),
+            ConfirmError::Unreachable(_) => Self {
+                part,
+                outcome: None,
+                link: Some((words, false)),
+            },
+            ConfirmError::Failed(_) => Self::came(part, Outcome::Failed(words)),
         }
     }
 
     /// The step failed; perhaps all others would too.
-    fn failed(e: &FtpFailure) -> Self {
+    fn failed(part: usize, e: &FtpFailure) -> Self {
         Self {
+            part,
             outcome: Some(Outcome::Failed(e.to_string())),
-            link: e.is_about_link().then(|| e.to_string()),
+            link: e.is_about_link().then(|| (e.to_string(), false)),
         }
     }
 }
 
-impl Mover {
-    /// Performs a step, tells the machine, journals. Returns why the link is down, if it is.
-    pub(super) async fn step(&mut self, name: &RecordingName, step: Step) -> Option<String> {
-        let transfer = self.transfers.get(name)?.clone();
-        let performed = match step {
-            Step::Confirm => self.ask(&transfer).await,
-            Step::Upload { temporary, resume } => self.upload(&transfer, &temporary, resume).await,
+/// What came of sending a file.
+enum Sent {
+    /// All of it, from the start.
+    Whole,
+    /// What was missing of it.
+    Resumed,
+    /// Not what was planned: it changed while it was sent.
+    Changed,
+}
+
+impl Lane {
+    /// Performs a step. The session is given back only after success.
+    pub(super) async fn perform(&mut self, t: &mut Transfer, step: Step) -> Performed {
+        match step {
+            Step::Confirm { part, remote_name } => self.ask(t, part, &remote_name).await,
+            Step::Upload {
+                part,
+                temporary,
+                resume,
+            } => self.upload(t, part, &temporary, resume).await,
             Step::Verify {
+                part,
                 temporary,
                 remote_name,
-            } => self.verify(&transfer, &temporary, &remote_name).await,
-            Step::RemoveLocal => self.remove(&transfer).await,
-            Step::Wait { .. } | Step::Done => return None,
-        };
-        if let Some(outcome) = performed.outcome {
-            self.tell(name, outcome).await;
-        }
-        if performed.link.is_none() {
-            self.link.succeeded();
-        }
-        performed.link
-    }
-
-    async fn tell(&mut self, name: &RecordingName, outcome: Outcome) {
-        let now = self.now();
-        let pace = self.setup.tuning.pace;
-        let Some(transfer) = self.transfers.get_mut(name) else {
-            return;
-        };
-        transfer.handle(outcome, now, &pace);
-        let transfer = transfer.clone();
-        match &transfer.last_error {
-            Some(why) => self.complain(why),
-            None => self.shared.told().status.last_error = None,
-        }
-        self.save(&transfer).await;
-    }
-
-    async fn ask(&mut self, t: &Transfer) -> Performed {
-        match self
-            .setup
-            .confirm
-            .confirm(&t.remote_name, t.bytes, &t.sha256)
-            .await
-        {
-            Ok(answer) => Outcome::Answer(answer).into(),
-            Err(e) => Performed::unasked(&t.remote_name, &e),
+            } => self.name(t, part, &temporary, &remote_name).await,
+            // The others are the lane's own.
+            _ => self.remove(t).await,
         }
     }
 
-    async fn upload(&mut self, t: &Transfer, temporary: &str, resume: bool) -> Performed {
-        let path = self.path(t);
+    /// Asks whether the primary holds `remote_name`, equal to the file.
+    async fn ask(&mut self, t: &Transfer, part: usize, remote_name: &str) -> Performed {
+        let file = &t.parts()[part];
+        let confirm = &self.ctx.setup.confirm;
+        match confirm.confirm(remote_name, file.bytes, &file.sha256).await {
+            Ok(answer) => Performed::came(part, Outcome::Answer(answer)),
+            Err(e) => Performed::unasked(part, remote_name, &e),
+        }
+    }
+
+    async fn upload(
+        &mut self,
+        t: &mut Transfer,
+        part: usize,
+        temporary: &str,
+        resume: bool,
+    ) -> Performed {
+        let file = t.parts()[part].clone();
+        let path = self.path(&file);
         match tokio::fs::metadata(&path).await {
-            Ok(meta) if meta.len() == t.bytes => {}
-            Ok(_) => return self.changed(path).await,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Outcome::LocalGone.into(),
-            Err(e) => return Outcome::Failed(format!("reading {}: {e}", path.display())).into(),
+            Ok(meta) if meta.len() == file.bytes => {}
+            Ok(_) => return Performed::came(part, Outcome::LocalChanged),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let outcome = if part == 0 {
+                    Outcome::LocalGone
+                } else {
+                    Outcome::LocalChanged
+                };
+                return Performed::came(part, outcome);
+            }
+            Err(e) => {
+                let words = format!("reading {}: {e}", path.display());
+                return Performed::came(part, Outcome::Failed(words));
+            }
         }
         let mut session = match self.session().await {
             Ok(session) => session,
-            Err(e) => return Performed::link(e.to_string()),
+            Err(e) => return Performed::unopened(part, &e),
         };
-        self.tell(&t.name, Outcome::Begun).await;
-        match self.send(&mut session, t, temporary, resume).await {
-            Ok(resumed) => {
+        self.tell(t, part, Outcome::Begun).await;
+        self.at(t);
+        match self.send(&mut session, &file, temporary, resume).await {
+            Ok(sent) => {
                 self.session = Some(session);
-                if resumed {
-                    self.check_resumed(t, temporary).await
-                } else {
-                    Outcome::Uploaded.into()
+                match sent {
+                    Sent::Whole => Performed::came(part, Outcome::Uploaded),
+                    Sent::Resumed => self.check_resumed(part, &file, temporary).await,
+                    Sent::Changed => Performed::came(part, Outcome::LocalChanged),
                 }
             }
-            Err(e) => Performed::failed(&e),
+            Err(e) => Performed::failed(part, &e),
         }
     }
 
-    /// Sends what is missing; returns whether some was there already.
+    /// Shows what of the recording is at the primary by now.
+    fn at(&self, t: &Transfer) {
+        let there = t.parts().iter().filter(|p| p.state >= State::Sent);
+        let sent = there.fold(0_u64, |sum, p| sum.saturating_add(p.bytes));
+        let mut told = self.ctx.shared.told();
+        if let Some(current) = told.on_the_way.get_mut(&self.name) {
+            current.sent = sent;
+        }
+    }
+
+    /// Sends what is missing.
     async fn send(
         &self,
         session: &mut Session,
-        t: &Transfer,
+        file: &Part,
         temporary: &str,
         resume: bool,
-    ) -> Result<bool, FtpFailure> {
+    ) -> Result<Sent, FtpFailure> {
         let there = if resume {
             session.size(temporary).await?
         } else {
             None
         };
-        let offset = there.filter(|n| *n <= t.bytes).unwrap_or(0);
-        self.current(t, offset);
-        if offset == t.bytes && offset > 0 {
-            return Ok(true);
+        let offset = there.filter(|n| *n <= file.bytes).unwrap_or(0);
+        if offset > 0 {
+            let mut told = self.ctx.shared.told();
+            if let Some(current) = told.on_the_way.get_mut(&self.name) {
+                current.sent = current.sent.saturating_add(offset);
+            }
         }
-        let mut sent = offset;
+        if offset == file.bytes && offset > 0 {
+            return Ok(Sent::Resumed);
+        }
+        let mut hash = Sha256::new();
         session
-            .upload(&self.path(t), temporary, offset, |n| {
-                sent += n;
-                let now = (self.setup.now)();
-                let mut told = self.shared.told();
-                told.meter.add(now, n);
-                if let Some(current) = &mut told.status.current {
-                    current.sent = sent;
-                }
-                self.limit.as_ref().map_or(Duration::ZERO, |limit| {
+            .upload(&self.path(file), temporary, offset, |piece| {
+                hash.update(piece);
+                let now = self.ctx.now();
+                let n = piece.len() as u64;
+                self.ctx.shared.told().sent(&self.name, n, now);
+                self.ctx.limit.as_ref().map_or(Duration::ZERO, |limit| {
                     let mut limit = limit.lock().unwrap_or_else(PoisonError::into_inner);
                     limit.sent(n, now.mono)
                 })
             })
             .await?;
-        Ok(offset > 0)
+        if offset > 0 {
+            return Ok(Sent::Resumed);
+        }
+        if hex::encode(hash.finalize()) == file.sha256 {
+            return Ok(Sent::Whole);
+        }
+        // Nobody will ever ask for what was sent.
+        session.delete(temporary).await?;
+        Ok(Sent::Changed)
     }
 
     /// A resumed upload is only as good as what was there before: after a power cut it may have
     /// its length and not its bytes. The receiving node hashes it before it gets its name.
-    async fn check_resumed(&self, t: &Transfer, temporary: &str) -> Performed {
-        match self
-            .setup
-            .confirm
-            .confirm(temporary, t.bytes, &t.sha256)
-            .await
-        {
-            Ok(ConfirmAnswer::Durable) => Outcome::Uploaded.into(),
-            Ok(answer) => Outcome::UploadLost(format!(
-                "the resumed upload of {} is not what was sent ({answer:?}); it starts anew",
-                t.name
-            ))
-            .into(),
-            Err(e) => Performed::unasked(temporary, &e),
+    async fn check_resumed(&mut self, part: usize, file: &Part, temporary: &str) -> Performed {
+        let confirm = &self.ctx.setup.confirm;
+        match confirm.confirm(temporary, file.bytes, &file.sha256).await {
+            Ok(ConfirmAnswer::Durable) => Performed::came(part, Outcome::Uploaded),
+            Ok(answer) => Performed::came(
+                part,
+                Outcome::UploadLost(format!(
+                    "the resumed upload of {} is not what was sent ({answer:?}); it starts anew",
+                    file.name
+                )),
+            ),
+            Err(e) => Performed::unasked(part, temporary, &e),
         }
     }
 
-    async fn verify(&mut self, t: &Transfer, temporary: &str, remote_name: &str) -> Performed {
+    async fn name(
+        &mut self,
+        t: &Transfer,
+        part: usize,
+        temporary: &str,
+        remote_name: &str,
+    ) -> Performed {
         let mut session = match self.session().await {
             Ok(session) => session,
-            Err(e) => return Performed::link(e.to_string()),
+            Err(e) => return Performed::unopened(part, &e),
         };
-        match name_it(&mut session, t, temporary, remote_name).await {
+        match name_it(&mut session, &t.parts()[part], temporary, remote_name).await {
             Ok(outcome) => {
                 self.session = Some(session);
-                outcome.into()
+                Performed::came(part, outcome)
             }
-            Err(e) => Performed::failed(&e),
+            Err(e) => Performed::failed(part, &e),
         }
     }
 
+    /// Removes the local files, the audio last: found again without its side files, it asks the
+    /// primary under its own name.
     async fn remove(&mut self, t: &Transfer) -> Performed {
-        let (folder, name) = (self.setup.vrl.folder.clone(), t.name.clone());
-        let (bytes, sha256) = (t.bytes, t.sha256.clone());
-        let removed = tokio::task::spawn_blocking(move || {
-            folder::remove_if_same(&folder, &name, bytes, &sha256)
+        let folder = self.ctx.setup.vrl.folder.clone();
+        let stamps = self.stamps.clone();
+        let parts = t.parts().to_vec();
+        let outcome = tokio::task::spawn_blocking(move || {
+            for (n, part) in parts.iter().enumerate().rev() {
+                let stamp = stamps.get(n).copied().flatten();
+                match folder::remove_if_same(&folder, part, stamp) {
+                    Ok(Removal::Removed) => {}
+                    Ok(Removal::Gone) if n > 0 => {}
+                    Ok(Removal::Gone) => return Outcome::LocalGone,
+                    Ok(Removal::Changed) => return Outcome::LocalChanged,
+                    Err(e) => return Outcome::Failed(format!("removing {} here: {e}", part.name)),
+                }
+            }
+            Outcome::LocalRemoved
         })
         .await
-        .unwrap_or_else(|e| Err(std::io::Error::other(e)));
-        match removed {
-            Ok(Removal::Removed) => Outcome::LocalRemoved.into(),
-            Ok(Removal::Gone) => Outcome::LocalGone.into(),
-            Ok(Removal::Changed { bytes, sha256 }) => {
-                Outcome::LocalChanged { bytes, sha256 }.into()
-            }
-            Err(e) => Outcome::Failed(format!("removing {} here: {e}", t.name)).into(),
-        }
-    }
-
-    async fn changed(&self, path: PathBuf) -> Performed {
-        let shown = path.display().to_string();
-        match tokio::task::spawn_blocking(move || folder::hash_file(&path)).await {
-            Ok(Ok((bytes, sha256))) => Outcome::LocalChanged { bytes, sha256 }.into(),
-            Ok(Err(e)) => Outcome::Failed(format!("reading {shown}: {e}")).into(),
-            Err(e) => Outcome::Failed(format!("reading {shown}: {e}")).into(),
-        }
+        .unwrap_or_else(|e| Outcome::Failed(format!("removing {} here: {e}", self.name)));
+        Performed::came(0, outcome)
     }
 
     /// The kept session, or a new one. It is given back only after success.
     async fn session(&mut self) -> Result<Session, FtpFailure> {
         match self.session.take() {
             Some(session) => Ok(session),
-            None => Session::open(&self.account).await,
+            None => Session::open(&self.ctx.account).await,
         }
-    }
-
-    fn path(&self, t: &Transfer) -> PathBuf {
-        self.setup.vrl.folder.join(t.name.as_str())
     }
 }
 
@@ -241,25 +275,24 @@ impl Mover {
 /// file of that name without a word.
 async fn name_it(
     session: &mut Session,
-    t: &Transfer,
+    file: &Part,
     temporary: &str,
     remote_name: &str,
 ) -> Result<Outcome, FtpFailure> {
+    let lost = |what: String| Outcome::UploadLost(format!("{what}; it is sent again"));
     match session.size(temporary).await? {
-        Some(n) if n == t.bytes => {}
+        Some(n) if n == file.bytes => {}
         Some(n) => {
-            let why = format!(
-                "the server has {n} bytes of {}, not {}; it is sent again",
-                t.name, t.bytes
-            );
-            return Ok(Outcome::UploadLost(why));
+            let (name, bytes) = (&file.name, file.bytes);
+            return Ok(lost(format!(
+                "the server has {n} bytes of {name}, not {bytes}"
+            )));
         }
         None => {
-            let why = format!(
-                "the server has lost the upload of {}; it is sent again",
-                t.name
-            );
-            return Ok(Outcome::UploadLost(why));
+            return Ok(lost(format!(
+                "the server has lost the upload of {}",
+                file.name
+            )));
         }
     }
     if session.size(remote_name).await?.is_some() {

@@ -19,13 +19,29 @@ fn yes() -> Conditions {
 }
 
 fn recording() -> Transfer {
-    let name = RecordingName::new("call.wav").unwrap();
-    Transfer::planned(name, 100, SHA.into(), UnixMillis(0))
+    Transfer::planned(part("call.wav", SHA), Vec::new(), UnixMillis(0))
+}
+
+fn part(name: &str, sha256: &str) -> Part {
+    Part::new(RecordingName::new(name).unwrap(), 100, sha256.into())
+}
+
+/// A recording with what its recorder noted beside it.
+fn with_sides() -> Transfer {
+    let sides = vec![part("call.json", "aa"), part("call.xml", "bb")];
+    Transfer::planned(part("call.wav", SHA), sides, UnixMillis(0))
+}
+
+fn ask(part: usize, remote_name: &str) -> Step {
+    Step::Confirm {
+        part,
+        remote_name: remote_name.into(),
+    }
 }
 
 fn feed(t: &mut Transfer, outcomes: impl IntoIterator<Item = Outcome>) {
     for o in outcomes {
-        t.handle(o, at(0), &Pace::default());
+        t.handle(0, o, at(0), &Pace::default());
     }
 }
 
@@ -43,12 +59,13 @@ fn different() -> Outcome {
 #[test]
 fn the_plain_way() {
     let mut t = recording();
-    assert_eq!(t.next(&yes(), at(0)), Step::Confirm);
+    assert_eq!(t.next(&yes(), at(0)), ask(0, "call.wav"));
     feed(&mut t, [missing()]);
     let temporary = ".call~9f86d081.wav.part".to_owned();
     assert_eq!(
         t.next(&yes(), at(0)),
         Step::Upload {
+            part: 0,
             temporary: temporary.clone(),
             resume: false
         }
@@ -57,12 +74,13 @@ fn the_plain_way() {
     assert_eq!(
         t.next(&yes(), at(0)),
         Step::Verify {
+            part: 0,
             temporary,
             remote_name: "call.wav".into()
         }
     );
     feed(&mut t, [Outcome::Verified]);
-    assert_eq!(t.next(&yes(), at(0)), Step::Confirm);
+    assert_eq!(t.next(&yes(), at(0)), ask(0, "call.wav"));
     feed(&mut t, [Outcome::Answer(ConfirmAnswer::Durable)]);
     assert_eq!(t.next(&yes(), at(0)), Step::RemoveLocal);
     feed(&mut t, [Outcome::LocalRemoved]);
@@ -95,10 +113,10 @@ fn a_primary_that_holds_it_already_gets_no_second_copy() {
 fn another_recording_of_that_name_is_left_alone() {
     let mut t = recording();
     feed(&mut t, [different()]);
-    assert_eq!(t.remote_name, "call~9f86d081.wav");
+    assert_eq!(t.remote_name(), "call~9f86d081.wav");
     assert_eq!(
         t.next(&yes(), at(0)),
-        Step::Confirm,
+        ask(0, "call~9f86d081.wav"),
         "the other name may be there already"
     );
     feed(
@@ -110,7 +128,7 @@ fn another_recording_of_that_name_is_left_alone() {
             Outcome::Occupied,
         ],
     );
-    assert_eq!(t.remote_name, "call~9f86d081884c7d65.wav");
+    assert_eq!(t.remote_name(), "call~9f86d081884c7d65.wav");
     feed(&mut t, [missing()]);
     assert!(
         matches!(t.next(&yes(), at(0)), Step::Verify { .. }),
@@ -138,7 +156,7 @@ fn a_break_resumes_and_a_lost_upload_starts_anew() {
     };
     assert_eq!(why, "connection reset");
     assert!(until > Duration::ZERO);
-    assert_eq!(t.next(&yes(), at(10)), Step::Confirm);
+    assert_eq!(t.next(&yes(), at(10)), ask(0, "call.wav"));
     feed(&mut t, [missing()]);
     assert!(matches!(
         t.next(&yes(), at(10)),
@@ -166,8 +184,9 @@ fn a_confirmation_does_not_outlive_the_process() {
     let journal = serde_json::to_string(&t).unwrap();
     let mut t = serde_json::from_str::<Transfer>(&journal)
         .unwrap()
-        .restored();
-    assert_eq!(t.next(&yes(), at(0)), Step::Confirm);
+        .restored()
+        .unwrap();
+    assert_eq!(t.next(&yes(), at(0)), ask(0, "call.wav"));
     feed(&mut t, [missing()]);
     assert!(matches!(t.next(&yes(), at(0)), Step::Upload { .. }));
 }
@@ -191,28 +210,102 @@ fn a_wrong_remote_location_is_named() {
             .unwrap_or("")
             .contains("remote_location")
     );
-    assert_eq!(t.state, State::Planned);
+    assert_eq!(t.state(), State::Planned);
 }
 
 #[test]
-fn a_file_that_grew_is_planned_again() {
+fn a_file_that_grew_is_planned_anew() {
     let mut t = recording();
     feed(
         &mut t,
-        [different(), Outcome::Answer(ConfirmAnswer::Durable)],
+        [
+            different(),
+            Outcome::Answer(ConfirmAnswer::Durable),
+            Outcome::LocalChanged,
+        ],
     );
+    assert_eq!(t.next(&yes(), at(0)), Step::Forget);
+}
+
+#[test]
+fn a_recording_that_vanished_is_told_unless_it_was_confirmed() {
+    let mut t = recording();
+    feed(&mut t, [missing(), Outcome::LocalGone]);
+    assert_eq!(t.next(&yes(), at(0)), Step::Done);
+    assert!(t.last_error.unwrap().contains("by somebody else"));
+    let mut t = recording();
     feed(
         &mut t,
-        [Outcome::LocalChanged {
-            bytes: 200,
-            sha256: "aa".repeat(32),
-        }],
+        [Outcome::Answer(ConfirmAnswer::Durable), Outcome::LocalGone],
     );
+    assert_eq!((t.next(&yes(), at(0)), t.last_error), (Step::Done, None));
+}
+
+/// All are asked about, all are there before one gets its name, the audio gets it last, and nothing
+/// goes before all are confirmed.
+#[test]
+fn side_files_move_with_their_recording_as_one() {
+    let mut t = with_sides();
+    assert_eq!((t.bytes(), t.state()), (300, State::Planned));
+    let mut done = Vec::new();
+    loop {
+        let step = t.next(&yes(), at(0));
+        let (word, part, outcomes) = match &step {
+            Step::Confirm { part, .. } if t.parts()[*part].state == State::Verified => (
+                "confirm",
+                *part,
+                vec![Outcome::Answer(ConfirmAnswer::Durable)],
+            ),
+            Step::Confirm { part, .. } => ("ask", *part, vec![missing()]),
+            Step::Upload { part, .. } => ("upload", *part, vec![Outcome::Begun, Outcome::Uploaded]),
+            Step::Verify { part, .. } => ("name", *part, vec![Outcome::Verified]),
+            Step::RemoveLocal => ("remove", 0, vec![Outcome::LocalRemoved]),
+            Step::Done => break,
+            other => panic!("{other:?}"),
+        };
+        done.push(format!("{word} {}", t.parts()[part].name));
+        for outcome in outcomes {
+            t.handle(part, outcome, at(0), &Pace::default());
+        }
+    }
     assert_eq!(
-        (t.state, t.bytes, t.remote_name.as_str()),
-        (State::Planned, 200, "call.wav")
+        done,
+        [
+            "ask call.wav",
+            "ask call.json",
+            "ask call.xml",
+            "upload call.xml",
+            "upload call.json",
+            "upload call.wav",
+            "name call.xml",
+            "name call.json",
+            "name call.wav",
+            "confirm call.wav",
+            "confirm call.json",
+            "confirm call.xml",
+            "remove call.wav",
+        ]
     );
-    assert_eq!(t.next(&yes(), at(0)), Step::Confirm);
+}
+
+#[test]
+fn where_one_name_is_taken_all_get_the_next() {
+    let mut t = with_sides();
+    for (part, outcome) in [(0, missing()), (1, different())] {
+        t.handle(part, outcome, at(0), &Pace::default());
+    }
+    for (part, name) in [
+        (0, "call~9f86d081.wav"),
+        (1, "call~9f86d081.json"),
+        (2, "call~9f86d081.xml"),
+    ] {
+        assert_eq!(t.next(&yes(), at(0)), ask(part, name));
+        t.handle(part, missing(), at(0), &Pace::default());
+    }
+    assert!(matches!(
+        t.next(&yes(), at(0)),
+        Step::Upload { part: 2, .. }
+    ));
 }
 
 #[test]

@@ -1,0 +1,362 @@
+//! The loop: looks at the folder, gives recordings to lanes, waits after failures.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::{sync::mpsc, task::JoinSet};
+use vmsync_core::vrl::{Backoff, Book, Found, RecordingName, Transfer};
+
+use super::{
+    Context,
+    lane::{self, End, Left, Work},
+};
+use crate::vrl::{
+    folder::{self, Listing, Taken},
+    ftp::Session,
+    status::VrlState,
+};
+
+/// A session that rested longer is opened anew: servers close idle ones, mostly without a word.
+const SESSION_REST: Duration = Duration::from_secs(10);
+/// After the server refused one more connection, how long until one more is tried.
+const FEWER_FOR: Duration = Duration::from_mins(5);
+/// Recordings that failed by themselves and wait to be tried again, at most: beyond it, others wait
+/// for these. Each takes some 500 bytes.
+const MOST_ASIDE: usize = 10_000;
+/// Files looked at one by one; more than that are found by a look at the whole folder.
+const MOST_LOOKS: usize = 256;
+/// The loop never turns faster than this for time alone.
+const LEAST_WAIT: Duration = Duration::from_millis(10);
+
+/// When to try again (monotonic; zero = when conditions allow), and which.
+type Turn = (Duration, RecordingName);
+
+pub(super) struct Mover {
+    ctx: Arc<Context>,
+    taken_in: mpsc::Receiver<Taken>,
+    book: Book,
+    /// Begun, or failed; waiting for their turn.
+    aside: BTreeMap<Turn, (Transfer, String)>,
+    aside_bytes: u64,
+    lanes: JoinSet<Left>,
+    /// What the lanes are at.
+    busy: BTreeSet<RecordingName>,
+    /// Sessions at rest, and since when (monotonic).
+    sessions: Vec<(Session, Duration)>,
+    link: Backoff,
+    /// Lanes at once, for now, and until when fewer than configured.
+    most: usize,
+    fewer_until: Duration,
+    scans: JoinSet<io::Result<Listing>>,
+    rescan_at: Duration,
+}
+
+impl Mover {
+    pub(super) fn new(ctx: Arc<Context>, taken_in: mpsc::Receiver<Taken>) -> Self {
+        Self {
+            book: Book::new(ctx.setup.tuning.quiet),
+            most: usize::from(ctx.account.remote.connections).max(1),
+            ctx,
+            taken_in,
+            aside: BTreeMap::new(),
+            aside_bytes: 0,
+            lanes: JoinSet::new(),
+            busy: BTreeSet::new(),
+            sessions: Vec::new(),
+            link: Backoff::default(),
+            fewer_until: Duration::ZERO,
+            scans: JoinSet::new(),
+            rescan_at: Duration::ZERO,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        self.restore().await;
+        let mut allowed = self.ctx.allowed.clone();
+        loop {
+            self.look().await;
+            let wake = self.fill();
+            self.tell();
+            if self.lanes.is_empty() {
+                self.rest().await;
+            }
+            let sleep = wake.saturating_sub(self.now()).max(LEAST_WAIT);
+            tokio::select! {
+                Some(left) = self.lanes.join_next() => self.left(left),
+                Some(scan) = self.scans.join_next() => self.scanned(scan.unwrap_or_else(|e| Err(io::Error::other(e)))),
+                () = self.ctx.shared.kick.notified() => self.kicked(),
+                Some(taken) = self.taken_in.recv() => self.taken(&taken),
+                Ok(()) = allowed.changed() => {}
+                () = tokio::time::sleep(sleep) => {}
+            }
+        }
+    }
+
+    /// Monotonic.
+    fn now(&self) -> Duration {
+        self.ctx.now().mono
+    }
+
+    async fn restore(&mut self) {
+        let journal = self.ctx.setup.journal.clone();
+        match tokio::task::spawn_blocking(move || journal.load_all()).await {
+            Ok(Ok(transfers)) => {
+                for transfer in transfers.into_iter().filter_map(Transfer::restored) {
+                    self.set_aside(Duration::ZERO, transfer, String::new());
+                }
+            }
+            Ok(Err(e)) => self.ctx.shared.complain(&e.to_string()),
+            Err(e) => self.ctx.shared.complain(&e.to_string()),
+        }
+    }
+
+    /// An operator: everything is tried now.
+    fn kicked(&mut self) {
+        self.link.kick();
+        self.ctx.by_hand.store(true, Ordering::Relaxed);
+        let aside = std::mem::take(&mut self.aside);
+        self.aside_bytes = 0;
+        for (_, (mut transfer, why)) in aside {
+            transfer.kick();
+            self.set_aside(Duration::ZERO, transfer, why);
+        }
+        self.rescan_at = Duration::ZERO;
+    }
+
+    fn taken(&mut self, taken: &Taken) {
+        if let Ok(name) = RecordingName::new(&taken.name)
+            && !self.is_under_way(&name)
+        {
+            let modified = std::time::UNIX_EPOCH + Duration::from_millis(self.ctx.now().wall.0);
+            self.book.take(Found {
+                name,
+                bytes: taken.bytes,
+                modified,
+            });
+        }
+    }
+
+    fn is_under_way(&self, name: &RecordingName) -> bool {
+        self.busy.contains(name) || self.aside.keys().any(|(_, aside)| aside == name)
+    }
+
+    /// Looks at what is due: the whole folder now and then, and in between what may still grow.
+    async fn look(&mut self) {
+        let now = self.now();
+        let due = self.book.due(now, MOST_LOOKS);
+        if due.len() == MOST_LOOKS || now >= self.rescan_at {
+            if self.scans.is_empty() {
+                self.rescan_at = now + self.ctx.setup.tuning.rescan;
+                let folder = self.ctx.setup.vrl.folder.clone();
+                self.scans.spawn_blocking(move || folder::list(&folder));
+            }
+            return;
+        }
+        if due.is_empty() {
+            return;
+        }
+        let folder = self.ctx.setup.vrl.folder.clone();
+        let looked = tokio::task::spawn_blocking(move || {
+            due.into_iter()
+                .map(|name| (folder::look(&folder, &name), name))
+                .collect::<Vec<_>>()
+        })
+        .await;
+        for (found, name) in looked.unwrap_or_default() {
+            match found {
+                Ok(Some(found)) => self.book.see(found, false, now),
+                Ok(None) => self.book.gone(&name),
+                Err(e) => {
+                    self.book.gone(&name);
+                    self.ctx.shared.complain(&format!("reading {name}: {e}"));
+                }
+            }
+        }
+    }
+
+    fn scanned(&mut self, scan: io::Result<Listing>) {
+        let listing = match scan {
+            Ok(listing) => listing,
+            Err(e) => {
+                let folder = self.ctx.setup.vrl.folder.display();
+                let words = format!("reading the folder {folder}: {e}");
+                return self.ctx.shared.complain(&words);
+            }
+        };
+        {
+            let mut told = self.ctx.shared.told();
+            told.status.unfit = listing.unfit;
+            if self.aside.is_empty() && self.busy.is_empty() && self.book.files() == 0 {
+                told.status.last_error = None;
+            }
+        }
+        let aside: BTreeSet<_> = self.aside.keys().map(|(_, name)| name).collect();
+        let busy = |name: &RecordingName| self.busy.contains(name) || aside.contains(name);
+        let now = self.ctx.now().mono;
+        self.book.scan(listing.recordings, busy, |_| false, now);
+    }
+
+    /// Starts lanes while there is something to move and a way for it; returns when to look again.
+    fn fill(&mut self) -> Duration {
+        let now = self.now();
+        if now >= self.fewer_until {
+            self.most = usize::from(self.ctx.account.remote.connections).max(1);
+        }
+        let mut wake = self.rescan_at;
+        if let Some(next) = self.book.next_look() {
+            wake = wake.min(next);
+        }
+        let (conditions, opens) = self.ctx.conditions();
+        wake = wake.min(opens.unwrap_or(wake));
+        if !conditions.allowed {
+            return wake;
+        }
+        if let Some(until) = self.link.wait(self.ctx.now()) {
+            return wake.min(until);
+        }
+        // After a failure, one tries whether the way is good again.
+        let most = if self.link.failures() > 0 {
+            1
+        } else {
+            self.most
+        };
+        while self.lanes.len() < most {
+            let Some(work) = self.next_work(now) else {
+                break;
+            };
+            let session = loop {
+                match self.sessions.pop() {
+                    Some((session, since)) if now.saturating_sub(since) < SESSION_REST => {
+                        break Some(session);
+                    }
+                    Some((session, _)) => drop(tokio::spawn(session.quit())),
+                    None => break None,
+                }
+            };
+            self.busy.insert(work.name().clone());
+            self.lanes.spawn(lane::run(self.ctx.clone(), session, work));
+        }
+        match self.aside.first_key_value() {
+            Some(((turn, _), _)) if *turn > now => wake.min(*turn),
+            _ => wake,
+        }
+    }
+
+    fn next_work(&mut self, now: Duration) -> Option<Work> {
+        if let Some(entry) = self.aside.first_entry()
+            && entry.key().0 <= now
+        {
+            let (transfer, _) = entry.remove();
+            self.aside_bytes = self.aside_bytes.saturating_sub(transfer.bytes());
+            return Some(Work::Again(transfer));
+        }
+        if self.aside.len() >= MOST_ASIDE {
+            return None;
+        }
+        self.book.pop().map(Work::New)
+    }
+
+    fn set_aside(&mut self, turn: Duration, transfer: Transfer, why: String) {
+        self.aside_bytes = self.aside_bytes.saturating_add(transfer.bytes());
+        let turn = (turn, transfer.name().clone());
+        self.aside.insert(turn, (transfer, why));
+    }
+
+    /// Takes in what a lane left.
+    fn left(&mut self, left: Result<Left, tokio::task::JoinError>) {
+        let left = match left {
+            Ok(left) => left,
+            Err(e) => {
+                // A panic in a lane, which nothing there does: what it was at is found in the folder again.
+                self.ctx.shared.complain(&format!("a lane stopped: {e}"));
+                self.busy.clear();
+                self.rescan_at = Duration::ZERO;
+                return;
+            }
+        };
+        self.busy.remove(&left.name);
+        self.sessions.extend(left.session);
+        if left.link_good && !matches!(left.end, End::Link { .. }) {
+            self.link.succeeded();
+        }
+        match left.end {
+            End::Over => {}
+            End::Anew => {
+                let soon = self.now() + self.book.quiet().max(LEAST_WAIT);
+                self.rescan_at = self.rescan_at.min(soon);
+            }
+            End::Waits {
+                transfer,
+                until,
+                why,
+            } => self.set_aside(until.unwrap_or(Duration::ZERO), *transfer, why),
+            End::Link {
+                transfer,
+                words,
+                opening,
+            } => {
+                let others = self.lanes.len() + self.sessions.len();
+                if opening && others > 0 {
+                    self.fewer(others, &words);
+                } else if self.link.wait(self.ctx.now()).is_none() {
+                    let pace = &self.ctx.setup.tuning.pace;
+                    let host = &self.ctx.account.remote.host;
+                    self.link.failed(self.ctx.now(), pace, host);
+                    self.ctx.shared.complain(&words);
+                }
+                self.set_aside(Duration::ZERO, *transfer, words);
+            }
+        }
+    }
+
+    /// The server takes no more than `most` connections: that is no failure, the others go on.
+    fn fewer(&mut self, most: usize, words: &str) {
+        tracing::info!(
+            connections = most,
+            "recordings: the server takes no more connections for now: {words}"
+        );
+        self.most = most.max(1);
+        self.fewer_until = self.now() + FEWER_FOR;
+    }
+
+    /// Nothing is on its way: lets the sessions go.
+    async fn rest(&mut self) {
+        if self.aside.is_empty() && self.book.files() == 0 {
+            self.ctx.by_hand.store(false, Ordering::Relaxed);
+        }
+        for (session, _) in self.sessions.drain(..) {
+            session.quit().await;
+        }
+    }
+
+    /// Says how far it is, and why not farther.
+    fn tell(&self) {
+        let (conditions, _) = self.ctx.conditions();
+        let waiting = self.book.files() + self.aside.len() as u64;
+        let now = self.ctx.now();
+        let mut told = self.ctx.shared.told();
+        told.waiting = (waiting, self.book.bytes().saturating_add(self.aside_bytes));
+        let something = !self.lanes.is_empty() || !self.aside.is_empty() || self.book.has_whole();
+        told.at_work(conditions.allowed && something, now);
+        let error = told.status.last_error.clone();
+        let first = self.aside.values().next().map(|(_, why)| why.clone());
+        (told.status.state, told.status.why) =
+            if !self.lanes.is_empty() && self.link.failures() == 0 {
+                (VrlState::Transferring, conditions.why)
+            } else if let Some(error) = error.filter(|_| conditions.allowed) {
+                let why = first.filter(|why| !why.is_empty()).unwrap_or(error);
+                (VrlState::Failed, why)
+            } else if !conditions.allowed && waiting > 0 {
+                (VrlState::Waiting, conditions.why)
+            } else if waiting > 0 {
+                let why = "files that were written to a moment ago are let grow first";
+                (VrlState::Waiting, why.to_owned())
+            } else {
+                (VrlState::Done, "nothing to move".to_owned())
+            };
+    }
+}
