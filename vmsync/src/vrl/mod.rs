@@ -10,6 +10,7 @@
 //! | [`journal`] | what the mover remembers over restarts |
 //! | [`status`] | how far it is |
 //! | `recent` | the SHA-256 of files written or read lately |
+//! | [`watch`] | what was finished in the folder, what is still written |
 //! | [`server`] | the primary's FTP server, rooted in its folder |
 //!
 //! Order of a move: the file is durable here, the journal says so; it is uploaded under a
@@ -26,6 +27,7 @@ mod recent;
 pub mod server;
 mod stamp;
 pub mod status;
+pub mod watch;
 
 pub use folder::{TakeError, Taken, confirm_local, take};
 pub use journal::{Journal, JournalError, StoreJournal};
@@ -33,3 +35,4 @@ pub use mover::{Confirm, ConfirmError, VrlHandle};
 pub use probe::TestStep;
 pub use status::{Current, VrlState, VrlStatus};
 pub use vmsync_core::vrl::ConfirmAnswer;
+pub use watch::{Changes, Watch, WatchTuning};
