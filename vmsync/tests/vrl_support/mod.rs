@@ -7,13 +7,17 @@
     reason = "each test file uses its part; a test fails by panicking"
 )]
 
+pub mod cutter;
 pub mod servers;
 
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -109,14 +113,24 @@ impl Primary {
     }
 
     pub async fn start_with(tls: Option<ServerTls>, options: ServerOptions) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at(listener, (0, 0), tls, options)
+    }
+
+    /// With passive ports of its own.
+    pub fn start_at(
+        listener: TcpListener,
+        passive_ports: (u16, u16),
+        tls: Option<ServerTls>,
+        options: ServerOptions,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let password_file = dir.path().join("password");
         std::fs::write(&password_file, format!("{PASSWORD}\n")).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let config = VrlServer {
             listen: address,
-            passive_ports: (0, 0),
+            passive_ports,
             passive_address: None,
             user: "vrl".to_owned(),
             password_file: password_file.clone(),
@@ -139,6 +153,21 @@ impl Primary {
 
     pub fn folder(&self) -> PathBuf {
         self.dir.path().join("VRL")
+    }
+
+    /// `[vrl]` of the backup.
+    pub fn remote(&self) -> VrlRemote {
+        VrlRemote {
+            host: "127.0.0.1".to_owned(),
+            port: self.address.port(),
+            location: LOCATION.to_owned(),
+            user: "vrl".to_owned(),
+            password_file: self.password_file.clone(),
+            tls: VrlTls::Off,
+            window: None,
+            rate: None,
+            connections: 4,
+        }
     }
 
     /// Everything in the folder, hidden files too.
@@ -171,11 +200,51 @@ pub fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 /// Kills the mover when a transfer is journalled in this state.
 type Trap = (State, CancellationToken);
 
+/// Kills the mover at a write of the journal.
+#[derive(Clone)]
+pub struct Kill {
+    /// Which write, from 0; counts down.
+    pub at: usize,
+    /// After it is durable, or before.
+    pub after: bool,
+    pub mover: CancellationToken,
+}
+
 /// A journal that survives its mover, as JSON.
 #[derive(Clone, Default)]
 pub struct Paper {
     pub records: Arc<Mutex<BTreeMap<RecordingName, String>>>,
     pub trap: Arc<Mutex<Option<Trap>>>,
+    pub kill: Arc<Mutex<Option<Kill>>>,
+    /// The disk of the journal is full.
+    pub full: Arc<AtomicBool>,
+}
+
+impl Paper {
+    /// Writes, unless the mover dies of it.
+    fn write(
+        &self,
+        write: impl FnOnce(&mut BTreeMap<RecordingName, String>),
+    ) -> Result<(), JournalError> {
+        if self.full.load(Ordering::SeqCst) {
+            return Err(JournalError("No space left on device".to_owned()));
+        }
+        let mut kill = self.kill.lock().unwrap();
+        let dying = kill.take_if(|kill| kill.at == 0);
+        if let Some(kill) = kill.as_mut() {
+            kill.at -= 1;
+        }
+        drop(kill);
+        if dying.as_ref().is_none_or(|kill| kill.after) {
+            write(&mut self.records.lock().unwrap());
+        }
+        if let Some(kill) = dying {
+            kill.mover.cancel();
+            // What waits for this write waits for ever: it is dead.
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    }
 }
 
 impl Journal for Paper {
@@ -188,10 +257,7 @@ impl Journal for Paper {
     }
     fn save(&self, transfer: &Transfer) -> Result<(), JournalError> {
         let record = serde_json::to_string(transfer).unwrap();
-        self.records
-            .lock()
-            .unwrap()
-            .insert(transfer.name().clone(), record);
+        self.write(|records| drop(records.insert(transfer.name().clone(), record)))?;
         let mut trap = self.trap.lock().unwrap();
         if trap
             .as_ref()
@@ -202,8 +268,7 @@ impl Journal for Paper {
         Ok(())
     }
     fn remove(&self, name: &RecordingName) -> Result<(), JournalError> {
-        self.records.lock().unwrap().remove(name);
-        Ok(())
+        self.write(|records| drop(records.remove(name)))
     }
 }
 
@@ -212,6 +277,10 @@ impl Journal for Paper {
 pub enum Mood {
     Honest,
     Unreachable,
+    /// Dies at question number n from here, before it looks; then it is there again.
+    DiesBefore(usize),
+    /// The same, with its answer on its lips.
+    DiesAfter(usize),
     /// Looks into another folder than the FTP server writes to.
     Elsewhere,
 }
@@ -236,13 +305,28 @@ impl Confirm for Control {
         sha256: &str,
     ) -> Result<ConfirmAnswer, ConfirmError> {
         self.asked.lock().unwrap().push(name.to_owned());
-        let mood = *self.mood.lock().unwrap();
+        let mood = {
+            let mut mood = self.mood.lock().unwrap();
+            let now = *mood;
+            *mood = match now {
+                Mood::DiesBefore(0) | Mood::DiesAfter(0) => Mood::Honest,
+                Mood::DiesBefore(n) => Mood::DiesBefore(n - 1),
+                Mood::DiesAfter(n) => Mood::DiesAfter(n - 1),
+                other => other,
+            };
+            now
+        };
         let answer = match mood {
-            Mood::Unreachable => return Err(ConfirmError::Unreachable("no route".to_owned())),
+            Mood::Unreachable | Mood::DiesBefore(0) => {
+                return Err(ConfirmError::Unreachable("no route".to_owned()));
+            }
             Mood::Elsewhere => ConfirmAnswer::Missing,
-            Mood::Honest => confirm_local(&self.folder, name, bytes, sha256)
+            _ => confirm_local(&self.folder, name, bytes, sha256)
                 .map_err(|e| ConfirmError::Failed(e.to_string()))?,
         };
+        if mood == Mood::DiesAfter(0) {
+            return Err(ConfirmError::Unreachable("connection reset".to_owned()));
+        }
         if let Some(before) = self.before.lock().unwrap().as_mut() {
             before(&answer);
         }
@@ -253,6 +337,7 @@ impl Confirm for Control {
 /// The backup: a folder, a journal, and a mover that can be killed and started again.
 pub struct Backup {
     pub dir: tempfile::TempDir,
+    pub now: fn() -> vmsync_config::words::Now,
     pub journal: Paper,
     pub control: Arc<Control>,
     pub remote: VrlRemote,
@@ -261,28 +346,24 @@ pub struct Backup {
 
 impl Backup {
     pub fn of(primary: &Primary) -> Self {
+        Self::moving_to(primary.remote(), primary.folder())
+    }
+
+    /// `folder` is what the receiving node answers for.
+    pub fn moving_to(remote: VrlRemote, folder: PathBuf) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("VRL")).unwrap();
         Self {
             dir,
+            now: vmsync::clock::now,
             journal: Paper::default(),
             control: Arc::new(Control {
-                folder: primary.folder(),
+                folder,
                 mood: Mutex::new(Mood::Honest),
                 asked: Mutex::default(),
                 before: Mutex::default(),
             }),
-            remote: VrlRemote {
-                host: "127.0.0.1".to_owned(),
-                port: primary.address.port(),
-                location: LOCATION.to_owned(),
-                user: "vrl".to_owned(),
-                password_file: primary.password_file.clone(),
-                tls: VrlTls::Off,
-                window: None,
-                rate: None,
-                connections: 4,
-            },
+            remote,
             tls: None,
         }
     }
@@ -312,7 +393,7 @@ impl Backup {
             tls: self.tls.clone(),
             journal: Arc::new(self.journal.clone()),
             confirm: self.control.clone(),
-            now: vmsync::clock::now,
+            now: self.now,
             stop: stop.clone(),
             tuning: Tuning {
                 pace: Pace {

@@ -107,6 +107,21 @@ impl Pem {
         }
     }
 
+    /// As the embedded server wants it.
+    pub fn server(&self) -> Arc<rustls::ServerConfig> {
+        use rustls::pki_types::pem::PemObject as _;
+        let certificate =
+            rustls::pki_types::CertificateDer::from_pem_slice(self.certificate.as_bytes());
+        let key = rustls::pki_types::PrivateKeyDer::from_pem_slice(self.key.as_bytes());
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.unwrap()], key.unwrap());
+        Arc::new(config.unwrap())
+    }
+
     /// The same, with TLS 1.2 or 1.3 alone: pass `&[&rustls::version::TLS12]`.
     pub fn only(mut self, versions: &[&'static rustls::SupportedProtocolVersion]) -> Self {
         self.client.config = Arc::new(client(self.roots.clone(), versions));
@@ -256,6 +271,27 @@ impl Server {
     /// Starts it anew, on the same ports and the same folder.
     pub fn restart(&mut self) {
         self.kill();
+        self.spawn();
+        let begun = vmsync::clock::now().mono;
+        while !self.greets() {
+            let waited = || vmsync::clock::now().mono.saturating_sub(begun);
+            let log = || std::fs::read_to_string(self.dir.path().join("log"));
+            assert!(
+                waited() < Duration::from_secs(10),
+                "{:?} does not greet: {:?}",
+                self.software,
+                log()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+            // Its port may still be taken by connections of the one before.
+            let ended = self.running.as_mut().map(Child::try_wait);
+            if matches!(ended, Some(Ok(Some(_)))) {
+                self.spawn();
+            }
+        }
+    }
+
+    fn spawn(&mut self) {
         let log = std::fs::File::create(self.dir.path().join("log")).unwrap();
         let libraries = format!("usr/lib/{0}-linux-gnu", std::env::consts::ARCH);
         let own = ["", "usr/"].map(|usr| {
@@ -273,18 +309,6 @@ impl Server {
             .spawn()
             .unwrap();
         self.running = Some(child);
-        let begun = vmsync::clock::now().mono;
-        while !self.greets() {
-            let waited = || vmsync::clock::now().mono.saturating_sub(begun);
-            let log = || std::fs::read_to_string(self.dir.path().join("log"));
-            assert!(
-                waited() < Duration::from_secs(10),
-                "{:?} does not greet: {:?}",
-                self.software,
-                log()
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
     }
 
     fn greets(&self) -> bool {
@@ -386,7 +410,7 @@ impl Server {
         let (modules, dir) = (modules.display(), self.dir.path().display());
         let mut text = format!(
             "ModulePath {modules}\nLoadModule mod_tls.c\nLoadModule mod_digest.c\nServerType standalone\n\
-             ServerName test\nDefaultAddress 127.0.0.1\nPort {port}\nPassivePorts {least} {most}\nUseIPv6 off\n\
+             ServerName test\nDefaultAddress 127.0.0.1\nSocketBindTight on\nPort {port}\nPassivePorts {least} {most}\nUseIPv6 off\n\
              UseReverseDNS off\nUser {ACCOUNT}\nGroup {ACCOUNT}\nAuthOrder mod_auth_file.c\nAuthPAM off\n\
              AuthUserFile {dir}/accounts\nRequireValidShell off\nDefaultRoot ~\nWtmpLog off\nTransferLog none\n\
              SystemLog {dir}/log.proftpd\nScoreboardFile {dir}/scoreboard\nPidFile {dir}/pid\nDelayEngine off\n\
@@ -436,10 +460,10 @@ fn private(dir: &Path, name: &str, text: &str) -> PathBuf {
 }
 
 /// Ports of one server: one to connect to, the others for data.
-const PORTS: u16 = 16;
+pub const PORTS: u16 = 16;
 
 /// The first of [`PORTS`] free ones, below those that the system gives out by itself.
-fn free_ports() -> u16 {
+pub fn free_ports() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     const BLOCKS: u16 = 700;
     let spread = u16::try_from(std::process::id() % u32::from(BLOCKS)).unwrap();

@@ -18,6 +18,7 @@ use crate::vrl::{
     folder::{self, Listing, Taken},
     ftp::Session,
     status::VrlState,
+    watch::{Changes, Watch, WatchTuning},
 };
 
 /// A session that rested longer is opened anew: servers close idle ones, mostly without a word.
@@ -29,6 +30,8 @@ const FEWER_FOR: Duration = Duration::from_mins(5);
 const MOST_ASIDE: usize = 10_000;
 /// Files looked at one by one; more than that are found by a look at the whole folder.
 const MOST_LOOKS: usize = 256;
+/// The loop turns at least this often.
+const AT_LATEST: Duration = Duration::from_mins(1);
 /// The loop never turns faster than this for time alone.
 const LEAST_WAIT: Duration = Duration::from_millis(10);
 
@@ -51,13 +54,22 @@ pub(super) struct Mover {
     /// Lanes at once, for now, and until when fewer than configured.
     most: usize,
     fewer_until: Duration,
+    watch: Watch,
     scans: JoinSet<io::Result<Listing>>,
-    rescan_at: Duration,
+    /// The next look at the whole folder, beside those that `watch` asks for.
+    rescan_at: Option<Duration>,
+    /// The folder was looked at since start.
+    looked: bool,
 }
 
 impl Mover {
     pub(super) fn new(ctx: Arc<Context>, taken_in: mpsc::Receiver<Taken>) -> Self {
+        let times = WatchTuning {
+            rescan: ctx.setup.tuning.rescan,
+            ..WatchTuning::default()
+        };
         Self {
+            watch: Watch::tuned(&ctx.setup.vrl.folder, times),
             book: Book::new(ctx.setup.tuning.quiet),
             most: usize::from(ctx.account.remote.connections).max(1),
             ctx,
@@ -70,7 +82,8 @@ impl Mover {
             link: Backoff::default(),
             fewer_until: Duration::ZERO,
             scans: JoinSet::new(),
-            rescan_at: Duration::ZERO,
+            rescan_at: None,
+            looked: false,
         }
     }
 
@@ -86,6 +99,7 @@ impl Mover {
             }
             let sleep = wake.saturating_sub(self.now()).max(LEAST_WAIT);
             tokio::select! {
+                changes = self.watch.changed() => self.changed(changes).await,
                 Some(left) = self.lanes.join_next() => self.left(left),
                 Some(scan) = self.scans.join_next() => self.scanned(scan.unwrap_or_else(|e| Err(io::Error::other(e)))),
                 () = self.ctx.shared.kick.notified() => self.kicked(),
@@ -124,7 +138,7 @@ impl Mover {
             transfer.kick();
             self.set_aside(Duration::ZERO, transfer, why);
         }
-        self.rescan_at = Duration::ZERO;
+        self.rescan_at = Some(Duration::ZERO);
     }
 
     fn taken(&mut self, taken: &Taken) {
@@ -144,31 +158,51 @@ impl Mover {
         self.busy.contains(name) || self.aside.keys().any(|(_, aside)| aside == name)
     }
 
-    /// Looks at what is due: the whole folder now and then, and in between what may still grow.
+    /// Looks at what is due: the whole folder, or what may still have grown.
     async fn look(&mut self) {
         let now = self.now();
         let due = self.book.due(now, MOST_LOOKS);
-        if due.len() == MOST_LOOKS || now >= self.rescan_at {
-            if self.scans.is_empty() {
-                self.rescan_at = now + self.ctx.setup.tuning.rescan;
-                let folder = self.ctx.setup.vrl.folder.clone();
-                self.scans.spawn_blocking(move || folder::list(&folder));
-            }
-            return;
+        if due.len() < MOST_LOOKS && self.rescan_at.is_none_or(|at| now < at) {
+            self.look_at(due).await;
+        } else if self.scans.is_empty() {
+            self.rescan_at = None;
+            let folder = self.ctx.setup.vrl.folder.clone();
+            self.scans.spawn_blocking(move || folder::list(&folder));
         }
-        if due.is_empty() {
+    }
+
+    async fn changed(&mut self, changes: Changes) {
+        match changes {
+            Changes::Names(names) if names.len() < MOST_LOOKS => {
+                let names = names
+                    .iter()
+                    .filter_map(|name| RecordingName::new(name).ok());
+                let names = names.filter(|name| !self.is_under_way(name)).collect();
+                self.look_at(names).await;
+            }
+            Changes::Names(_) | Changes::Rescan(_) => self.rescan_at = Some(Duration::ZERO),
+        }
+    }
+
+    async fn look_at(&mut self, names: Vec<RecordingName>) {
+        if names.is_empty() {
             return;
         }
         let folder = self.ctx.setup.vrl.folder.clone();
         let looked = tokio::task::spawn_blocking(move || {
-            due.into_iter()
+            names
+                .into_iter()
                 .map(|name| (folder::look(&folder, &name), name))
                 .collect::<Vec<_>>()
         })
         .await;
+        let now = self.now();
         for (found, name) in looked.unwrap_or_default() {
             match found {
-                Ok(Some(found)) => self.book.see(found, false, now),
+                Ok(Some(found)) => {
+                    let open = self.watch.still_written(name.as_str());
+                    self.book.see(found, open, now);
+                }
                 Ok(None) => self.book.gone(&name),
                 Err(e) => {
                     self.book.gone(&name);
@@ -187,6 +221,7 @@ impl Mover {
                 return self.ctx.shared.complain(&words);
             }
         };
+        self.looked = true;
         {
             let mut told = self.ctx.shared.told();
             told.status.unfit = listing.unfit;
@@ -197,7 +232,8 @@ impl Mover {
         let aside: BTreeSet<_> = self.aside.keys().map(|(_, name)| name).collect();
         let busy = |name: &RecordingName| self.busy.contains(name) || aside.contains(name);
         let now = self.ctx.now().mono;
-        self.book.scan(listing.recordings, busy, |_| false, now);
+        let open = |name: &RecordingName| self.watch.still_written(name.as_str());
+        self.book.scan(listing.recordings, busy, open, now);
     }
 
     /// Starts lanes while there is something to move and a way for it; returns when to look again.
@@ -206,7 +242,8 @@ impl Mover {
         if now >= self.fewer_until {
             self.most = usize::from(self.ctx.account.remote.connections).max(1);
         }
-        let mut wake = self.rescan_at;
+        // The folder's watch wakes us, at the latest when it wants the folder looked at.
+        let mut wake = self.rescan_at.unwrap_or(now + AT_LATEST);
         if let Some(next) = self.book.next_look() {
             wake = wake.min(next);
         }
@@ -274,7 +311,7 @@ impl Mover {
                 // A panic in a lane, which nothing there does: what it was at is found in the folder again.
                 self.ctx.shared.complain(&format!("a lane stopped: {e}"));
                 self.busy.clear();
-                self.rescan_at = Duration::ZERO;
+                self.rescan_at = Some(Duration::ZERO);
                 return;
             }
         };
@@ -287,7 +324,7 @@ impl Mover {
             End::Over => {}
             End::Anew => {
                 let soon = self.now() + self.book.quiet().max(LEAST_WAIT);
-                self.rescan_at = self.rescan_at.min(soon);
+                self.rescan_at = Some(self.rescan_at.map_or(soon, |at| at.min(soon)));
             }
             End::Waits {
                 transfer,
@@ -344,19 +381,23 @@ impl Mover {
         told.at_work(conditions.allowed && something, now);
         let error = told.status.last_error.clone();
         let first = self.aside.values().next().map(|(_, why)| why.clone());
-        (told.status.state, told.status.why) =
-            if !self.lanes.is_empty() && self.link.failures() == 0 {
+        let trouble = error.filter(|_| conditions.allowed);
+        (told.status.state, told.status.why) = match trouble {
+            _ if !self.lanes.is_empty() && self.link.failures() == 0 => {
                 (VrlState::Transferring, conditions.why)
-            } else if let Some(error) = error.filter(|_| conditions.allowed) {
+            }
+            Some(error) => {
                 let why = first.filter(|why| !why.is_empty()).unwrap_or(error);
                 (VrlState::Failed, why)
-            } else if !conditions.allowed && waiting > 0 {
-                (VrlState::Waiting, conditions.why)
-            } else if waiting > 0 {
+            }
+            None if !self.lanes.is_empty() => (VrlState::Transferring, conditions.why),
+            None if !conditions.allowed && waiting > 0 => (VrlState::Waiting, conditions.why),
+            None if waiting > 0 => {
                 let why = "files that were written to a moment ago are let grow first";
                 (VrlState::Waiting, why.to_owned())
-            } else {
-                (VrlState::Done, "nothing to move".to_owned())
-            };
+            }
+            None if !self.looked => (VrlState::Waiting, "looking at the folder".to_owned()),
+            None => (VrlState::Done, "nothing to move".to_owned()),
+        };
     }
 }
