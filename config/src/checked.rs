@@ -308,6 +308,8 @@ pub struct VrlRemote {
     pub password_file: PathBuf,
     /// Explicit FTPS.
     pub tls: VrlTls,
+    /// Who says that a recording arrived, before the local copy goes.
+    pub verify: VrlVerify,
     /// When recordings move by themselves; `None` = at any time.
     pub window: Option<DailyWindow>,
     /// Bytes a second at most; `None` = as fast as it goes.
@@ -355,6 +357,19 @@ pub enum VrlTls {
     Preferred,
     /// Explicit FTPS or nothing. The default when there is a CA.
     Required,
+}
+
+/// Who says that a recording is at the remote as it was sent (R-VR-4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VrlVerify {
+    /// The node there: it hashes the file and makes it durable. The default.
+    Node,
+    /// The FTP server, by a hash it computes (HASH, XSHA256, XMD5, SITE MD5). It does not say whether the file
+    /// is durable.
+    Hash,
+    /// This node, which reads the file back. Nor does that say whether it is durable.
+    ReadBack,
 }
 
 /// `[vrl.server]`.

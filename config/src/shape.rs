@@ -15,6 +15,7 @@ use crate::{
     alarms::{Severity, SnmpAuth, SyslogTransport},
     checked::{
         Ack, DailyWindow, FailbackPolicy, Feature, Mode, Return, Role, SenderTls, Trigger, VrlTls,
+        VrlVerify,
     },
     errors::Report,
     field::{Field, Head, List, Read, Section, Source, join},
@@ -212,6 +213,7 @@ section! {
         ftp_user: Field<String>,
         ftp_password_file: Field<PathBuf>,
         tls: Field<VrlTls>,
+        verify: Field<VrlVerify>,
         window: Field<DailyWindow>,
         rate: Field<Bytes>,
         connections: Field<u16>,

@@ -13,6 +13,7 @@ use crate::{
     alarms::{Severity, SnmpAuth, SyslogTransport},
     checked::{
         Ack, DailyWindow, FailbackPolicy, Feature, Mode, Return, Role, SenderTls, Trigger, VrlTls,
+        VrlVerify,
     },
     errors::printable,
     tree::{Item, Place, Value},
@@ -288,6 +289,7 @@ choices! {
     }
     Return { "automatic" => Self::Automatic, "manual" => Self::Manual }
     VrlTls { "required" => Self::Required, "preferred" => Self::Preferred, "off" => Self::Off }
+    VrlVerify { "node" => Self::Node, "hash" => Self::Hash, "read-back" => Self::ReadBack }
     Severity {
         "critical" => Self::Critical,
         "error" => Self::Error,

@@ -4,36 +4,14 @@
 mod vrl_support;
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
-    path::Path,
     process::Stdio,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use tokio::net::TcpListener;
-use vrl_support::{Backup, Control, LOCATION, Mood, PASSWORD, Primary, files, until_done};
-
-/// An FTP server as any primary might have one: it replaces files on rename, knows no VRL
-/// folder, and has to be told to make one.
-async fn libunftp(root: &Path) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let root = root.to_owned();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            stream.set_nodelay(true).unwrap();
-            let root = root.clone();
-            let make = move || unftp_sbe_fs::Filesystem::new(root.clone()).unwrap();
-            let server = libunftp::ServerBuilder::new(Box::new(make))
-                .passive_host(Ipv4Addr::LOCALHOST)
-                .build()
-                .unwrap();
-            tokio::spawn(server.service(stream));
-        }
-    });
-    address
-}
+use vrl_support::{
+    Backup, Control, LOCATION, Mood, PASSWORD, Primary, files, servers::libunftp, until_done,
+};
 
 #[tokio::test]
 async fn the_mover_works_with_libunftp() {

@@ -2,7 +2,7 @@
 
 use super::{Context, names::is_host, not_blank, real_port};
 use crate::{
-    checked::{Mode, Role, Vrl, VrlRemote, VrlServer, VrlTls},
+    checked::{Mode, Role, Vrl, VrlRemote, VrlServer, VrlTls, VrlVerify},
     defaults,
     errors::{Report, printable},
     shape,
@@ -42,6 +42,7 @@ fn remote(
         raw.ftp_user.is_absent(),
         raw.ftp_password_file.is_absent(),
         raw.tls.is_absent(),
+        raw.verify.is_absent(),
         raw.window.is_absent(),
         raw.rate.is_absent(),
         raw.connections.is_absent(),
@@ -116,6 +117,7 @@ fn remote(
         user: user?,
         password_file: ctx.path(password_file?),
         tls: tls?,
+        verify: raw.verify.or(VrlVerify::Node)?,
         window: raw.window.get(),
         rate: rate.get().map(|rate| rate.0),
         connections: connections.or(defaults::VRL_CONNECTIONS)?,

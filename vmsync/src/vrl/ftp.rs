@@ -5,30 +5,41 @@
 //! step. So: every command has a limit here, and whoever gets an [`FtpFailure`] drops the
 //! [`Session`]. Transfers are binary always (suppaftp starts in ASCII, which rewrites LF).
 
+mod data;
+mod digest;
+mod failure;
+
 use std::{
-    future::Future,
-    io,
     net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::Arc,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
     time::Duration,
 };
 
+use rustls::client::Resumption;
 use suppaftp::{
     FtpError, Mode,
     tokio::{AsyncRustlsConnector, AsyncRustlsFtpStream},
     types::FileType,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt},
     net::TcpStream,
-    time::timeout,
+    time::{Instant, timeout},
 };
 use vmsync_config::{VrlRemote, VrlTls};
 use zeroize::Zeroizing;
 
-/// Bytes handed to the network at once; each such piece has its own time limit.
-const PIECE: usize = 128 * 1024;
+use self::{data::DataPort, digest::Features, failure::timed};
+pub use self::{
+    digest::{Algorithm, Offer},
+    failure::{Fault, FtpFailure},
+};
+
+/// A session that rested longer is tried before it is used: servers end sessions that idle.
+const RESTED: Duration = Duration::from_millis(500);
 
 /// TLS as the client needs it.
 #[derive(Clone)]
@@ -48,6 +59,45 @@ pub struct Account {
     pub tls: Option<ClientTls>,
     /// Limits.
     pub limits: TimeLimits,
+    /// What earlier sessions found out about the server.
+    pub learnt: Learnt,
+}
+
+impl Account {
+    /// An account of which nothing is known yet.
+    pub fn new(remote: VrlRemote, tls: Option<ClientTls>, limits: TimeLimits) -> Self {
+        Self {
+            remote,
+            tls,
+            limits,
+            learnt: Learnt::default(),
+        }
+    }
+}
+
+/// What sessions find out about the server, so that the next need not again. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Learnt(Arc<AtomicU8>);
+
+impl Learnt {
+    /// Data connections by PASV: the server does not know EPSV, or its port can't be reached.
+    const PASV: u8 = 1;
+    /// REST is ignored or refused before STOR.
+    const NO_REST: u8 = 2;
+    /// APPE is refused.
+    const NO_APPE: u8 = 4;
+
+    fn knows(&self, what: u8) -> bool {
+        self.0.load(Ordering::Relaxed) & what != 0
+    }
+
+    fn learn(&self, what: u8, is_so: bool) {
+        if is_so {
+            self.0.fetch_or(what, Ordering::Relaxed);
+        } else {
+            self.0.fetch_and(!what, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Time limits of a session.
@@ -68,55 +118,6 @@ impl Default for TimeLimits {
             command: Duration::from_secs(30),
             piece: Duration::from_secs(30),
         }
-    }
-}
-
-/// Whose fault, as far as it can be told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// The server answered with this code.
-    Refused(u32),
-    /// No answer in time.
-    Silent,
-    /// The connection could not be made, or broke.
-    Broken,
-    /// TLS: certificate, name or protocol.
-    Tls,
-    /// Something on this side: password file, local file.
-    Local,
-}
-
-/// A step failed. The session must be dropped.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{doing}: {words}")]
-pub struct FtpFailure {
-    /// What was being done (`logging in as vrl`).
-    pub doing: String,
-    /// The server's words, or what happened.
-    pub words: String,
-    /// Whose fault.
-    pub fault: Fault,
-}
-
-impl FtpFailure {
-    /// Whether every other recording would fail in the same way now: the link, the account or
-    /// the server's disk, not this file.
-    pub fn is_about_link(&self) -> bool {
-        // RFC 959: 421 service not available, 425/426 data connection, 452/552 disk, 530 login.
-        !matches!(self.fault, Fault::Local)
-            && !matches!(self.fault, Fault::Refused(code) if !matches!(code, 421 | 425 | 426 | 452 | 530 | 552))
-    }
-
-    fn new(doing: impl Into<String>, words: impl Into<String>, fault: Fault) -> Self {
-        Self {
-            doing: doing.into(),
-            words: words.into(),
-            fault,
-        }
-    }
-
-    fn local(doing: impl Into<String>, e: &io::Error) -> Self {
-        Self::new(doing, e.to_string(), Fault::Local)
     }
 }
 
@@ -144,6 +145,14 @@ pub async fn resolve(account: &Account) -> Result<Vec<SocketAddr>, FtpFailure> {
 pub struct Session {
     ftp: AsyncRustlsFtpStream,
     limits: TimeLimits,
+    learnt: Learnt,
+    /// What became of the last try to connect for data.
+    data_port: DataPort,
+    features: Option<Features>,
+    /// Opened with all of this, and so can be opened anew.
+    account: Option<Account>,
+    used: Instant,
+    began_at: u64,
 }
 
 impl Session {
@@ -154,6 +163,7 @@ impl Session {
         let mut session = session.secure(account).await?;
         session.login(account).await?;
         session.enter(&account.remote.location).await?;
+        session.account = Some(account.clone());
         Ok(session)
     }
 
@@ -162,15 +172,32 @@ impl Session {
         let mut last = FtpFailure::new("connecting", "no address", Fault::Broken);
         for address in addresses {
             let doing = format!("connecting to {address}");
-            match timed(account.limits.connect, &doing, connect(*address)).await {
-                Ok(mut ftp) => {
-                    ftp.set_mode(Mode::ExtendedPassive);
-                    return Ok(Self {
+            let data_port = DataPort::default();
+            let limit = account.limits.connect;
+            let connected = connect(*address, data_port.clone(), limit);
+            match timed(limit, &doing, connected).await {
+                Ok(ftp) => {
+                    let mut session = Self {
                         ftp,
                         limits: account.limits,
+                        learnt: account.learnt.clone(),
+                        data_port,
+                        features: None,
+                        account: None,
+                        used: Instant::now(),
+                        began_at: 0,
+                    };
+                    // The address in a reply to PASV is not looked at: behind NAT it is wrong, and it could be anybody's.
+                    session.ftp.set_passive_nat_workaround(true);
+                    let pasv = session.learnt.knows(Learnt::PASV);
+                    session.ftp.set_mode(if pasv {
+                        Mode::Passive
+                    } else {
+                        Mode::ExtendedPassive
                     });
+                    return Ok(session);
                 }
-                Err(e) => last = e,
+                Err(e) => last = e.at_the_door(),
             }
         }
         Err(last)
@@ -189,7 +216,10 @@ impl Session {
             let words = "tls = \"required\" but this node has no CA file; set [tls] ca";
             return Err(FtpFailure::new(doing, words, Fault::Local));
         };
-        let connector = tokio_rustls::TlsConnector::from(tls.config.clone());
+        // Servers want data connections to resume the session of their own control connection, and of no other.
+        let mut config = (*tls.config).clone();
+        config.resumption = Resumption::in_memory_sessions(8);
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
         let secured = self
             .ftp
             .into_secure(AsyncRustlsConnector::from(connector), &tls.server_name);
@@ -197,6 +227,12 @@ impl Session {
             Ok(ftp) => Ok(Self {
                 ftp,
                 limits: self.limits,
+                learnt: self.learnt,
+                data_port: self.data_port,
+                features: None,
+                account: None,
+                used: Instant::now(),
+                began_at: 0,
             }),
             // It said that it has no TLS (RFC 959: 500, 502, 504; RFC 4217: 431, 534). The connection went with
             // the try. A wrong certificate is another matter, and no reason to do without.
@@ -217,8 +253,15 @@ impl Session {
         let user = &account.remote.user;
         let doing = format!("logging in as {user}");
         let password = read_password(account.remote.password_file.clone()).await?;
+        sendable(&doing, &[user, &password])?;
         let login = self.ftp.login(user.as_str(), password.as_str());
-        timed(self.limits.command, &doing, login).await?;
+        let login = timed(self.limits.command, &doing, login).await;
+        login.map_err(FtpFailure::at_the_door)?;
+        // Names are UTF-8 here (RFC 2640); most servers think so too, some want to be told.
+        if self.features().await?.has("UTF8") {
+            let utf8 = self.command(self.limits.command, &doing, "OPTS UTF8 ON");
+            utf8.await?;
+        }
         let binary = self.ftp.transfer_type(FileType::Binary);
         timed(self.limits.command, "asking for binary transfers", binary).await
     }
@@ -226,6 +269,7 @@ impl Session {
     /// Goes to the location, creating what is missing of it.
     pub async fn enter(&mut self, location: &str) -> Result<(), FtpFailure> {
         let doing = format!("opening the location {location}");
+        sendable(&doing, &[location])?;
         match timed(self.limits.command, &doing, self.ftp.cwd(location)).await {
             Err(e) if matches!(e.fault, Fault::Refused(550)) => {}
             other => return other,
@@ -251,6 +295,8 @@ impl Session {
     /// The length of a file; `None` when the server says there is none.
     pub async fn size(&mut self, name: &str) -> Result<Option<u64>, FtpFailure> {
         let doing = format!("asking for the length of {name}");
+        sendable(&doing, &[name])?;
+        self.awake().await?;
         match timed(self.limits.command, &doing, self.ftp.size(name)).await {
             Ok(bytes) => Ok(Some(bytes as u64)),
             Err(e) if matches!(e.fault, Fault::Refused(550)) => Ok(None),
@@ -258,82 +304,19 @@ impl Session {
         }
     }
 
-    /// Uploads the file from `offset` on, and waits for the server's acknowledgement. `sent`
-    /// gets each piece, and says how long to rest before the next.
-    pub async fn upload(
-        &mut self,
-        local: &Path,
-        remote: &str,
-        offset: u64,
-        mut sent: impl FnMut(&[u8]) -> Duration,
-    ) -> Result<(), FtpFailure> {
-        let reading = format!("reading {}", local.display());
-        let doing = format!("uploading {remote}");
-        let mut file = tokio::fs::File::open(local)
-            .await
-            .map_err(|e| FtpFailure::local(reading.clone(), &e))?;
-        let start = usize::try_from(offset)
-            .map_err(|_| FtpFailure::new(&doing, "offset out of range", Fault::Local))?;
-        file.seek(io::SeekFrom::Start(offset))
-            .await
-            .map_err(|e| FtpFailure::local(reading.clone(), &e))?;
-        timed(self.limits.command, &doing, self.ftp.resume_transfer(start)).await?;
-        let open = self.ftp.put_with_stream(remote);
-        let mut data = timed(self.limits.command, &doing, open).await?;
-        let mut piece = vec![0_u8; PIECE];
-        loop {
-            let n = file
-                .read(&mut piece)
-                .await
-                .map_err(|e| FtpFailure::local(reading.clone(), &e))?;
-            if n == 0 {
-                break;
-            }
-            let bytes = piece.get(..n).unwrap_or_default();
-            timed_io(self.limits.piece, &doing, data.write_all(bytes)).await?;
-            let rest = sent(bytes);
-            if !rest.is_zero() {
-                tokio::time::sleep(rest).await;
-            }
-        }
-        timed_io(self.limits.piece, &doing, data.flush()).await?;
-        timed(self.limits.command, &doing, data.finish()).await
-    }
-
-    /// Uploads a few bytes.
-    pub async fn upload_bytes(&mut self, bytes: &[u8], remote: &str) -> Result<(), FtpFailure> {
-        let doing = format!("uploading {remote}");
-        let mut data = timed(
-            self.limits.command,
-            &doing,
-            self.ftp.put_with_stream(remote),
-        )
-        .await?;
-        timed_io(self.limits.piece, &doing, data.write_all(bytes)).await?;
-        timed_io(self.limits.piece, &doing, data.flush()).await?;
-        timed(self.limits.command, &doing, data.finish()).await
-    }
-
-    /// Reads at most `most` bytes of a small file back.
-    pub async fn read(&mut self, name: &str, most: u64) -> Result<Vec<u8>, FtpFailure> {
-        let doing = format!("reading {name} back");
-        let mut data = timed(self.limits.command, &doing, self.ftp.retr_as_stream(name)).await?;
-        let mut bytes = Vec::new();
-        let mut limited = (&mut data).take(most);
-        timed_io(self.limits.piece, &doing, limited.read_to_end(&mut bytes)).await?;
-        timed(self.limits.command, &doing, data.finish()).await?;
-        Ok(bytes)
-    }
-
     /// Renames a file.
     pub async fn rename(&mut self, from: &str, to: &str) -> Result<(), FtpFailure> {
         let doing = format!("renaming {from} to {to}");
+        sendable(&doing, &[from, to])?;
+        self.awake().await?;
         timed(self.limits.command, &doing, self.ftp.rename(from, to)).await
     }
 
     /// Deletes a file.
     pub async fn delete(&mut self, name: &str) -> Result<(), FtpFailure> {
         let doing = format!("deleting {name}");
+        sendable(&doing, &[name])?;
+        self.awake().await?;
         timed(self.limits.command, &doing, self.ftp.rm(name)).await
     }
 
@@ -341,11 +324,87 @@ impl Session {
     pub async fn quit(mut self) {
         let _ = timeout(Duration::from_secs(1), self.ftp.quit()).await;
     }
+
+    /// Tries a session that has rested; one that the server has ended meanwhile is opened anew, once.
+    async fn awake(&mut self) -> Result<(), FtpFailure> {
+        let rested = self.used.elapsed() > RESTED;
+        self.used = Instant::now();
+        let Some(account) = self.account.clone().filter(|_| rested) else {
+            return Ok(());
+        };
+        let doing = "trying a session that has rested";
+        let lost = match self.command(self.limits.command, doing, "NOOP").await {
+            Ok(reply) => reply.code == 421,
+            Err(e) if e.is_lost_session() => true,
+            Err(e) => return Err(e),
+        };
+        if lost {
+            tracing::debug!(server = %account.remote.host, "the FTP server ended a session that rested; opening a new one");
+            *self = Box::pin(Self::open(&account)).await?;
+        }
+        Ok(())
+    }
+
+    /// A command that suppaftp has no words for, and its reply, whatever that is.
+    async fn command(
+        &mut self,
+        limit: Duration,
+        doing: &str,
+        line: &str,
+    ) -> Result<Reply, FtpFailure> {
+        sendable(doing, &[line])?;
+        // No code is expected, so every reply comes as the unexpected one, whole.
+        let answered = async {
+            match self.ftp.custom_command(line, &[]).await {
+                Ok(reply) | Err(FtpError::UnexpectedResponse(reply)) => Ok(reply),
+                Err(e) => Err(e),
+            }
+        };
+        let reply = timed(limit, doing, answered).await?;
+        Ok(Reply {
+            code: failure::code(&reply),
+            text: String::from_utf8_lossy(&reply.body).into_owned(),
+        })
+    }
 }
 
-async fn connect(address: SocketAddr) -> Result<AsyncRustlsFtpStream, FtpError> {
+/// A reply of one line or several.
+struct Reply {
+    code: u32,
+    text: String,
+}
+
+impl Reply {
+    /// Its text, if it says that all went well.
+    fn done(&self, doing: &str) -> Result<&str, FtpFailure> {
+        if (200..300).contains(&self.code) {
+            return Ok(&self.text);
+        }
+        let words = failure::printable(self.text.as_bytes());
+        Err(FtpFailure::new(doing, words, Fault::Refused(self.code)))
+    }
+}
+
+/// What has a line break in it would be a second command, and NUL ends a name in many servers.
+fn sendable(doing: &str, words: &[&str]) -> Result<(), FtpFailure> {
+    if words.iter().any(|w| w.contains(['\r', '\n', '\0'])) {
+        let doing: String = doing.chars().filter(|c| !c.is_control()).collect();
+        let words = "a line break or NUL can't be sent to an FTP server";
+        return Err(FtpFailure::new(doing, words, Fault::Local));
+    }
+    Ok(())
+}
+
+async fn connect(
+    address: SocketAddr,
+    data_port: DataPort,
+    limit: Duration,
+) -> Result<AsyncRustlsFtpStream, FtpError> {
     let ftp = AsyncRustlsFtpStream::connect_with_stream(nodelay(address).await?).await?;
-    Ok(ftp.passive_stream_builder(|address| Box::pin(nodelay(address))))
+    Ok(ftp.passive_stream_builder(move |address| {
+        let data_port = data_port.clone();
+        Box::pin(async move { data_port.reach(limit, nodelay(address)).await })
+    }))
 }
 
 // Nagle's algorithm costs 40 ms a command and a file.
@@ -366,47 +425,4 @@ pub(crate) async fn read_password(file: PathBuf) -> Result<Zeroizing<String>, Ft
     })?;
     let text = Zeroizing::new(text);
     Ok(Zeroizing::new(text.lines().next().unwrap_or("").to_owned()))
-}
-
-async fn timed<T>(
-    limit: Duration,
-    doing: &str,
-    work: impl Future<Output = Result<T, FtpError>>,
-) -> Result<T, FtpFailure> {
-    match timeout(limit, work).await {
-        Ok(result) => result.map_err(|e| told(doing, e)),
-        Err(_) => Err(silent(doing, limit)),
-    }
-}
-
-async fn timed_io<T>(
-    limit: Duration,
-    doing: &str,
-    work: impl Future<Output = io::Result<T>>,
-) -> Result<T, FtpFailure> {
-    match timeout(limit, work).await {
-        Ok(result) => result.map_err(|e| FtpFailure::new(doing, e.to_string(), Fault::Broken)),
-        Err(_) => Err(silent(doing, limit)),
-    }
-}
-
-fn silent(doing: &str, limit: Duration) -> FtpFailure {
-    let words = format!("no answer within {} s", limit.as_secs_f32());
-    FtpFailure::new(doing, words, Fault::Silent)
-}
-
-fn told(doing: &str, e: FtpError) -> FtpFailure {
-    match e {
-        FtpError::UnexpectedResponse(r) => {
-            let words: String = String::from_utf8_lossy(&r.body)
-                .chars()
-                .map(|c| if c.is_control() { ' ' } else { c })
-                .take(300)
-                .collect();
-            FtpFailure::new(doing, words.trim(), Fault::Refused(r.status.code()))
-        }
-        FtpError::SecureError(words) => FtpFailure::new(doing, words, Fault::Tls),
-        FtpError::ConnectionError(e) => FtpFailure::new(doing, e.to_string(), Fault::Broken),
-        other => FtpFailure::new(doing, other.to_string(), Fault::Broken),
-    }
 }

@@ -5,6 +5,7 @@
 //! | [`folder`] | takes recordings in, lists, hashes and removes them; answers the peer's question |
 //! | [`mover`] | the loop that moves them to the primary, and its handle |
 //! | [`ftp`] | one FTP session as the mover and Test Connection need it |
+//! | [`foreign`] | whether a foreign server holds what was sent |
 //! | [`probe`] | Test Connection (R-VR-2) |
 //! | `stamp` | what a file looked like when it was read |
 //! | [`journal`] | what the mover remembers over restarts |
@@ -19,6 +20,7 @@
 //! confirmed.
 
 pub mod folder;
+pub mod foreign;
 pub mod ftp;
 pub mod journal;
 pub mod mover;

@@ -170,11 +170,9 @@ pub fn start(setup: Setup) -> VrlHandle {
         why: "the node has not yet decided who serves".to_owned(),
     });
     let (taken, taken_in) = mpsc::channel(1024);
-    let account = setup.vrl.remote.clone().map(|remote| Account {
-        remote,
-        tls: setup.tls.clone(),
-        limits: setup.tuning.limits,
-    });
+    let limits = setup.tuning.limits;
+    let account =
+        (setup.vrl.remote.clone()).map(|remote| Account::new(remote, setup.tls.clone(), limits));
     let handle = VrlHandle {
         shared: Arc::new(Shared::new(account.is_some())),
         account: account.clone(),

@@ -31,7 +31,7 @@ use vmsync::vrl::{
     mover::{self, Setup, Tuning},
     server::{self, ServerOptions, ServerTls},
 };
-use vmsync_config::{Vrl, VrlRemote, VrlServer, VrlTls};
+use vmsync_config::{Vrl, VrlRemote, VrlServer, VrlTls, VrlVerify};
 use vmsync_core::vrl::{Pace, RecordingName, State, Transfer};
 
 pub const PASSWORD: &str = "a long passphrase";
@@ -164,6 +164,7 @@ impl Primary {
             user: "vrl".to_owned(),
             password_file: self.password_file.clone(),
             tls: VrlTls::Off,
+            verify: VrlVerify::Node,
             window: None,
             rate: None,
             connections: 4,

@@ -20,7 +20,7 @@ use std::{
 };
 
 use vmsync::vrl::ftp::{Account, ClientTls, TimeLimits};
-use vmsync_config::{VrlRemote, VrlTls};
+use vmsync_config::{VrlRemote, VrlTls, VrlVerify};
 
 use super::{PASSWORD, SERVER_NAME};
 
@@ -230,15 +230,13 @@ impl Server {
 
     /// An account as the mover and Test Connection want it.
     pub fn account(&self, tls: VrlTls, client: Option<&Pem>) -> Account {
-        Account {
-            remote: self.remote(tls),
-            tls: client.map(|pem| pem.client.clone()),
-            limits: TimeLimits {
-                connect: Duration::from_secs(5),
-                command: Duration::from_secs(10),
-                piece: Duration::from_secs(10),
-            },
-        }
+        let limits = TimeLimits {
+            connect: Duration::from_secs(5),
+            command: Duration::from_secs(10),
+            piece: Duration::from_secs(10),
+        };
+        let client = client.map(|pem| pem.client.clone());
+        Account::new(self.remote(tls), client, limits)
     }
 
     /// `[vrl]` of the other node.
@@ -250,6 +248,7 @@ impl Server {
             user: self.software.user().to_owned(),
             password_file: self.password_file.clone(),
             tls,
+            verify: VrlVerify::Node,
             window: None,
             rate: None,
             connections: 4,
@@ -476,4 +475,25 @@ pub fn free_ports() -> u16 {
         }
     }
     panic!("no {PORTS} free ports in a row");
+}
+
+/// An FTP server as any primary might have one: it replaces files on rename, knows no VRL
+/// folder, and has to be told to make one.
+pub async fn libunftp(root: &Path) -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let root = root.to_owned();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            stream.set_nodelay(true).unwrap();
+            let root = root.clone();
+            let make = move || unftp_sbe_fs::Filesystem::new(root.clone()).unwrap();
+            let server = libunftp::ServerBuilder::new(Box::new(make))
+                .passive_host(Ipv4Addr::LOCALHOST)
+                .build()
+                .unwrap();
+            tokio::spawn(server.service(stream));
+        }
+    });
+    address
 }
