@@ -207,15 +207,250 @@ async fn where_tls_is_required_nothing_goes_without_it() {
 async fn listings_show_finished_recordings() {
     let primary = Primary::start(None).await;
     let mut client = Client::log_in(&primary).await;
-    client.store("b.wav", b"22").await;
+    client.store("b;2.wav", b"22").await;
     client.store("a.wav", b"1").await;
     client.store("c.part", b"333").await;
+    for (command, lines) in [
+        ("NLST", &["a.wav", "b;2.wav"][..]),
+        ("NLST -a /opt/vmpro/MM/VRL", &["a.wav", "b;2.wav"]),
+        ("NLST a.wav", &["a.wav"]),
+        ("NLST /opt", &["vmpro"]),
+        ("MLSD /opt/vmpro", &["type=dir;perm=el; MM"]),
+    ] {
+        let mut found = client.listing(command).await;
+        found.sort();
+        assert_eq!(found, lines, "{command}");
+    }
+    let long = client.listing("LIST -al b;2.wav").await;
+    assert_eq!(long.len(), 1);
+    assert!(long[0].starts_with("-r--r--r-- 1 ") && long[0].ends_with(" b;2.wav"));
+    let facts = client.listing("MLSD").await;
+    let b = facts.iter().find(|l| l.ends_with("; b;2.wav")).unwrap();
+    assert!(b.starts_with("type=file;size=2;modify=20"), "{b}");
+    let _data = client.data().await;
+    client.expect("LIST nothing.wav", 550).await;
+    let _data = client.data().await;
+    client.expect("MLSD a.wav", 501).await;
+}
+
+#[tokio::test]
+async fn facts_and_hashes_are_told_of_each_file() {
+    let primary = Primary::start(None).await;
+    let mut client = Client::log_in(&primary).await;
+    client.store("two words.wav", b"abc").await;
+    // FIPS 180-4, of "abc".
+    let sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    let told = client.say("HASH two words.wav").await;
+    assert_eq!(told, format!("213 SHA-256 0-3 {sha256} two words.wav\r\n"));
+    assert_eq!(
+        client.say("XSHA256 \"two words.wav\"").await,
+        format!("250 {sha256}\r\n")
+    );
+    // A recording that others changed is read again.
+    std::fs::write(primary.folder().join("two words.wav"), b"abd").unwrap();
+    assert!(!client.say("HASH two words.wav").await.contains(sha256));
+    client.expect("OPTS HASH", 200).await;
+    client.expect("OPTS HASH SHA-256", 200).await;
+    client.expect("OPTS HASH SHA-1", 504).await;
+    client.expect("HASH missing.wav", 550).await;
+    client.expect("MLST two words.wav", 250).await;
+    let facts = client.hear().await;
+    assert!(facts.starts_with(" type=file;size=3;modify="), "{facts}");
+    assert!(facts.ends_with(";perm=r; /two words.wav\r\n"), "{facts}");
+    assert!(client.hear().await.starts_with("250 "));
+    client.expect("MLST", 250).await;
+    assert!(client.hear().await.starts_with(" type=dir;"));
+    assert!(client.hear().await.starts_with("250 "));
+    client.expect("FEAT", 211).await;
+    let mut features = String::new();
+    while !features.ends_with("211 End\r\n") {
+        features.push_str(&client.hear().await);
+    }
+    for feature in [
+        "UTF8",
+        "MLST type*;size*;modify*;perm*;",
+        "HASH SHA-256*",
+        "REST STREAM",
+        "EPSV",
+    ] {
+        assert!(features.contains(&format!(" {feature}\r\n")), "{features}");
+    }
+}
+
+#[tokio::test]
+async fn unfinished_uploads_can_be_appended_to_and_finished_ones_can_not() {
+    let primary = Primary::start(None).await;
+    let mut client = Client::log_in(&primary).await;
+    for (command, bytes, code) in [
+        ("APPE .a.part", &b"one"[..], "226"),
+        ("APPE .a.part", b" two", "226"),
+        ("APPE new.wav", b"three", "226"),
+        ("APPE new.wav", b"more", "553"),
+    ] {
+        let said = client.send_data(command, bytes).await;
+        assert!(said.starts_with(code), "{command}: {said}");
+    }
+    assert_eq!(primary.files()[".a.part"], b"one two");
+    assert_eq!(primary.files()["new.wav"], b"three");
+    // An upload from the start leaves nothing of what was there.
+    client.store(".a.part", b"new").await;
+    assert_eq!(primary.files()[".a.part"], b"new");
+}
+
+#[tokio::test]
+async fn what_a_client_says_during_a_transfer_is_heard() {
+    let primary = Primary::start(None).await;
+    let mut client = Client::log_in(&primary).await;
     let mut data = client.data().await;
-    client.expect("NLST", 150).await;
-    let mut names = String::new();
-    data.read_to_string(&mut names).await.unwrap();
-    assert_eq!(names, "a.wav\r\nb.wav\r\n");
+    client.expect("STOR .a.part", 150).await;
+    data.write_all(b"some").await.unwrap();
+    client.expect("STAT", 211).await;
+    // What comes meanwhile waits for its turn; Telnet's signals before ABOR are none of it.
+    client.send("SIZE .a.part").await;
+    client.send_bytes(b"\xFF\xF4\xFF\xF2ABOR\r\n").await;
+    assert!(client.hear().await.starts_with("426"));
     assert!(client.hear().await.starts_with("226"));
+    assert_eq!(client.hear().await, "213 4\r\n");
+    client.expect("ABOR", 226).await;
+    // QUIT lets it end first.
+    let mut data = client.data().await;
+    client.expect("STOR .b.part", 150).await;
+    client.send("NOOP").await;
+    client.send("QUIT").await;
+    data.write_all(b"whole").await.unwrap();
+    drop(data);
+    for code in ["226", "200", "221", ""] {
+        let said = client.hear().await;
+        assert!(said.starts_with(code), "{said}");
+    }
+    assert_eq!(primary.files()[".b.part"], b"whole");
+}
+
+#[tokio::test]
+async fn a_client_that_is_killed_leaves_no_short_recording() {
+    let primary = Primary::start(None).await;
+    let mut client = Client::log_in(&primary).await;
+    let mut data = client.data().await;
+    client.expect("STOR call.wav", 150).await;
+    data.write_all(b"half").await.unwrap();
+    until("it is on the disk", || !primary.files().is_empty()).await;
+    // What the system does with the connections of a process that is gone.
+    drop((data, client));
+    until("it is dropped", || primary.files().is_empty()).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(primary.files().is_empty());
+}
+
+#[tokio::test]
+async fn commands_may_come_all_at_once() {
+    let primary = Primary::start(None).await;
+    let mut client = Client::greet(&primary).await;
+    let all = format!(
+        "USER vrl\r\nPASS {}\r\nPWD\r\nNOOP\r\nQUIT\r\n",
+        vrl_support::PASSWORD
+    );
+    client.send_bytes(all.as_bytes()).await;
+    for code in ["331", "230", "257", "200", "221"] {
+        assert!(client.hear().await.starts_with(code), "{code}");
+    }
+}
+
+#[tokio::test]
+async fn wrong_input_gets_its_answer_and_harms_nothing() {
+    let primary = Primary::start(None).await;
+    let mut client = Client::log_in(&primary).await;
+    let long = "a".repeat(256);
+    let nul = "a\0b.wav".to_owned();
+    for (command, code) in [
+        ("", 500),
+        ("XYZZY", 500),
+        ("STOR", 500),
+        ("REST x", 500),
+        ("REST 99999999999999999999", 500),
+        ("ALLO x", 500),
+        ("ALLO 10", 200),
+        ("ALLO 18446744073709551615", 552),
+        ("TYPE E", 504),
+        ("MODE B", 504),
+        ("STRU R", 504),
+        ("OPTS XYZZY", 504),
+        ("PORT 127,0,0,1,0,22", 502),
+        ("EPRT |1|127.0.0.1|22|", 502),
+        ("SITE CHMOD 777 a.wav", 502),
+        ("PROT P", 503),
+        ("PBSZ 0", 503),
+        ("AUTH TLS", 502),
+        ("RMD /", 502),
+        ("EPSV 2", 522),
+        ("EPSV 9", 522),
+        ("STOR a.wav", 425),
+        ("RNTO b.wav", 503),
+        ("MDTM nothing.wav", 550),
+        ("SIZE /", 553),
+        ("DELE /opt/vmpro/MM/VRL", 553),
+        (&format!("SIZE {long}"), 553),
+        (&format!("DELE {nul}"), 553),
+        ("CWD a\u{7f}", 550),
+    ] {
+        client.expect(command, code).await;
+    }
+    for name in [long.as_str(), &nul, "a\tb", "..", "a/../b", " a", "a\\b"] {
+        let said = client.store(name, b"x").await;
+        assert!(said.starts_with("553"), "{name}: {said}");
+    }
+    client.send_bytes(b"STOR \xFE\xFE\r\n").await;
+    assert!(client.hear().await.starts_with("500"));
+    assert!(primary.files().is_empty());
+    // 255 bytes are a name; a resume beyond the end, or of nothing, is none.
+    assert!(client.store(&long[..255], b"x").await.starts_with("226"));
+    client.expect("REST 2", 350).await;
+    let _data = client.data().await;
+    client.expect(&format!("RETR {}", &long[..255]), 554).await;
+    client.expect("REST 2", 350).await;
+    assert!(client.store("call.wav", b"x").await.starts_with("554"));
+    // The offset was for that one alone.
+    assert!(client.store("call.wav", b"x").await.starts_with("226"));
+}
+
+#[tokio::test]
+async fn after_epsv_all_there_is_no_pasv() {
+    let primary = Primary::start(None).await;
+    let mut client = Client::log_in(&primary).await;
+    client.expect("PASV", 227).await;
+    client.expect("EPSV ALL", 200).await;
+    client.expect("PASV", 501).await;
+    client.expect("EPSV", 229).await;
+}
+
+#[tokio::test]
+async fn names_in_any_script_and_form_are_kept_as_they_are() {
+    let primary = Primary::start(None).await;
+    let mut client = Client::log_in(&primary).await;
+    let names = [
+        "\u{e9}.wav",
+        "e\u{301}.wav",
+        "a \"b\"; c=d.wav",
+        "-l.wav",
+        "録音.wav",
+    ];
+    for name in names {
+        let stored = client
+            .store(&format!(".{name}.part"), name.as_bytes())
+            .await;
+        assert!(stored.starts_with("226"), "{stored}");
+        client.expect(&format!("RNFR .{name}.part"), 350).await;
+        client.expect(&format!("RNTO {name}"), 250).await;
+        client.expect(&format!("SIZE {name}"), 213).await;
+    }
+    assert_eq!(primary.files().len(), names.len());
+    for (name, bytes) in primary.files() {
+        assert_eq!(name.as_bytes(), bytes);
+    }
+    let mut listed = client.listing("NLST").await;
+    listed.sort();
+    let mut names = names.map(str::to_owned);
+    names.sort();
+    assert_eq!(listed, names);
 }
 
 #[tokio::test]

@@ -7,20 +7,22 @@
 mod command;
 mod data;
 mod files;
+mod listing;
 mod login;
 mod session;
+mod transfer;
 mod upload;
 
 use std::{
     collections::HashMap,
     io,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use vmsync_config::VrlServer;
 
@@ -69,7 +71,9 @@ pub(crate) struct Shared {
     pub(crate) login: Login,
     pub(crate) files: Files,
     pub(crate) tls: Option<ServerTls>,
+    pub(crate) data_tls: Option<Arc<rustls::ServerConfig>>,
     pub(crate) passive_ports: (u16, u16),
+    pub(crate) passive_address: Option<Ipv4Addr>,
 }
 
 /// Unfinished uploads older than this are swept at start and every hour.
@@ -93,9 +97,12 @@ pub async fn serve(
             max_bytes: options.max_bytes,
             reserve: options.min_free_bytes,
             writers: Writers::default(),
+            hashing: Arc::new(Semaphore::new(2)),
         },
+        data_tls: tls.as_ref().map(for_data),
         tls,
         passive_ports: server.passive_ports,
+        passive_address: server.passive_address,
     });
     tokio::fs::create_dir_all(folder).await?;
     let places = Places::new(options.connections, options.per_address);
@@ -130,6 +137,15 @@ pub async fn serve(
     }
     sessions.shutdown().await;
     Ok(())
+}
+
+/// TLS of data connections: the same, without new session tickets. A client that uploads reads
+/// nothing, and closing a connection with a ticket unread resets it (RFC 1122 section 4.2.2.13):
+/// what was still on its way is lost.
+fn for_data(tls: &ServerTls) -> Arc<rustls::ServerConfig> {
+    let mut config = (*tls.config).clone();
+    config.send_tls13_tickets = 0;
+    Arc::new(config)
 }
 
 async fn login(server: &VrlServer) -> io::Result<Login> {

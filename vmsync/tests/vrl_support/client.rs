@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
     time::timeout,
 };
@@ -50,11 +50,11 @@ impl Client {
     }
 
     pub async fn send(&mut self, command: &str) {
-        self.io
-            .get_mut()
-            .write_all(format!("{command}\r\n").as_bytes())
-            .await
-            .unwrap();
+        self.send_bytes(format!("{command}\r\n").as_bytes()).await;
+    }
+
+    pub async fn send_bytes(&mut self, bytes: &[u8]) {
+        self.io.get_mut().write_all(bytes).await.unwrap();
     }
 
     pub async fn say(&mut self, command: &str) -> String {
@@ -82,13 +82,28 @@ impl Client {
 
     /// STOR with these bytes; the final reply.
     pub async fn store(&mut self, name: &str, bytes: &[u8]) -> String {
+        self.send_data(&format!("STOR {name}"), bytes).await
+    }
+
+    /// A command that takes these bytes; the final reply.
+    pub async fn send_data(&mut self, command: &str, bytes: &[u8]) -> String {
         let mut data = self.data().await;
-        let reply = self.say(&format!("STOR {name}")).await;
+        let reply = self.say(command).await;
         if !reply.starts_with("150") {
             return reply;
         }
         let _ = data.write_all(bytes).await;
         let _ = data.shutdown().await;
         self.hear().await
+    }
+
+    /// A command that lists; its lines.
+    pub async fn listing(&mut self, command: &str) -> Vec<String> {
+        let mut data = self.data().await;
+        self.expect(command, 150).await;
+        let mut text = String::new();
+        data.read_to_string(&mut text).await.unwrap();
+        self.expect_within(226, Duration::from_secs(5)).await;
+        text.split_terminator("\r\n").map(str::to_owned).collect()
     }
 }

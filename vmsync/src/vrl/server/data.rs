@@ -13,6 +13,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::{TcpListener, TcpStream},
+    sync::mpsc,
     time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -25,20 +26,38 @@ pub(crate) enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// Binds a passive port of the range; with `(0, 0)` any free one.
-pub(crate) async fn listen(at: IpAddr, ports: (u16, u16)) -> io::Result<TcpListener> {
+/// Binds a passive port of the range, at the address the client connected to; with `(0, 0)` any
+/// free one.
+pub(crate) async fn listen(at: SocketAddr, ports: (u16, u16)) -> Result<TcpListener, Refusal> {
     let (low, high) = (ports.0.min(ports.1), ports.0.max(ports.1));
     let count = u32::from(high - low) + 1;
     let start = rand::random::<u32>() % count;
     let mut last = io::Error::from(io::ErrorKind::AddrInUse);
     for n in 0..count {
         let offset = u16::try_from((start + n) % count).unwrap_or(0);
-        match TcpListener::bind(SocketAddr::new(at, low.saturating_add(offset))).await {
+        match TcpListener::bind(with_port(at, low.saturating_add(offset))).await {
             Ok(listener) => return Ok(listener),
             Err(e) => last = e,
         }
     }
-    Err(last)
+    Err(Refusal::new(
+        425,
+        format!(
+            "none of the passive ports {low}-{high} is free ({last}); try again, or widen vrl.server.passive_ports"
+        ),
+    ))
+}
+
+/// An address with another port. IPv4 in IPv6 becomes IPv4; a link-local address keeps its scope.
+fn with_port(at: SocketAddr, port: u16) -> SocketAddr {
+    match at.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, port),
+        IpAddr::V6(_) => {
+            let mut at = at;
+            at.set_port(port);
+            at
+        }
+    }
 }
 
 /// Waits for the client's data connection; strangers are turned away.
@@ -100,6 +119,18 @@ pub(crate) async fn send(
     within(idle, stream.shutdown()).await
 }
 
+/// Sends what comes.
+pub(crate) async fn send_chunks(
+    mut stream: Stream,
+    mut chunks: mpsc::Receiver<io::Result<Vec<u8>>>,
+    idle: Duration,
+) -> Result<(), Refusal> {
+    while let Some(chunk) = chunks.recv().await {
+        within(idle, stream.write_all(&chunk?)).await?;
+    }
+    within(idle, stream.shutdown()).await
+}
+
 async fn within(
     limit: Duration,
     work: impl Future<Output = io::Result<()>>,
@@ -145,6 +176,39 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(s) => Pin::new(s).poll_shutdown(cx),
             Self::Tls(s) => Pin::new(s).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_range_of_ports_that_is_used_up_is_told_with_the_remedy() {
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let taken = listen(any, (0, 0)).await.unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let refused = listen(any, (port, port)).await.unwrap_err();
+        assert_eq!(refused.code, 425);
+        assert!(
+            refused.words.contains("vrl.server.passive_ports"),
+            "{}",
+            refused.words
+        );
+        drop(taken);
+        listen(any, (port, port)).await.unwrap();
+    }
+
+    #[test]
+    fn data_come_where_the_client_is() {
+        for (at, with) in [
+            ("192.0.2.1:21", "192.0.2.1:50000"),
+            ("[::ffff:192.0.2.1]:21", "192.0.2.1:50000"),
+            ("[2001:db8::1]:21", "[2001:db8::1]:50000"),
+            ("[fe80::1%3]:21", "[fe80::1%3]:50000"),
+        ] {
+            assert_eq!(with_port(at.parse().unwrap(), 50_000).to_string(), with);
         }
     }
 }

@@ -6,17 +6,24 @@
 //! only if that name is free or holds the same content already.
 
 use std::{
+    collections::BTreeSet,
+    fs::Metadata,
     io::{self, SeekFrom},
     path::{Path, PathBuf},
-    time::SystemTime,
+    sync::Arc,
 };
 
 use tokio::{
     fs::{File, OpenOptions},
     io::AsyncSeekExt,
+    sync::Semaphore,
 };
 
-use super::upload::{Room, Upload, Writers};
+use super::{
+    command::Form,
+    listing::{self, Listing},
+    upload::{Room, Upload, Writers},
+};
 use crate::vrl::folder;
 
 /// Why a client may not do that: an FTP reply.
@@ -61,6 +68,8 @@ pub(crate) struct Files {
     pub(crate) reserve: u64,
     /// Who writes to what.
     pub(crate) writers: Writers,
+    /// Files hashed at once for HASH.
+    pub(crate) hashing: Arc<Semaphore>,
 }
 
 impl Files {
@@ -99,19 +108,18 @@ impl Files {
         Ok(self.root.join(name))
     }
 
-    /// Length and time of a file.
-    pub(crate) async fn stat(&self, given: &str) -> Result<(u64, SystemTime), Refusal> {
+    /// What the disk knows of a file; links and folders are none.
+    pub(crate) async fn meta(&self, given: &str) -> Result<Metadata, Refusal> {
         let meta = tokio::fs::symlink_metadata(self.path(given)?).await?;
         if !meta.is_file() {
             return Err(Refusal::new(550, "not a file"));
         }
-        Ok((meta.len(), meta.modified()?))
+        Ok(meta)
     }
 
     /// Opens a file for reading from `offset`.
     pub(crate) async fn read(&self, given: &str, offset: u64) -> Result<File, Refusal> {
-        let (bytes, _) = self.stat(given).await?;
-        if offset > bytes {
+        if offset > self.meta(given).await?.len() {
             return Err(Refusal::new(554, "there is less than that"));
         }
         let mut file = OpenOptions::new()
@@ -191,11 +199,68 @@ impl Files {
         Ok(())
     }
 
-    /// Names of the finished recordings, with length and time.
-    pub(crate) async fn list(&self) -> Result<Vec<folder::Found>, Refusal> {
-        let root = self.root.clone();
-        let listing = tokio::task::spawn_blocking(move || folder::list(&root)).await;
-        Ok(listing.map_err(io::Error::other)??.recordings)
+    /// What LIST, NLST or MLSD of `path` shows. Only finished recordings are in the folder's.
+    pub(crate) async fn listing(&self, path: &str, form: Form) -> Result<Listing, Refusal> {
+        if self.is_root(path) {
+            return Ok(Listing::Folder(self.root.clone(), form));
+        }
+        if self.is_ancestor(path) {
+            let lines = self.below(path).into_iter();
+            let lines = lines.map(|name| listing::folder_line(form, name));
+            return Ok(Listing::Lines(lines.collect()));
+        }
+        if form == Form::Facts {
+            return Err(Refusal::new(501, "MLSD is for folders; MLST is for files"));
+        }
+        let meta = self.meta(path).await?;
+        let name = path.rsplit('/').next().unwrap_or(path);
+        Ok(Listing::Lines(listing::file_line(form, name, &meta)))
+    }
+
+    /// The folders in a folder on the way to the folder.
+    fn below(&self, path: &str) -> BTreeSet<&str> {
+        let above = format!("{}/", path.trim_matches('/'));
+        self.locations()
+            .filter_map(|l| l.trim_start_matches('/').strip_prefix(&above))
+            .filter_map(|rest| rest.split('/').next())
+            .collect()
+    }
+
+    /// The facts that MLST tells of a file or folder.
+    pub(crate) async fn facts(&self, path: &str) -> Result<String, Refusal> {
+        if self.is_root(path) {
+            return Ok("type=dir;perm=celmp;".to_owned());
+        }
+        if self.is_ancestor(path) {
+            return Ok("type=dir;perm=el;".to_owned());
+        }
+        Ok(listing::file_facts(
+            &self.path(path)?,
+            &self.meta(path).await?,
+        ))
+    }
+
+    /// Length and SHA-256 (lower-case hex) of a file; read only if it changed since it was written
+    /// or read last. Two at a time: a client that asks and goes can't keep the disk busy.
+    pub(crate) async fn hash(&self, given: &str) -> Result<(u64, String), Refusal> {
+        let bytes = self.meta(given).await?.len();
+        let path = self.path(given)?;
+        let permit = Arc::clone(&self.hashing).acquire_owned();
+        let permit = permit.await.map_err(io::Error::other)?;
+        let hash = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            folder::hash_known(&path)
+        });
+        let (_, sha256) = hash.await.map_err(io::Error::other)??;
+        Ok((bytes, sha256))
+    }
+
+    /// Whether there is room for so many bytes more.
+    pub(crate) async fn has_room(&self, bytes: u64) -> Result<(), Refusal> {
+        let room = self.room();
+        tokio::task::spawn_blocking(move || room.look(bytes))
+            .await
+            .map_err(io::Error::other)?
     }
 }
 
@@ -247,6 +312,7 @@ mod tests {
             max_bytes: 1_000_000,
             reserve: 0,
             writers: Writers::default(),
+            hashing: Arc::new(Semaphore::new(2)),
         }
     }
 

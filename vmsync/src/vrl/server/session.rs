@@ -1,9 +1,9 @@
 //! One control connection, from greeting to goodbye. Commands are never logged: one is PASS.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
     time::timeout,
 };
@@ -11,21 +11,21 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{
     Shared,
-    command::{Command, MAX_LINE, parse},
-    data::{self, Stream},
+    command::{Command, Lines, parse},
+    data::Stream,
     files::Refusal,
+    listing::stamp,
     login::Verdict,
-    upload,
 };
 
 /// Time to log in, TLS included.
 const LOGIN_LIMIT: Duration = Duration::from_secs(30);
 /// Time between two commands.
 const IDLE_LIMIT: Duration = Duration::from_mins(2);
-/// Time for a data connection to come, and for TLS on any connection.
+/// Time for TLS on the control connection.
 const SETUP_LIMIT: Duration = Duration::from_secs(15);
 /// Time between two reads or writes of data, and for a reply to leave.
-const STALL_LIMIT: Duration = Duration::from_mins(1);
+pub(super) const STALL_LIMIT: Duration = Duration::from_mins(1);
 /// Wrong passwords on one connection.
 const MAX_TRIES: u32 = 3;
 /// Delay after each of them.
@@ -38,10 +38,13 @@ enum Next {
     End,
 }
 
-/// A reply.
-struct Reply(u16, String);
+/// Longest line of a reply, characters; the longest holds a name and a hash.
+const MAX_WORDS: usize = 2_000;
 
-fn reply(code: u16, words: impl Into<String>) -> Reply {
+/// A reply; words with line ends in them are sent as they are.
+pub(super) struct Reply(u16, String);
+
+pub(super) fn reply(code: u16, words: impl Into<String>) -> Reply {
     Reply(code, words.into())
 }
 
@@ -51,21 +54,42 @@ impl From<Refusal> for Reply {
     }
 }
 
+/// What came from the client.
+pub(super) enum Heard {
+    Line(String),
+    /// A line without end: what follows can't be told from commands.
+    TooLong,
+    End,
+}
+
+/// Data connections to come.
+#[derive(Default)]
+pub(super) struct Passive {
+    pub(super) listener: Option<TcpListener>,
+    /// After EPSV ALL.
+    pub(super) extended_only: bool,
+}
+
 pub(crate) struct Session {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     io: BufReader<Stream>,
-    local: SocketAddr,
-    peer: SocketAddr,
+    lines: Lines,
+    /// Commands that came during a transfer.
+    pub(super) waiting: VecDeque<String>,
+    /// How the client's side ended during a transfer.
+    pub(super) ended: Option<Heard>,
+    pub(super) local: SocketAddr,
+    pub(super) peer: SocketAddr,
     user: Option<String>,
     logged_in: bool,
     tries: u32,
     tls: bool,
-    private_data: bool,
-    passive: Option<TcpListener>,
+    pub(super) private_data: bool,
+    pub(super) passive: Passive,
     rename_from: Option<String>,
     /// Where the client is: the folder, or a folder on the way to it that only clients see.
-    at: String,
-    restart_at: u64,
+    pub(super) at: String,
+    pub(super) restart_at: u64,
 }
 
 /// Serves one connection to its end. The caller bounds how many there are.
@@ -76,6 +100,9 @@ pub(crate) async fn serve(shared: Arc<Shared>, stream: TcpStream, peer: SocketAd
     let session = Session {
         shared,
         io: BufReader::with_capacity(4096, Stream::Plain(stream)),
+        lines: Lines::default(),
+        waiting: VecDeque::new(),
+        ended: None,
         local,
         peer,
         user: None,
@@ -83,7 +110,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, stream: TcpStream, peer: SocketAd
         tries: 0,
         tls: false,
         private_data: false,
-        passive: None,
+        passive: Passive::default(),
         rename_from: None,
         at: "/".to_owned(),
         restart_at: 0,
@@ -103,9 +130,13 @@ impl Session {
             } else {
                 login_until.saturating_duration_since(tokio::time::Instant::now())
             };
-            let line = match timeout(limit, self.line()).await {
-                Ok(Some(line)) => line,
-                Ok(None) => return,
+            let line = match timeout(limit, self.next_line()).await {
+                Ok(Heard::Line(line)) => line,
+                Ok(Heard::End) => return,
+                Ok(Heard::TooLong) => {
+                    self.say(reply(500, "line too long; goodbye")).await;
+                    return;
+                }
                 Err(_) => {
                     self.say(reply(421, "time-out; goodbye")).await;
                     return;
@@ -126,35 +157,41 @@ impl Session {
         }
     }
 
-    /// A line without its end; `None` at the end of the connection, or when it is no FTP.
-    async fn line(&mut self) -> Option<String> {
-        let mut bytes = Vec::new();
-        let mut limited = (&mut self.io).take(MAX_LINE as u64);
-        let n = limited.read_until(b'\n', &mut bytes).await.ok()?;
-        if n == 0 {
-            return None;
+    async fn next_line(&mut self) -> Heard {
+        if let Some(line) = self.waiting.pop_front() {
+            return Heard::Line(line);
         }
-        if bytes.last() != Some(&b'\n') {
-            // Too long, or cut off: what follows can't be told from commands.
-            self.say(reply(500, "line too long; goodbye")).await;
-            return None;
+        match self.ended.take() {
+            Some(ended) => ended,
+            None => self.hear().await,
         }
-        bytes.pop();
-        if bytes.last() == Some(&b'\r') {
-            bytes.pop();
-        }
-        // A name that is not UTF-8 can't be a recording's; it reads as a malformed command.
-        Some(String::from_utf8(bytes).unwrap_or_default())
     }
 
-    async fn say(&mut self, Reply(code, words): Reply) -> Option<()> {
+    /// The next line. Dropped while it waits, it loses nothing.
+    pub(super) async fn hear(&mut self) -> Heard {
+        loop {
+            let taken = match self.io.fill_buf().await {
+                Ok(bytes) if !bytes.is_empty() => self.lines.take(bytes),
+                _ => return Heard::End,
+            };
+            self.io.consume(taken.bytes);
+            match taken.line {
+                // A name that is not UTF-8 can't be a recording's; it reads as a malformed command.
+                Some(line) => return Heard::Line(String::from_utf8(line).unwrap_or_default()),
+                None if self.lines.is_too_long() => return Heard::TooLong,
+                None => {}
+            }
+        }
+    }
+
+    pub(super) async fn say(&mut self, Reply(code, words): Reply) -> Option<()> {
         let text = if words.contains('\n') {
             words
         } else {
             let clean: String = words
                 .chars()
                 .filter(|c| !c.is_control())
-                .take(300)
+                .take(MAX_WORDS)
                 .collect();
             format!("{code} {clean}\r\n")
         };
@@ -177,6 +214,10 @@ impl Session {
             Ok(Ok(stream)) => {
                 self.io = BufReader::with_capacity(4096, Stream::Tls(Box::new(stream)));
                 self.tls = true;
+                // Whoever said something before was not protected (RFC 4217 section 4).
+                (self.user, self.logged_in, self.restart_at) = (None, false, 0);
+                self.lines = Lines::default();
+                self.passive = Passive::default();
                 Some(self)
             }
             Ok(Err(e)) => {
@@ -213,7 +254,15 @@ impl Session {
             Command::Feat => Reply(211, self.features()),
             Command::Syst => reply(215, "UNIX Type: L8"),
             Command::OptsUtf8 | Command::Noop | Command::Type => reply(200, "OK"),
+            Command::OptsHash(None) => reply(200, "SHA-256"),
+            Command::OptsHash(Some(a)) if a.eq_ignore_ascii_case("SHA-256") => {
+                reply(200, "SHA-256")
+            }
+            Command::OptsHash(_) => reply(504, "only SHA-256 is offered"),
+            Command::OptsMlst(_) => reply(200, "MLST OPTS type;size;modify;perm;"),
+            Command::Abor => reply(226, "nothing to abort"),
             Command::NotOffered => reply(502, "not offered here"),
+            Command::WrongParameter => reply(504, "not offered with that parameter"),
             Command::Malformed => reply(500, "not understood"),
             _ if !self.logged_in => reply(530, "log in first"),
             other => match self.on_files(other).await {
@@ -226,21 +275,41 @@ impl Session {
     async fn on_files(&mut self, command: Command) -> Result<Reply, Refusal> {
         let files = &self.shared.files;
         Ok(match command {
-            Command::Pwd => reply(257, format!("\"{}\"", self.at)),
+            Command::Pwd => reply(257, format!("\"{}\"", self.at.replace('"', "\"\""))),
+            Command::Stat => reply(211, "vmsync VRL; no transfer is on its way"),
             Command::Cwd(path) => self.cwd(&path),
             Command::Mkd(path) if files.is_ancestor(&self.path(&path)) => {
                 reply(550, "it is there already")
             }
             Command::Mkd(_) => reply(550, "no folders are made here"),
-            Command::Size(name) => reply(213, files.stat(&self.path(&name)).await?.0.to_string()),
-            Command::Mdtm(name) => reply(213, stamp(files.stat(&self.path(&name)).await?.1)),
+            Command::Size(name) => {
+                let bytes = files.meta(&self.path(&name)).await?.len();
+                reply(213, bytes.to_string())
+            }
+            Command::Mdtm(name) => {
+                let modified = files.meta(&self.path(&name)).await?.modified()?;
+                reply(213, stamp(modified))
+            }
+            Command::Facts(path) => self.facts(path).await?,
+            Command::Hash(name) => {
+                let (bytes, sha256) = files.hash(&self.path(&name)).await?;
+                reply(213, format!("SHA-256 0-{bytes} {sha256} {name}"))
+            }
+            Command::Xsha256(name) => {
+                let (_, sha256) = files.hash(&self.path(unquoted(&name))).await?;
+                reply(250, sha256)
+            }
+            Command::Allo(bytes) => files
+                .has_room(bytes)
+                .await
+                .map(|()| reply(200, "there is room"))?,
             Command::Dele(name) => files
                 .delete(&self.path(&name))
                 .await
                 .map(|()| reply(250, "deleted"))?,
             Command::RenameFrom(name) => {
                 let from = self.path(&name);
-                files.stat(&from).await?;
+                files.meta(&from).await?;
                 self.rename_from = Some(from);
                 reply(350, "to what?")
             }
@@ -255,7 +324,7 @@ impl Session {
                 self.restart_at = offset;
                 reply(350, "the next transfer starts there")
             }
-            Command::Epsv => self.epsv().await?,
+            Command::Epsv(how) => self.epsv(how).await?,
             Command::Pasv => self.pasv().await?,
             transfer => self.transfer(transfer).await?,
         })
@@ -282,8 +351,18 @@ impl Session {
         reply(250, "OK")
     }
 
+    /// MLST (RFC 3659 section 7).
+    async fn facts(&self, path: Option<String>) -> Result<Reply, Refusal> {
+        let path = path.map_or_else(|| self.at.clone(), |path| self.path(&path));
+        let facts = self.shared.files.facts(&path).await?;
+        Ok(Reply(
+            250,
+            format!("250-Listing\r\n {facts} {path}\r\n250 End\r\n"),
+        ))
+    }
+
     /// What the client means by a path, from the top.
-    fn path(&self, given: &str) -> String {
+    pub(super) fn path(&self, given: &str) -> String {
         if given.starts_with('/') {
             return given.to_owned();
         }
@@ -344,113 +423,16 @@ impl Session {
         } else {
             ""
         };
-        format!(
-            "211-Features\r\n UTF8\r\n EPSV\r\n SIZE\r\n MDTM\r\n REST STREAM\r\n{tls}211 End\r\n"
-        )
-    }
-
-    async fn epsv(&mut self) -> Result<Reply, Refusal> {
-        let port = self.listen().await?;
-        Ok(reply(
-            229,
-            format!("Entering Extended Passive Mode (|||{port}|)"),
-        ))
-    }
-
-    async fn pasv(&mut self) -> Result<Reply, Refusal> {
-        let std::net::IpAddr::V4(ip) = self.local.ip().to_canonical() else {
-            return Err(Refusal::new(425, "PASV is for IPv4; use EPSV"));
-        };
-        let port = self.listen().await?;
-        let [a, b, c, d] = ip.octets();
-        let [high, low] = port.to_be_bytes();
-        Ok(reply(
-            227,
-            format!("Entering Passive Mode ({a},{b},{c},{d},{high},{low})"),
-        ))
-    }
-
-    async fn listen(&mut self) -> Result<u16, Refusal> {
-        self.passive = None;
-        let refused = |e: std::io::Error| Refusal::new(425, format!("no passive port: {e}"));
-        let listener = data::listen(self.local.ip(), self.shared.passive_ports)
-            .await
-            .map_err(refused)?;
-        let port = listener.local_addr().map_err(refused)?.port();
-        self.passive = Some(listener);
-        Ok(port)
-    }
-
-    /// STOR, RETR, LIST, NLST: everything with a data connection.
-    async fn transfer(&mut self, command: Command) -> Result<Reply, Refusal> {
-        let offset = std::mem::take(&mut self.restart_at);
-        let Some(listener) = self.passive.take() else {
-            return Err(Refusal::new(425, "PASV or EPSV first"));
-        };
-        if self.shared.tls.as_ref().is_some_and(|t| t.required) && !self.private_data {
-            return Err(Refusal::new(
-                521,
-                "this server insists on TLS for data: PROT P first",
-            ));
-        }
-        let shared = self.shared.clone();
-        let files = &shared.files;
-        match command {
-            Command::Stor(name) => {
-                let upload = files.begin(&self.path(&name), Some(offset)).await?;
-                let stream = self.open(listener).await?;
-                upload::receive(stream, upload, STALL_LIMIT).await?;
-                tracing::debug!(peer = %self.peer, bytes_from = offset, "FTP upload taken");
-            }
-            Command::Retr(name) => {
-                let file = files.read(&self.path(&name), offset).await?;
-                let stream = self.open(listener).await?;
-                data::send(stream, file, STALL_LIMIT).await?;
-            }
-            listing => {
-                let text = lines(&files.list().await?, matches!(listing, Command::List));
-                let stream = self.open(listener).await?;
-                data::send(stream, text.as_bytes(), STALL_LIMIT).await?;
-            }
-        }
-        Ok(reply(226, "done"))
-    }
-
-    /// Opens the data connection. An answer of 150 goes out first: clients begin TLS after it.
-    async fn open(&mut self, listener: TcpListener) -> Result<Stream, Refusal> {
-        let gone = || Refusal::new(426, "the control connection is gone");
-        self.say(reply(150, "go on")).await.ok_or_else(gone)?;
-        let stream = data::accept(listener, self.peer.ip(), SETUP_LIMIT).await?;
-        match &self.shared.tls {
-            Some(tls) if self.private_data => data::secure(stream, &tls.config, SETUP_LIMIT).await,
-            _ => Ok(Stream::Plain(stream)),
-        }
+        let files = " UTF8\r\n EPSV\r\n SIZE\r\n MDTM\r\n REST STREAM\r\n \
+             MLST type*;size*;modify*;perm*;\r\n HASH SHA-256*\r\n XSHA256\r\n";
+        format!("211-Features\r\n{files}{tls}211 End\r\n")
     }
 }
 
-fn stamp(time: std::time::SystemTime) -> String {
-    jiff::Timestamp::try_from(time).map_or_else(
-        |_| "19700101000000".to_owned(),
-        |t| t.strftime("%Y%m%d%H%M%S").to_string(),
-    )
-}
-
-fn lines(found: &[crate::vrl::folder::Found], long: bool) -> String {
-    found
-        .iter()
-        .map(|f| {
-            if long {
-                let time = jiff::Timestamp::try_from(f.modified).map_or_else(
-                    |_| String::from("Jan 01  1970"),
-                    |t| t.strftime("%b %d  %Y").to_string(),
-                );
-                format!(
-                    "-r--r--r-- 1 vmsync vmsync {:>12} {time} {}\r\n",
-                    f.bytes, f.name
-                )
-            } else {
-                format!("{}\r\n", f.name)
-            }
-        })
-        .collect()
+/// A name that some clients write in quotes.
+fn unquoted(name: &str) -> &str {
+    name.strip_prefix('"')
+        .and_then(|name| name.strip_suffix('"'))
+        .filter(|name| !name.is_empty())
+        .unwrap_or(name)
 }

@@ -105,6 +105,17 @@ pub(crate) struct Room {
     pub(crate) reserve: u64,
 }
 
+impl Room {
+    /// Refuses when so many bytes more touch the reserve, or are more than any file may have. Blocks.
+    pub(crate) fn look(&self, bytes: u64) -> Result<(), Refusal> {
+        if bytes > self.max_bytes {
+            return Err(too_large(self.max_bytes));
+        }
+        folder::room_for(&self.root, bytes, self.reserve)
+            .map_err(|e| Refusal::new(452, e.to_string()))
+    }
+}
+
 /// An upload in progress: where it is written, and what becomes of it.
 #[derive(Debug)]
 pub(crate) struct Upload {
@@ -149,7 +160,7 @@ impl Upload {
             None if offset > 0 => return Err(Refusal::new(554, "there is nothing to resume")),
             _ => {}
         }
-        look_at_space(&room)?;
+        room.look(0)?;
         let mut file = File::options()
             .write(true)
             .create(true)
@@ -172,6 +183,11 @@ impl Upload {
         })
     }
 
+    /// Whether it is published at its end.
+    pub(crate) fn gets_a_name(&self) -> bool {
+        self.publish_as.is_some()
+    }
+
     fn write(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
         let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         self.bytes = self.bytes.saturating_add(length);
@@ -183,7 +199,7 @@ impl Upload {
         self.unlooked = self.unlooked.saturating_add(length);
         if self.unlooked >= LOOK_EVERY {
             self.unlooked = 0;
-            look_at_space(&self.room)?;
+            self.room.look(0)?;
         }
         self.file.write_all(bytes)?;
         if let Some(hash) = &mut self.hash {
@@ -221,11 +237,6 @@ fn too_large(max_bytes: u64) -> Refusal {
         552,
         format!("larger than the {max_bytes} bytes allowed (vrl.server.max_bytes)"),
     )
-}
-
-/// Refuses once the reserve is touched.
-pub(crate) fn look_at_space(room: &Room) -> Result<(), Refusal> {
-    folder::room_for(&room.root, 0, room.reserve).map_err(|e| Refusal::new(452, e.to_string()))
 }
 
 /// A buffer and how much of it is filled.
@@ -267,7 +278,11 @@ impl Disk {
 }
 
 /// Receives an upload until the client ends it. What arrived of a broken one stays in its `.part`.
-pub(crate) async fn receive(stream: Stream, upload: Upload, idle: Duration) -> Result<(), Refusal> {
+pub(crate) async fn receive(
+    stream: Stream,
+    upload: Upload,
+    idle: Duration,
+) -> Result<Upload, Refusal> {
     let taken_over = upload.turn.taken_over.clone();
     tokio::select! {
         received = receive_all(stream, upload, idle) => received,
@@ -275,7 +290,18 @@ pub(crate) async fn receive(stream: Stream, upload: Upload, idle: Duration) -> R
     }
 }
 
-async fn receive_all(mut stream: Stream, upload: Upload, idle: Duration) -> Result<(), Refusal> {
+/// Gives a received upload its name, where it is to have one.
+pub(crate) async fn finish(upload: Upload) -> Result<(), Refusal> {
+    tokio::task::spawn_blocking(move || upload.finish())
+        .await
+        .map_err(io::Error::other)?
+}
+
+async fn receive_all(
+    mut stream: Stream,
+    upload: Upload,
+    idle: Duration,
+) -> Result<Upload, Refusal> {
     let mut disk = Disk::Idle(Box::new(upload), Piece::new());
     let mut piece = Piece::new();
     let mut pace = Pace::new(Instant::now());
@@ -305,9 +331,7 @@ async fn receive_all(mut stream: Stream, upload: Upload, idle: Duration) -> Resu
     let (upload, _) = disk.idle().await?;
     // Lets a TLS client see the end; it may be gone already.
     let _ = timeout(Duration::from_secs(1), stream.shutdown()).await;
-    tokio::task::spawn_blocking(move || upload.finish())
-        .await
-        .map_err(io::Error::other)?
+    Ok(*upload)
 }
 
 enum End {
