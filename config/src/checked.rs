@@ -90,6 +90,8 @@ pub struct Config {
     pub http: Http,
     /// Call recordings.
     pub vrl: Vrl,
+    /// What is kept of recordings that were moved: `[vrl.archive]`; none unless configured.
+    pub vrl_archive: Option<VrlArchive>,
     /// What this node may do by itself.
     pub rights: Rights,
     /// Call flows.
@@ -370,6 +372,17 @@ pub enum VrlVerify {
     Hash,
     /// This node, which reads the file back. Nor does that say whether it is durable.
     ReadBack,
+}
+
+/// `[vrl.archive]`: at the backup, recordings that the primary has confirmed are kept instead of removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VrlArchive {
+    /// Where. Not the folder of recordings, nor in it.
+    pub folder: PathBuf,
+    /// For no longer than this; one of the two limits is always set.
+    pub max_age: Option<Duration>,
+    /// The folder no larger than this, bytes.
+    pub max_bytes: Option<u64>,
 }
 
 /// `[vrl.server]`.

@@ -239,6 +239,17 @@ pub(crate) const MOST_VRL_CONNECTIONS: u16 = 8;
 /// Least `vrl.rate`, bytes a second.
 pub(crate) const LEAST_VRL_RATE: u64 = 16 * 1024;
 
+/// `vrl.archive.max_age`: how long confirmed recordings are kept at the backup.
+pub(crate) const ARCHIVE_AGE: Setting<Duration> = Setting {
+    default: m(30 * 24 * 60),
+    least: m(60),
+    most: m(3650 * 24 * 60),
+    rule: "to remove them at once leave the section out",
+};
+
+/// Least `vrl.archive.max_bytes`.
+pub(crate) const LEAST_ARCHIVE_BYTES: u64 = 1024 * 1024;
+
 /// `vrl.server.passive_ports`: for the data connections of the embedded FTP server, inclusive.
 pub(crate) const PASSIVE_PORTS: PortRange = PortRange(50_000, 50_099);
 

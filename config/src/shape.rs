@@ -218,6 +218,16 @@ section! {
         rate: Field<Bytes>,
         connections: Field<u16>,
         server: VrlServer,
+        archive: VrlArchive,
+    }
+}
+
+section! {
+    /// `[vrl.archive]`.
+    VrlArchive {
+        folder: Field<PathBuf>,
+        max_age: Field<Duration>,
+        max_bytes: Field<Bytes>,
     }
 }
 

@@ -77,6 +77,7 @@ pub(crate) fn config(root: &Root, folder: &Path, report: &mut Report) -> Option<
     let http = http(&root.http, &ctx, report);
     let has_tls = tls.as_ref().map(|tls| tls.files.is_some());
     let vrl = vrl::vrl(&root.vrl, has_tls, &ctx, report);
+    let vrl_archive = vrl::archive(&root.vrl, vrl.as_ref(), &ctx, report);
     let rights = rights(&root.rights, report);
     let callflows = callflows(&root.callflows, node.as_ref().map(|n| &n.data_dir), &ctx);
     let systems = systems::systems(&root.systems, &ctx, report);
@@ -96,6 +97,7 @@ pub(crate) fn config(root: &Root, folder: &Path, report: &mut Report) -> Option<
         senders: senders?,
         http: http?,
         vrl: vrl?,
+        vrl_archive: vrl_archive?,
         rights: rights?,
         callflows: callflows?,
         systems: systems?,

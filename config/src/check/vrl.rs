@@ -1,8 +1,8 @@
-//! `[vrl]` and `[vrl.server]`.
+//! `[vrl]`, `[vrl.server]` and `[vrl.archive]`.
 
 use super::{Context, names::is_host, not_blank, real_port};
 use crate::{
-    checked::{Mode, Role, Vrl, VrlRemote, VrlServer, VrlTls, VrlVerify},
+    checked::{Mode, Role, Vrl, VrlArchive, VrlRemote, VrlServer, VrlTls, VrlVerify},
     defaults,
     errors::{Report, printable},
     shape,
@@ -121,6 +121,62 @@ fn remote(
         window: raw.window.get(),
         rate: rate.get().map(|rate| rate.0),
         connections: connections.or(defaults::VRL_CONNECTIONS)?,
+    }))
+}
+
+/// What the backup keeps of recordings that were moved.
+#[allow(clippy::option_option, reason = "wrong, none, or set")]
+pub(super) fn archive(
+    raw: &shape::Vrl,
+    vrl: Option<&Vrl>,
+    ctx: &Context,
+    report: &mut Report,
+) -> Option<Option<VrlArchive>> {
+    let given = &raw.archive;
+    if !given.head.given {
+        return Some(None);
+    }
+    let mut wrong = |message: &str| report.error(&given.head.place, &given.head.path, message);
+    if raw.remote_host.is_absent() {
+        wrong(
+            "it is kept of what is moved to the primary: set vrl.remote_host on the secondary, or remove it",
+        );
+    }
+    if given.max_age.is_absent() && given.max_bytes.is_absent() {
+        wrong("without a limit the disk fills up: set max_age, max_bytes, or both");
+    }
+    let max_age = given
+        .max_age
+        .clone()
+        .check(report, |age| defaults::ARCHIVE_AGE.check(age));
+    let max_bytes = given.max_bytes.clone().check(report, |bytes| {
+        if bytes.0 < defaults::LEAST_ARCHIVE_BYTES {
+            Err(format!(
+                "{} bytes hold next to nothing: set at least {} (1MiB), or leave it out",
+                bytes.0,
+                defaults::LEAST_ARCHIVE_BYTES
+            ))
+        } else {
+            Ok(())
+        }
+    });
+    let recordings = vrl.map(|vrl| vrl.folder.clone());
+    let folder = given.folder.clone().check(report, |folder| {
+        let folder = ctx.path(folder.clone());
+        match &recordings {
+            Some(other) if folder.starts_with(other) || other.starts_with(&folder) => Err(format!(
+                "{} and vrl.folder, {}, must not be one another, nor in one another",
+                folder.display(),
+                other.display()
+            )),
+            _ => Ok(()),
+        }
+    });
+    let folder = folder.require(report);
+    Some(Some(VrlArchive {
+        folder: ctx.path(folder?),
+        max_age: max_age.get(),
+        max_bytes: max_bytes.get().map(|bytes| bytes.0),
     }))
 }
 

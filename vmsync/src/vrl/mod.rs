@@ -2,6 +2,7 @@
 //!
 //! | module | does |
 //! |---|---|
+//! | [`archive`] | keeps what was moved, as long as it may be kept |
 //! | [`folder`] | takes recordings in, lists, hashes and removes them; answers the peer's question |
 //! | [`mover`] | the loop that moves them to the primary, and its handle |
 //! | [`ftp`] | one FTP session as the mover and Test Connection need it |
@@ -19,6 +20,7 @@
 //! says so over the control channel; only then the local copy goes, if it still is what was
 //! confirmed.
 
+pub mod archive;
 pub mod folder;
 pub mod foreign;
 pub mod ftp;
@@ -31,6 +33,7 @@ mod stamp;
 pub mod status;
 pub mod watch;
 
+pub use archive::{Archive, ArchiveStatus, Confirmed, Keeping};
 pub use folder::{TakeError, Taken, confirm_local, take};
 pub use journal::{Journal, JournalError, StoreJournal};
 pub use mover::{Confirm, ConfirmError, VrlHandle};

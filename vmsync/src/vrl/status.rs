@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::archive::ArchiveStatus;
+
 /// What the mover is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -76,4 +78,7 @@ pub struct VrlStatus {
     pub last_error: Option<String>,
     /// Files in the folder that can't be moved, with the reason.
     pub unfit: Vec<String>,
+    /// What is kept of recordings that were moved; null where nothing is (`[vrl.archive]`).
+    #[serde(default)]
+    pub archive: Option<ArchiveStatus>,
 }

@@ -21,13 +21,16 @@
 mod backoff;
 mod book;
 mod name;
+mod outlook;
 mod progress;
+pub mod retention;
 mod transfer;
 mod when;
 
 pub use backoff::{Backoff, Pace};
 pub use book::{Book, Found};
 pub use name::{InvalidName, MAX_NAME_BYTES, RecordingName, is_file_name, is_ignored};
+pub use outlook::{DiskOutlook, Outlook};
 pub use progress::{Meter, Progress};
 pub use transfer::{Conditions, ConfirmAnswer, Outcome, Part, State, Step, Transfer};
 pub use when::{Limit, closed_for};
