@@ -3,6 +3,7 @@
 mod operate;
 mod remote;
 mod store;
+mod vrl;
 
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
@@ -49,6 +50,9 @@ enum Command {
         #[arg(long, default_value = "0.0.0.0:8090")]
         listen: std::net::SocketAddr,
     },
+    /// Call recordings: how their move stands, test, move now, hand in.
+    #[command(args_conflicts_with_subcommands = true)]
+    Vrl(vrl::VrlArgs),
     #[command(flatten)]
     Operate(operate::OperateCommand),
     #[command(flatten)]
@@ -227,6 +231,7 @@ fn run(command: Command) -> Result<(), Failure> {
             runtime()?.block_on(crate::witness::run(listen))?;
             Ok(())
         }
+        Command::Vrl(args) => runtime()?.block_on(vrl::run(args)),
         Command::Operate(command) => runtime()?.block_on(operate::run(command)),
         Command::Remote(command) => runtime()?.block_on(remote::run(command)),
     }
