@@ -161,3 +161,47 @@ async fn lftp(pair: &Pair, password: &str, commands: &str) -> Ended {
     let script = format!("{limits} open -u vrl,{password} ftp://{address}; {commands}; bye");
     run("lftp", &["-c", &script], Duration::from_secs(40)).await
 }
+
+/// R-VR-1, R-VR-4: whichever node is killed, and how often, each recording is whole on one of them at every
+/// moment, and on the primary at the end, once.
+#[tokio::test]
+async fn both_nodes_are_killed_over_and_over_and_each_recording_arrives_once() {
+    let pair = Pair::laid_out().await;
+    // Slow enough to be caught at it.
+    let slow = "tls = \"required\"\nrate = \"4MB\"\n[[systems]]";
+    pair.secondary
+        .configure("tls = \"required\"\n\n[[systems]]", slow);
+    pair.start_both().await;
+    let recordings: Vec<_> = (0..40)
+        .map(|n| (format!("2026-11-23_{n:02}.wav"), wav(1 + n % 7 * (n % 11))))
+        .collect();
+    // As a PBX does that records into the folder itself.
+    for (name, audio) in &recordings {
+        std::fs::write(pair.secondary.vrl_dir.join(name), audio).unwrap();
+    }
+    for round in 0..6_u64 {
+        let node = [&pair.secondary, &pair.primary][usize::try_from(round % 2).unwrap()];
+        tokio::time::sleep(Duration::from_millis(1_500 + 230 * round)).await;
+        node.kill().await;
+        each_is_somewhere(&pair, &recordings);
+        node.start().await;
+    }
+    soon("all recordings to arrive", async || {
+        each_is_somewhere(&pair, &recordings);
+        let left = std::fs::read_dir(&pair.secondary.vrl_dir).unwrap().count();
+        if left == 0 {
+            Ok(())
+        } else {
+            let vrl = pair.secondary.try_get("/api/v1/vrl").await?;
+            Err(format!("{left} are at the backup: {vrl}"))
+        }
+    })
+    .await;
+    let mut there: Vec<_> = std::fs::read_dir(&pair.primary.vrl_dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    there.sort();
+    let names: Vec<_> = recordings.iter().map(|(name, _)| name.clone()).collect();
+    assert_eq!(there, names);
+}

@@ -491,3 +491,30 @@ async fn a_recording_that_changes_on_its_way_arrives_as_it_is_at_the_end() {
     assert_eq!(there.len(), 1, "{:?}", there.keys());
     assert!(there["call.wav"] == other, "the bytes differ");
 }
+
+/// R-VR-3: what a PBX puts into the folder while this node may not record stays there, is told, and moves once
+/// it may; what was recorded before moves all the same.
+#[tokio::test]
+async fn what_is_dropped_without_the_right_stays_until_there_is_one() {
+    let primary = Primary::start(None).await;
+    let backup = Backup::of(&primary);
+    backup.records("before.wav", b"by right");
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let (handle, _stop) = backup.start();
+    handle.refuse(Some("this node has no media-manager right (R-VR-3)".to_owned()));
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    backup.records("dropped.wav", b"not by right");
+    handle.allow(true, "the primary owns its group");
+    until("the refusal to be told", || {
+        let status = handle.status();
+        status.refused == ["dropped.wav"] && status.files_done == 1
+    })
+    .await;
+    let status = handle.status();
+    assert_eq!(status.state, VrlState::Waiting, "{status:?}");
+    assert!(status.why.contains("media-manager right"), "{status:?}");
+    assert!(!primary.files().contains_key("dropped.wav"));
+    handle.refuse(None);
+    until_done(&handle, 2).await;
+    assert_eq!(primary.files()["dropped.wav"], b"not by right");
+}

@@ -13,6 +13,7 @@
 //! | `changes` | small changes made while the peer was away, catching up |
 //! | `lag` | from the acknowledgement at one node to the event at the other, under steady load |
 //! | `failover` | an operator's request until the backup serves; the loss of the home until the decision |
+//! | `ftp` | recordings moving to the primary, beside curl and lftp |
 //! | `scale` | one node holding a million messages: start, memory, a list |
 //! | `content`, `pair`, `events`, `report` | made-up content; the two processes; their event streams; what is printed |
 
@@ -23,6 +24,7 @@ mod content;
 mod events;
 mod failover;
 mod floor;
+mod ftp;
 mod lag;
 mod pair;
 mod report;
@@ -35,6 +37,7 @@ use std::{
 };
 
 pub use failover::FailoverWork;
+pub use ftp::FtpWork;
 use report::Report;
 
 /// A run that takes longer than this is given up.
@@ -107,6 +110,11 @@ pub async fn sync(work: SyncWork, out: &mut (impl Write + Send)) -> Result<(), S
 /// Runs `vmsync bench failover` and prints what was measured.
 pub async fn failover(work: FailoverWork, out: &mut (impl Write + Send)) -> Result<(), String> {
     failover::run(work, out).await
+}
+
+/// Runs `vmsync bench ftp` and prints what was measured.
+pub async fn ftp(work: FtpWork, out: &mut (impl Write + Send)) -> Result<(), String> {
+    ftp::run(work, out).await
 }
 
 /// Runs `vmsync bench intake` and prints what was measured.

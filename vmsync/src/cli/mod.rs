@@ -123,6 +123,8 @@ enum BenchCommand {
     Intake(bench::Work),
     /// How fast a failover is: asked for, and after the loss of the home.
     Failover(bench::FailoverWork),
+    /// How fast recordings move to the primary, beside curl and lftp to the same server.
+    Ftp(bench::FtpWork),
 }
 
 #[derive(Subcommand)]
@@ -213,6 +215,10 @@ fn run(command: Command) -> Result<(), Failure> {
         }
         Command::Bench(BenchCommand::Failover(work)) => {
             runtime()?.block_on(bench::failover(work, &mut std::io::stdout()))?;
+            Ok(())
+        }
+        Command::Bench(BenchCommand::Ftp(work)) => {
+            runtime()?.block_on(bench::ftp(work, &mut std::io::stdout()))?;
             Ok(())
         }
         Command::Store(command) => store::run(command),

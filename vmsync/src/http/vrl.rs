@@ -46,6 +46,8 @@ struct VrlAnswer {
     remote: Option<String>,
     /// This node may record (R-VR-3).
     right: bool,
+    /// Why it may not, if so: what is handed in is refused with this, and what is put into the folder stays.
+    refuses: Option<String>,
 }
 
 /// How far the move of recordings is.
@@ -60,6 +62,7 @@ fn answer(app: &App) -> VrlAnswer {
         why: "no remote is configured: recordings stay on this node".to_owned(),
         ..VrlStatus::default()
     };
+    let refuses = app.rights.may_record(app).err();
     VrlAnswer {
         status: app.vrl.as_ref().map_or_else(stays, VrlHandle::status),
         folder: config.folder.display().to_string(),
@@ -67,7 +70,8 @@ fn answer(app: &App) -> VrlAnswer {
             .remote
             .as_ref()
             .map(|r| format!("{}:{}{}", r.host, r.port, r.location)),
-        right: config.right,
+        right: refuses.is_none(),
+        refuses,
     }
 }
 

@@ -148,6 +148,8 @@ impl Node {
             vrl.allow(allowed.0, allowed.1.clone());
             self.progress.vrl_allowed = Some(allowed);
         }
+        // What a PBX puts into the folder itself is refused as what it hands in is (R-VR-3).
+        vrl.refuse(self.app.rights.may_record(&self.app).err());
     }
 
     fn status(&mut self, now: Now) -> Status {

@@ -13,7 +13,7 @@ mod steps;
 
 use std::{
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -22,8 +22,11 @@ use std::{
 use async_trait::async_trait;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use vmsync_config::{Vrl, words::Now};
-use vmsync_core::vrl::{Conditions, ConfirmAnswer, Limit, Pace, closed_for};
+use vmsync_config::{
+    Vrl,
+    words::{Now, UnixMillis},
+};
+use vmsync_core::vrl::{Conditions, ConfirmAnswer, Found, Limit, Pace, closed_for};
 
 use self::{run::Mover, shared::Shared};
 use super::{
@@ -107,8 +110,12 @@ pub struct VrlHandle {
     account: Option<Account>,
     conditions: Arc<watch::Sender<Conditions>>,
     taken: mpsc::Sender<Taken>,
+    refusal: Refusal,
     now: fn() -> Now,
 }
+
+/// Since when recordings put into the folder are refused, and why.
+type Refusal = Arc<Mutex<Option<(UnixMillis, String)>>>;
 
 impl VrlHandle {
     /// How far the move is.
@@ -141,6 +148,19 @@ impl VrlHandle {
             *old = new;
             changed
         });
+    }
+
+    /// Recordings put into the folder from now on are refused, with the reason shown to the operator; `None` =
+    /// they are taken (R-VR-3). What is refused stays where it is, and moves once it is taken.
+    pub fn refuse(&self, why: Option<String>) {
+        let mut refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = refusal.as_ref().map(|(since, _)| *since);
+        let changed = refusal.is_some() != why.is_some();
+        *refusal = why.map(|why| (since.unwrap_or_else(|| (self.now)().wall), why));
+        drop(refusal);
+        if changed {
+            self.shared.look.notify_one();
+        }
     }
 
     /// Test Connection (R-VR-2), at any time, beside a move in progress.
@@ -178,6 +198,7 @@ pub fn start(setup: Setup) -> VrlHandle {
         account: account.clone(),
         conditions: Arc::new(conditions),
         taken,
+        refusal: Refusal::default(),
         now: setup.now,
     };
     if let Some(account) = account {
@@ -188,6 +209,7 @@ pub fn start(setup: Setup) -> VrlHandle {
             account,
             shared: handle.shared.clone(),
             allowed,
+            refusal: handle.refusal.clone(),
             by_hand: AtomicBool::new(false),
         });
         let mover = Mover::new(ctx, taken_in);
@@ -208,6 +230,7 @@ struct Context {
     account: Account,
     shared: Arc<Shared>,
     allowed: watch::Receiver<Conditions>,
+    refusal: Refusal,
     /// An operator started the move: the daily window is not waited for until nothing is left.
     by_hand: AtomicBool,
     limit: Option<Mutex<Limit>>,
@@ -216,6 +239,21 @@ struct Context {
 impl Context {
     fn now(&self) -> Now {
         (self.setup.now)()
+    }
+
+    /// Why recordings put into the folder are refused, if they are.
+    fn refusal(&self) -> Option<String> {
+        let refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        refusal.as_ref().map(|(_, why)| why.clone())
+    }
+
+    /// Whether a file is refused: it was written since recordings are. What was there before was recorded
+    /// by right, as far as anybody can tell.
+    fn refuses(&self, found: &Found) -> bool {
+        let refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        refusal.as_ref().is_some_and(|(since, _)| {
+            found.modified >= std::time::UNIX_EPOCH + Duration::from_millis(since.0)
+        })
     }
 
     /// Whether recordings may move now, and when that may change by time alone (monotonic).

@@ -81,4 +81,8 @@ pub struct VrlStatus {
     /// What is kept of recordings that were moved; null where nothing is (`[vrl.archive]`).
     #[serde(default)]
     pub archive: Option<ArchiveStatus>,
+    /// Files put into the folder while this node may not record (R-VR-3): they stay, and move once it may. At
+    /// most 100 of them.
+    #[serde(default)]
+    pub refused: Vec<String>,
 }

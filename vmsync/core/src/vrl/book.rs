@@ -62,13 +62,13 @@ impl Book {
         self.quiet
     }
 
-    /// Takes in a look at the whole folder at `now` (monotonic). `busy` are on their way, and `open`
-    /// still written to.
+    /// Takes in a look at the whole folder at `now` (monotonic). `busy` are on their way, and `held` are
+    /// still written to, or may not move for another reason.
     pub fn scan(
         &mut self,
         listing: Vec<Found>,
         busy: impl Fn(&RecordingName) -> bool,
-        open: impl Fn(&RecordingName) -> bool,
+        held: impl Fn(&Found) -> bool,
         now: Duration,
     ) {
         let taken: HashSet<RecordingName> = {
@@ -90,7 +90,7 @@ impl Book {
             if busy(&found.name) || taken.contains(&found.name) {
                 continue;
             }
-            if whole.get(&found.name) == Some(&found) && !open(&found.name) {
+            if whole.get(&found.name) == Some(&found) && !held(&found) {
                 self.bytes = self.bytes.saturating_add(found.bytes);
                 self.whole.push_back(found);
                 continue;
@@ -99,24 +99,24 @@ impl Book {
                 self.bytes = self.bytes.saturating_add(known.bytes);
                 self.young.insert(found.name.clone(), known);
             }
-            let written = open(&found.name);
-            self.judge(found, written, now);
+            let held = held(&found);
+            self.judge(found, held, now);
         }
         self.whole
             .make_contiguous()
             .sort_by(|a, b| (a.modified, &a.name).cmp(&(b.modified, &b.name)));
     }
 
-    /// Takes in a look at one file, which is not on its way. `open`: it is still written to.
-    pub fn see(&mut self, found: Found, open: bool, now: Duration) {
+    /// Takes in a look at one file, which is not on its way. `held`: it is still written to, or may not move.
+    pub fn see(&mut self, found: Found, held: bool, now: Duration) {
         self.forget(&found.name);
-        self.judge(found, open, now);
+        self.judge(found, held, now);
     }
 
-    fn judge(&mut self, found: Found, open: bool, now: Duration) {
+    fn judge(&mut self, found: Found, held: bool, now: Duration) {
         let before = self.young.get(&found.name);
         let same = before
-            .filter(|y| y.bytes == found.bytes && y.modified == found.modified && !open)
+            .filter(|y| y.bytes == found.bytes && y.modified == found.modified && !held)
             .map(|y| y.since);
         self.drop_young(&found.name);
         let quiet = if found.name.side_base().is_some() {
@@ -126,7 +126,7 @@ impl Book {
         };
         self.bytes = self.bytes.saturating_add(found.bytes);
         let since = same.unwrap_or(now);
-        if !open && now.saturating_sub(since) >= quiet && (same.is_some() || quiet.is_zero()) {
+        if !held && now.saturating_sub(since) >= quiet && (same.is_some() || quiet.is_zero()) {
             self.whole.push_back(found);
             return;
         }

@@ -30,6 +30,8 @@ const FEWER_FOR: Duration = Duration::from_mins(5);
 const MOST_ASIDE: usize = 10_000;
 /// Files looked at one by one; more than that are found by a look at the whole folder.
 const MOST_LOOKS: usize = 256;
+/// Names of refused files told at most.
+const MOST_TOLD: usize = 100;
 /// The loop turns at least this often.
 const AT_LATEST: Duration = Duration::from_mins(1);
 /// The loop never turns faster than this for time alone.
@@ -103,6 +105,7 @@ impl Mover {
                 Some(left) = self.lanes.join_next() => self.left(left),
                 Some(scan) = self.scans.join_next() => self.scanned(scan.unwrap_or_else(|e| Err(io::Error::other(e)))),
                 () = self.ctx.shared.kick.notified() => self.kicked(),
+                () = self.ctx.shared.look.notified() => self.rescan_at = Some(Duration::ZERO),
                 Some(taken) = self.taken_in.recv() => self.taken(&taken),
                 Ok(()) = allowed.changed() => {}
                 () = tokio::time::sleep(sleep) => {}
@@ -200,8 +203,8 @@ impl Mover {
         for (found, name) in looked.unwrap_or_default() {
             match found {
                 Ok(Some(found)) => {
-                    let open = self.watch.still_written(name.as_str());
-                    self.book.see(found, open, now);
+                    let held = self.is_held(&found);
+                    self.book.see(found, held, now);
                 }
                 Ok(None) => self.book.gone(&name),
                 Err(e) => {
@@ -232,8 +235,16 @@ impl Mover {
         let aside: BTreeSet<_> = self.aside.keys().map(|(_, name)| name).collect();
         let busy = |name: &RecordingName| self.busy.contains(name) || aside.contains(name);
         let now = self.ctx.now().mono;
-        let open = |name: &RecordingName| self.watch.still_written(name.as_str());
-        self.book.scan(listing.recordings, busy, open, now);
+        let refused = listing.recordings.iter().filter(|f| self.ctx.refuses(f));
+        let refused: Vec<_> = refused.map(|f| f.name.to_string()).take(MOST_TOLD).collect();
+        self.ctx.shared.told().status.refused = refused;
+        let (watch, ctx) = (&self.watch, &self.ctx);
+        let held = |f: &Found| watch.still_written(f.name.as_str()) || ctx.refuses(f);
+        self.book.scan(listing.recordings, busy, held, now);
+    }
+
+    fn is_held(&self, found: &Found) -> bool {
+        self.watch.still_written(found.name.as_str()) || self.ctx.refuses(found)
     }
 
     /// Starts lanes while there is something to move and a way for it; returns when to look again.
@@ -392,6 +403,9 @@ impl Mover {
             }
             None if !self.lanes.is_empty() => (VrlState::Transferring, conditions.why),
             None if !conditions.allowed && waiting > 0 => (VrlState::Waiting, conditions.why),
+            None if waiting > 0 && waiting <= told.status.refused.len() as u64 => {
+                (VrlState::Waiting, self.ctx.refusal().unwrap_or_default())
+            }
             None if waiting > 0 => {
                 let why = "files that were written to a moment ago are let grow first";
                 (VrlState::Waiting, why.to_owned())

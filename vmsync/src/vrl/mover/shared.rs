@@ -15,6 +15,8 @@ use crate::vrl::status::{Current, VrlState, VrlStatus};
 /// What handle, loop and lanes share.
 pub(super) struct Shared {
     pub(super) kick: Notify,
+    /// The folder is to be looked at.
+    pub(super) look: Notify,
     told: Mutex<Told>,
 }
 
@@ -62,6 +64,7 @@ impl Shared {
         }
         Self {
             kick: Notify::new(),
+            look: Notify::new(),
             told: Mutex::new(told),
         }
     }
