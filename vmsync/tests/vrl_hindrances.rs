@@ -193,7 +193,6 @@ async fn waits_for_room(backup: &Backup, folder: &Path) {
     until("the full disk to be told", || {
         let status = handle.status();
         let told = status.last_error.is_some_and(|e| {
-            let e = e.to_lowercase();
             [
                 "full", "space", "452", "552", "451", "426", "quota", "fail", "broke", "closed",
                 "reset",

@@ -501,7 +501,9 @@ async fn what_is_dropped_without_the_right_stays_until_there_is_one() {
     backup.records("before.wav", b"by right");
     tokio::time::sleep(Duration::from_millis(20)).await;
     let (handle, _stop) = backup.start();
-    handle.refuse(Some("this node has no media-manager right (R-VR-3)".to_owned()));
+    handle.refuse(Some(
+        "this node has no media-manager right (R-VR-3)".to_owned(),
+    ));
     tokio::time::sleep(Duration::from_millis(20)).await;
     backup.records("dropped.wav", b"not by right");
     handle.allow(true, "the primary owns its group");

@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 use vmsync::vrl::server::{ServerOptions, ServerTls};
 use vmsync_config::{
-    VrlTls,
+    VrlTls, VrlVerify,
     words::{Now, UnixMillis},
 };
 use vrl_support::{
@@ -182,6 +182,15 @@ fn jumping() -> Now {
 /// Connections are cut at random bytes, the server is killed, the receiving node does not answer, the clock
 /// jumps, and the mover is killed over and over.
 async fn all_arrive(software: Option<Software>, encrypted: bool, seed: u64) {
+    all_arrive_verified(software, encrypted, VrlVerify::Node, seed).await;
+}
+
+async fn all_arrive_verified(
+    software: Option<Software>,
+    encrypted: bool,
+    verify: VrlVerify,
+    seed: u64,
+) {
     let size = size();
     let (dice, pem) = (Dice::new(seed), Pem::new());
     let tls = encrypted.then_some(&pem);
@@ -192,6 +201,7 @@ async fn all_arrive(software: Option<Software>, encrypted: bool, seed: u64) {
     let cutter = Cutter::start(server, PORTS, size.cuts, 400_000, seed).await;
     backup.remote.host = cutter.address.ip().to_string();
     backup.now = jumping;
+    backup.remote.verify = verify;
     if encrypted {
         backup.remote.tls = VrlTls::Required;
         backup.tls = Some(pem.client.clone());
@@ -227,7 +237,7 @@ async fn all_arrive(software: Option<Software>, encrypted: bool, seed: u64) {
     let there = content(&backup.control.folder);
     let cut = size.cuts - cutter.left();
     println!(
-        "{software:?} encrypted={encrypted}: {} files, {cut} connections cut, {kills} kills and jumps, {:?}",
+        "{software:?} encrypted={encrypted} {verify:?}: {} files, {cut} connections cut, {kills} kills and jumps, {:?}",
         there.len(),
         took()
     );
@@ -283,4 +293,20 @@ async fn all_arrive_at_proftpd() {
 #[tokio::test]
 async fn all_arrive_at_proftpd_encrypted() {
     all_arrive(Some(Software::Proftpd), true, 8).await;
+}
+
+/// Without a node at the other side: what the FTP server can tell is all there is.
+#[tokio::test]
+async fn all_arrive_where_proftpd_hashes_them() {
+    all_arrive_verified(Some(Software::Proftpd), true, VrlVerify::Hash, 9).await;
+}
+
+#[tokio::test]
+async fn all_arrive_where_they_are_read_back_from_vsftpd() {
+    all_arrive_verified(Some(Software::Vsftpd), false, VrlVerify::ReadBack, 10).await;
+}
+
+#[tokio::test]
+async fn all_arrive_where_the_embedded_server_hashes_them() {
+    all_arrive_verified(None, true, VrlVerify::Hash, 11).await;
 }

@@ -4,6 +4,7 @@
 //! journals, and removes its copy: its time ends when nothing is left at the backup.
 
 use std::{
+    fmt::Write as _,
     io::Write,
     path::{Path, PathBuf},
     process::Stdio,
@@ -73,15 +74,19 @@ async fn measure(work: &FtpWork, dir: &Path) -> Result<Value, String> {
     figures.insert("large".to_owned(), json!(work.large));
     figures.insert("connections".to_owned(), json!(work.connections));
     for encrypted in [false, true] {
-        let word = if encrypted { "tls" } else { "plain" };
+        let way = if encrypted { "tls" } else { "plain" };
         let mut bench = Bench::start(work, dir, encrypted).await?;
-        let many = Files::make(dir, &format!("{word}-many"), work.recordings, work.bytes).await?;
-        bench.compare(work, &many, &mut figures, &format!("{word}_many")).await?;
+        let many = Files::make(dir, &format!("{way}-many"), work.recordings, work.bytes).await?;
+        bench
+            .compare(work, &many, &mut figures, &format!("{way}_many"))
+            .await?;
         many.remove().await?;
-        let large = Files::make(dir, &format!("{word}-large"), 1, work.large).await?;
-        bench.compare(work, &large, &mut figures, &format!("{word}_large")).await?;
+        let large = Files::make(dir, &format!("{way}-large"), 1, work.large).await?;
+        bench
+            .compare(work, &large, &mut figures, &format!("{way}_large"))
+            .await?;
         large.remove().await?;
-        let rss = format!("{word}_rss_mb");
+        let rss = format!("{way}_rss_mb");
         figures.insert(rss, json!(round(bench.pair.peak_mb())));
         bench.pair.end().await?;
     }
@@ -104,7 +109,8 @@ impl Files {
             std::fs::create_dir(&made).map_err(failed)?;
             let piece: Vec<u8> = (0..1 << 20).map(|_| rand::random()).collect();
             for n in 0..count {
-                let file = std::fs::File::create(made.join(format!("{n}.wav"))).map_err(failed)?;
+                let path = made.join(format!("{n}.wav"));
+                let file = std::fs::File::create(&path).map_err(failed)?;
                 let mut file = std::io::BufWriter::new(file);
                 let mut left = bytes;
                 while left > 0 {
@@ -116,8 +122,8 @@ impl Files {
                     file.write_all(body.unwrap_or_default()).map_err(failed)?;
                     left -= left.min(piece.len() as u64);
                 }
-                let file = file.into_inner().map_err(|e| failed(e.into_error()))?;
-                file.sync_all().map_err(failed)?;
+                file.flush().map_err(failed)?;
+                vmsync_store::sync_bytes(&path).map_err(failed)?;
             }
             Ok(())
         })
@@ -161,9 +167,9 @@ struct Bench {
 
 impl Bench {
     async fn start(work: &FtpWork, dir: &Path, encrypted: bool) -> Result<Self, String> {
-        let word = if encrypted { "tls" } else { "plain" };
-        say(&format!("two nodes, {word}"));
-        let mut pair = Pair::prepare(dir, word)?;
+        let way = if encrypted { "tls" } else { "plain" };
+        say(&format!("two nodes, {way}"));
+        let mut pair = Pair::prepare(dir, way)?;
         configure(&pair, work, encrypted)?;
         for node in [PRIMARY, SECONDARY] {
             pair.start(node).await?;
@@ -267,7 +273,11 @@ impl Bench {
         for path in &linked {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let url = format!("ftp://{}/{name}", self.server()?);
-            config += &format!("upload-file = \"{}\"\nurl = \"{url}\"\n", path.display());
+            let _ = writeln!(
+                config,
+                "upload-file = \"{}\"\nurl = \"{url}\"",
+                path.display()
+            );
         }
         let file = self.dir.join("curl.conf");
         std::fs::write(&file, config).map_err(|e| e.to_string())?;
@@ -352,7 +362,11 @@ impl Bench {
 }
 
 async fn timed(mut command: Command) -> Result<Duration, String> {
-    let program = command.as_std().get_program().to_string_lossy().into_owned();
+    let program = command
+        .as_std()
+        .get_program()
+        .to_string_lossy()
+        .into_owned();
     command.stdin(Stdio::null()).kill_on_drop(true);
     let begun = Instant::now();
     let ended = command
@@ -361,7 +375,10 @@ async fn timed(mut command: Command) -> Result<Duration, String> {
         .map_err(|e| format!("{program}: {e}; install it: the bench compares with it"))?;
     let took = begun.elapsed();
     if !ended.status.success() {
-        let words = String::from_utf8_lossy(&ended.stderr).chars().take(500).collect::<String>();
+        let words = String::from_utf8_lossy(&ended.stderr)
+            .chars()
+            .take(500)
+            .collect::<String>();
         return Err(format!("{program} failed: {words}"));
     }
     Ok(took)

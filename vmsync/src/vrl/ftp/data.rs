@@ -56,6 +56,9 @@ impl DataPort {
     }
 }
 
+/// How long is waited for the server's words after it ended a data connection.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// A command with a data connection.
 #[derive(Clone, Copy)]
 pub(super) enum Transfer<'a> {
@@ -106,9 +109,18 @@ impl Session {
                 }
                 Err(e) => return Err(e),
             };
-            let length = self
-                .send(&doing, local, start, &mut data, &mut sent)
-                .await?;
+            let sending = self.send(&doing, local, start, &mut data, &mut sent);
+            let length = match sending.await {
+                // Who ends the data connection says why on the other: a full disk, most of all.
+                Err(e) if e.fault == Fault::Broken => {
+                    let told = timed(LAST_WORDS, &doing, data.finish()).await;
+                    return Err(told
+                        .err()
+                        .filter(|told| matches!(told.fault, Fault::Refused(_)))
+                        .unwrap_or(e));
+                }
+                sent => sent?,
+            };
             timed(self.limits.command, &doing, data.finish()).await?;
             self.rest_is_over();
             // Some say yes to REST and begin the file anew all the same.
@@ -242,6 +254,11 @@ impl Session {
             })?;
         }
         timed(self.limits.command, &doing, data.finish()).await?;
+        if left > 0 {
+            // Without TLS a connection that is cut looks like the end, and the server may have sent all it had.
+            let words = format!("the connection ended {left} bytes before the end");
+            return Err(FtpFailure::new(&doing, words, Fault::Broken));
+        }
         self.rest_is_over();
         Ok(hex::encode(hash.finalize()))
     }

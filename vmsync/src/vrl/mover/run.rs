@@ -236,7 +236,10 @@ impl Mover {
         let busy = |name: &RecordingName| self.busy.contains(name) || aside.contains(name);
         let now = self.ctx.now().mono;
         let refused = listing.recordings.iter().filter(|f| self.ctx.refuses(f));
-        let refused: Vec<_> = refused.map(|f| f.name.to_string()).take(MOST_TOLD).collect();
+        let refused: Vec<_> = refused
+            .map(|f| f.name.to_string())
+            .take(MOST_TOLD)
+            .collect();
         self.ctx.shared.told().status.refused = refused;
         let (watch, ctx) = (&self.watch, &self.ctx);
         let held = |f: &Found| watch.still_written(f.name.as_str()) || ctx.refuses(f);

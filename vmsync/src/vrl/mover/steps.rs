@@ -8,7 +8,8 @@ use vmsync_core::vrl::{ConfirmAnswer, Outcome, Part, State, Step, Transfer};
 use super::{ConfirmError, lane::Lane};
 use crate::vrl::{
     folder::{self, Removal},
-    ftp::{Fault, FtpFailure, Session},
+    foreign::{self, VerifyBy},
+    ftp::{FtpFailure, Session},
 };
 
 /// What came of a step: the transfer's outcome, or a way to the primary that is down for all of them,
@@ -34,7 +35,7 @@ impl Performed {
         Self {
             part,
             outcome: None,
-            link: Some((e.to_string(), matches!(e.fault, Fault::Refused(421 | 530)))),
+            link: Some((e.to_string(), e.is_too_many())),
         }
     }
 
@@ -92,11 +93,36 @@ impl Lane {
 
     /// Asks whether the primary holds `remote_name`, equal to the file.
     async fn ask(&mut self, t: &Transfer, part: usize, remote_name: &str) -> Performed {
-        let file = &t.parts()[part];
-        let confirm = &self.ctx.setup.confirm;
-        match confirm.confirm(remote_name, file.bytes, &file.sha256).await {
+        match self.holds(part, &t.parts()[part], remote_name).await {
             Ok(answer) => Performed::came(part, Outcome::Answer(answer)),
-            Err(e) => Performed::unasked(part, remote_name, &e),
+            Err(performed) => performed,
+        }
+    }
+
+    /// Whether the primary holds `name`, equal to the file: its node's word, or, where there is none, what its
+    /// FTP server can tell.
+    async fn holds(
+        &mut self,
+        part: usize,
+        file: &Part,
+        name: &str,
+    ) -> Result<ConfirmAnswer, Performed> {
+        let Some(how) = VerifyBy::configured(self.ctx.account.remote.verify) else {
+            let confirm = &self.ctx.setup.confirm;
+            let answer = confirm.confirm(name, file.bytes, &file.sha256).await;
+            return answer.map_err(|e| Performed::unasked(part, name, &e));
+        };
+        let mut session = match self.session().await {
+            Ok(session) => session,
+            Err(e) => return Err(Performed::unopened(part, &e)),
+        };
+        let local = self.path(file);
+        match foreign::check(&mut session, how, &local, name, file.bytes, &file.sha256).await {
+            Ok(answer) => {
+                self.session = Some(session);
+                Ok(answer)
+            }
+            Err(e) => Err(Performed::failed(part, &e)),
         }
     }
 
@@ -202,10 +228,9 @@ impl Lane {
     }
 
     /// A resumed upload is only as good as what was there before: after a power cut it may have
-    /// its length and not its bytes. The receiving node hashes it before it gets its name.
+    /// its length and not its bytes. It is compared before it gets its name.
     async fn check_resumed(&mut self, part: usize, file: &Part, temporary: &str) -> Performed {
-        let confirm = &self.ctx.setup.confirm;
-        match confirm.confirm(temporary, file.bytes, &file.sha256).await {
+        match self.holds(part, file, temporary).await {
             Ok(ConfirmAnswer::Durable) => Performed::came(part, Outcome::Uploaded),
             Ok(answer) => Performed::came(
                 part,
@@ -214,7 +239,7 @@ impl Lane {
                     file.name
                 )),
             ),
-            Err(e) => Performed::unasked(part, temporary, &e),
+            Err(performed) => performed,
         }
     }
 
