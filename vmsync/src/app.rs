@@ -29,7 +29,7 @@ use crate::{
     smtp::Refusals,
     status::Status,
     topology::{Topology, TopologyCell},
-    vrl::VrlHandle,
+    vrl::{self, VrlHandle, VrlStatus},
 };
 
 /// Everything a front needs. Shared as `Arc<App>`.
@@ -58,6 +58,8 @@ pub struct App {
     pub features: Features,
     /// Recordings; on the secondary, where a remote is configured.
     pub vrl: Option<VrlHandle>,
+    /// What is known of recordings beside that: use [`App::recordings`].
+    pub vrl_board: vrl::Board,
     /// How delivery to users' e-mail addresses stands.
     pub delivery: Board,
     /// What the SMTP receiver has refused.
@@ -65,6 +67,11 @@ pub struct App {
 }
 
 impl App {
+    /// How recordings stand, what is kept of them included.
+    pub fn recordings(&self) -> VrlStatus {
+        vrl::board::status(self.vrl.as_ref())
+    }
+
     /// Runs `work` on the store from a blocking thread.
     pub async fn store<T: Send + 'static>(
         &self,

@@ -242,6 +242,7 @@ async fn start(
         features,
         rights,
         vrl,
+        vrl_board: vrl::Board::default(),
         delivery: Board::new(&config),
         smtp_refusals: Arc::default(),
         store,
@@ -253,6 +254,7 @@ async fn start(
     core.spawn(features::run(Arc::clone(&app), stop_core.clone()));
     core.spawn(rights::run(Arc::clone(&app), stop_core.clone()));
     delivery::start(&app, core, stop_core)?;
+    core.spawn(vrl::board::run(Arc::clone(&app), stop_core.clone()));
     Channels::start(&app, core, stop_core)?;
 
     let config = &app.config;

@@ -304,6 +304,18 @@ pub struct VrlSummary {
     pub bytes_pending: u64,
     /// Files moved since start.
     pub files_done: u64,
+    /// Recordings on their way now.
+    #[serde(default)]
+    pub on_the_way: u64,
+    /// Bytes a second over the last seconds.
+    #[serde(default)]
+    pub rate: u64,
+    /// Seconds left at that rate; null when nothing moves.
+    #[serde(default)]
+    pub eta_s: Option<u64>,
+    /// Seconds since something was achieved while recordings wait and may move; null where nothing is to do, or must wait.
+    #[serde(default)]
+    pub stalled_s: Option<u64>,
     /// The last error in words.
     pub last_error: Option<String>,
 }

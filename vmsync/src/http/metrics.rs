@@ -13,6 +13,7 @@ use crate::{
     channels::View,
     smtp::Refusals,
     status::{DirectionStatus, ProbeStatus, Status},
+    vrl::{VrlState, VrlStatus},
 };
 
 /// Sync states, each a series of its own that is 0 or 1.
@@ -24,6 +25,7 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
     let status = app.node.status();
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     let mut text = text(&status);
+    recordings(&mut text, &app.recordings(), app.vrl_board.failures());
     smtp_refusals(&mut text, &app.smtp_refusals);
     email(&mut text, &app);
     let (systems, phones) = app.features.counts();
@@ -114,25 +116,89 @@ fn text(status: &Status) -> String {
         "Audio bytes held",
         status.totals.bytes,
     );
-    gauge(
-        "vmsync_vrl_pending_files",
-        "Recordings to move",
-        status.vrl.files_pending,
-    );
-    gauge(
-        "vmsync_vrl_pending_bytes",
-        "Bytes of recordings to move",
-        status.vrl.bytes_pending,
-    );
     gauge("vmsync_alarms", "Alarms not cleared", status.alarms.into());
-    Family::new(
-        &mut out,
-        "vmsync_vrl_moved_files_total",
-        "counter",
-        "Recordings moved since start",
-    )
-    .set(&[], status.vrl.files_done);
     out
+}
+
+fn recordings(out: &mut String, vrl: &VrlStatus, failures: u64) {
+    let mut state = Family::gauge(
+        out,
+        "vmsync_vrl_state",
+        "1 for the state the move of recordings is in",
+    );
+    for s in VrlState::ALL {
+        state.set(&[("state", s.as_str())], u8::from(vrl.state == s));
+    }
+    let archive = vrl.archive.as_ref();
+    let on_the_way = vrl.on_the_way.len() as u64;
+    for (name, help, value) in [
+        (
+            "vmsync_vrl_pending_files",
+            "Recordings to move",
+            vrl.files_pending,
+        ),
+        (
+            "vmsync_vrl_pending_bytes",
+            "Bytes of recordings to move",
+            vrl.bytes_pending,
+        ),
+        (
+            "vmsync_vrl_on_the_way",
+            "Recordings on their way now",
+            on_the_way,
+        ),
+        (
+            "vmsync_vrl_rate_bytes",
+            "Bytes a second over the last seconds",
+            vrl.rate,
+        ),
+        (
+            "vmsync_vrl_stalled_seconds",
+            "Time since something was achieved while recordings wait and may move; 0 where nothing is to do, or must wait",
+            vrl.stalled_s.unwrap_or(0),
+        ),
+        (
+            "vmsync_vrl_unfit_files",
+            "Files that can't be moved because of their names, at most 100",
+            vrl.unfit.len() as u64,
+        ),
+        (
+            "vmsync_vrl_archive_files",
+            "Moved recordings kept here",
+            archive.map_or(0, |a| a.files),
+        ),
+        (
+            "vmsync_vrl_archive_bytes",
+            "Bytes of the archive of moved recordings",
+            archive.map_or(0, |a| a.bytes),
+        ),
+    ] {
+        Family::gauge(out, name, help).set(&[], value);
+    }
+    for (name, help, value) in [
+        (
+            "vmsync_vrl_moved_files_total",
+            "Recordings moved since start",
+            vrl.files_done,
+        ),
+        (
+            "vmsync_vrl_moved_bytes_total",
+            "Bytes of recordings moved since start",
+            vrl.bytes_done,
+        ),
+        (
+            "vmsync_vrl_failures_total",
+            "Failures of the move since start; each counts once, however often it is tried again",
+            failures,
+        ),
+        (
+            "vmsync_vrl_archive_deleted_total",
+            "Files deleted from the archive since start",
+            archive.map_or(0, |a| a.deleted),
+        ),
+    ] {
+        Family::new(out, name, "counter", help).set(&[], value);
+    }
 }
 
 /// Only what was measured: a series that is missing has never been.

@@ -58,13 +58,9 @@ async fn state(State(app): State<Arc<App>>) -> Json<VrlAnswer> {
 
 fn answer(app: &App) -> VrlAnswer {
     let config = &app.config.vrl;
-    let stays = || VrlStatus {
-        why: "no remote is configured: recordings stay on this node".to_owned(),
-        ..VrlStatus::default()
-    };
     let refuses = app.rights.may_record(app).err();
     VrlAnswer {
-        status: app.vrl.as_ref().map_or_else(stays, VrlHandle::status),
+        status: app.recordings(),
         folder: config.folder.display().to_string(),
         remote: config
             .remote
@@ -205,7 +201,7 @@ fn may_record(app: &App, uri: &Uri) -> Result<(), Problem> {
     }
 }
 
-fn mover(app: &App) -> Result<&VrlHandle, Problem> {
+pub(super) fn mover(app: &App) -> Result<&VrlHandle, Problem> {
     app.vrl.as_ref().ok_or_else(|| {
         Problem::new(
             Code::NoVrlRemote,

@@ -416,11 +416,16 @@ impl Node {
             };
         };
         let status = vrl.status();
+        let on_the_way = status.on_the_way.len();
         VrlSummary {
             state: status.state.as_str().to_owned(),
             files_pending: status.files_pending,
             bytes_pending: status.bytes_pending,
             files_done: status.files_done,
+            on_the_way: u64::try_from(on_the_way).unwrap_or(u64::MAX),
+            rate: status.rate,
+            eta_s: status.eta_s,
+            stalled_s: status.stalled_s,
             last_error: status.last_error,
         }
     }

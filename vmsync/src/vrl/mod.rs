@@ -3,6 +3,7 @@
 //! | module | does |
 //! |---|---|
 //! | [`archive`] | keeps what was moved, as long as it may be kept |
+//! | [`board`] | how recordings stand: status, events, alarms |
 //! | [`folder`] | takes recordings in, lists, hashes and removes them; answers the peer's question |
 //! | [`mover`] | the loop that moves them to the primary, and its handle |
 //! | [`ftp`] | one FTP session as the mover and Test Connection need it |
@@ -21,6 +22,7 @@
 //! confirmed.
 
 pub mod archive;
+pub mod board;
 pub mod folder;
 pub mod foreign;
 pub mod ftp;
@@ -34,6 +36,7 @@ pub mod status;
 pub mod watch;
 
 pub use archive::{Archive, ArchiveStatus, Confirmed, Keeping};
+pub use board::Board;
 pub use folder::{TakeError, Taken, confirm_local, take};
 pub use journal::{Journal, JournalError, StoreJournal};
 pub use mover::{Confirm, ConfirmError, VrlHandle};

@@ -23,6 +23,15 @@ pub enum VrlState {
 }
 
 impl VrlState {
+    /// All there are.
+    pub const ALL: [Self; 5] = [
+        Self::Off,
+        Self::Waiting,
+        Self::Transferring,
+        Self::Done,
+        Self::Failed,
+    ];
+
     /// The word in JSON.
     pub fn as_str(self) -> &'static str {
         match self {

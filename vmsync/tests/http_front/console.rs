@@ -332,3 +332,28 @@ async fn the_api_page_is_made_from_the_document() {
         "something comes from elsewhere"
     );
 }
+
+/// R-VR-2.
+#[tokio::test]
+async fn the_buttons_of_recordings_are_for_admins_with_the_sessions_own_form() {
+    let node = Node::start().await;
+    for path in ["/console/recordings/transfer", "/console/recordings/test"] {
+        let reader = Browser::sign_in(&node, READ).await;
+        let page = reader.page("/").await;
+        let token = [("form_token", field(&page, "form_token"))];
+        assert_eq!(
+            reader.submit(path, &token).await.status(),
+            StatusCode::FORBIDDEN
+        );
+        let admin = Browser::sign_in(&node, ADMIN).await;
+        let page = admin.page("/").await;
+        let forged = admin.submit(path, &[("form_token", "guess")]).await;
+        assert_eq!(forged.status(), StatusCode::FORBIDDEN);
+        // This node has nobody to move recordings to.
+        let token = [("form_token", field(&page, "form_token"))];
+        assert_eq!(
+            admin.submit(path, &token).await.status(),
+            StatusCode::CONFLICT
+        );
+    }
+}

@@ -81,3 +81,22 @@ async fn a_node_without_a_remote_says_so() {
         assert_eq!((status, code.as_str()), (409, "no_vrl_remote"));
     }
 }
+
+#[tokio::test]
+async fn the_state_of_the_move_stands_in_the_metrics() {
+    let node = Node::start().await;
+    let metrics = node.get("/metrics").await.text().await.unwrap();
+    for line in [
+        "vmsync_vrl_state{state=\"off\"} 1",
+        "vmsync_vrl_state{state=\"transferring\"} 0",
+        "vmsync_vrl_stalled_seconds 0",
+        "vmsync_vrl_moved_bytes_total 0",
+        "vmsync_vrl_failures_total 0",
+        "vmsync_vrl_archive_files 0",
+    ] {
+        assert!(
+            metrics.lines().any(|l| l == line),
+            "{line} is missing in\n{metrics}"
+        );
+    }
+}

@@ -114,6 +114,7 @@ impl Node {
             features: vmsync::features::Features::load(&store, &config, clock::now()).unwrap(),
             events,
             vrl: None,
+            vrl_board: vmsync::vrl::Board::default(),
             delivery: vmsync::delivery::Board::new(&config),
             smtp_refusals: Arc::default(),
             store,

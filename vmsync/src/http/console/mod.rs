@@ -11,6 +11,7 @@ mod mailboxes;
 mod nodes;
 mod overview;
 mod proof;
+mod recordings;
 mod sentence;
 mod session;
 mod words;
@@ -80,6 +81,8 @@ pub(super) fn routes(app: Arc<App>, document: &OpenApi) -> Router {
             get(actions::confirm).post(actions::act),
         )
         .route("/console/alarms/{id}/ack", post(actions::acknowledge))
+        .route("/console/recordings/transfer", post(recordings::transfer))
+        .route("/console/recordings/test", post(recordings::test))
         .route("/console/mailboxes", get(mailboxes::list))
         .route("/console/mailboxes/{ext}", get(mailboxes::read))
         .route(
@@ -194,6 +197,7 @@ impl Console {
         events.reverse();
         Overview {
             status: &status,
+            recordings: &app.recordings(),
             history: &history,
             alarms: &alarms,
             events: &events,

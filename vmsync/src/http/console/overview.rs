@@ -11,20 +11,23 @@ use vmsync_core::resilience::Ownership;
 use super::{
     layout::form_token,
     nodes::nodes,
+    recordings,
     sentence::sentence,
     session::Session,
-    words::{count, moment, size, time},
+    words::{moment, time},
 };
 use crate::{
     alarms::Alarm,
     events::Event,
     rights::RightsStatus,
     status::{FailbackStatus, GroupStatus, LinkStatus, Status},
+    vrl::VrlStatus,
 };
 
 /// Everything the overview shows.
 pub(super) struct Overview<'a> {
     pub(super) status: &'a Status,
+    pub(super) recordings: &'a VrlStatus,
     /// Transitions of all groups, newest first.
     pub(super) history: &'a [Ownership],
     /// Alarms to show, newest first.
@@ -49,7 +52,7 @@ impl Overview<'_> {
                 (part("alarms", &alarms(self.alarms, self.session)))
                 (part("systems", &systems(&status.links)))
                 (part("history", &history(self.history)))
-                (part("recordings", &recordings(status)))
+                (part("recordings", &recordings::panel(self.recordings, self.session)))
                 (part("rights", &rights(&status.rights)))
             }
             (part("events", &events(self.events)))
@@ -240,23 +243,6 @@ fn history(history: &[Ownership]) -> Markup {
                     }
                 }
             }
-        }
-    }
-}
-
-fn recordings(status: &Status) -> Markup {
-    let vrl = &status.vrl;
-    html! {
-        section.panel aria-label="Recordings" {
-            h2 { "Recordings" }
-            dl.rows {
-                div { dt { "Move to the primary" } dd { (vrl.state) } }
-                @if vrl.state != "off" {
-                    div { dt { "To move" } dd.num { (count(vrl.files_pending, "file")) ", " (size(vrl.bytes_pending)) } }
-                    div { dt { "Moved" } dd.num { (count(vrl.files_done, "file")) } }
-                }
-            }
-            @if let Some(error) = &vrl.last_error { p.reason { (error) } }
         }
     }
 }

@@ -104,6 +104,7 @@ impl Node {
                 .unwrap(),
             events,
             vrl: None,
+            vrl_board: crate::vrl::Board::default(),
             delivery: crate::delivery::Board::new(&config),
             smtp_refusals: Arc::default(),
             store,

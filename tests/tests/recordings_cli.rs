@@ -1,0 +1,108 @@
+//! `vmsync vrl`: what an administrator types, against a running pair.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test says what failed by panicking"
+)]
+
+use std::time::Duration;
+
+use serde_json::Value;
+use vmsync_tests::pair::{Ended, Node, Pair, run, vmsync, wav};
+
+async fn vrl(node: &Node, args: &[&str]) -> Ended {
+    let mut all = vec!["vrl"];
+    all.extend(args);
+    all.extend(["--url", &node.http, "--token", &node.admin_token]);
+    run(vmsync(), &all, Duration::from_mins(1)).await
+}
+
+fn json(ended: &Ended) -> Value {
+    serde_json::from_str(&ended.out).unwrap_or_else(|e| panic!("{e}: {}", ended.out))
+}
+
+/// R-VR-1, R-VR-2, R-VR-4.
+#[tokio::test]
+async fn recordings_are_handed_in_tested_moved_and_watched_from_the_command_line() {
+    let pair = Pair::start().await;
+    let backup = &pair.secondary;
+    let tested = vrl(backup, &["test"]).await.well();
+    for step in ["resolve", "login", "rename", "delete"] {
+        let line = tested.out.lines().find(|l| l.starts_with(step));
+        assert!(
+            line.is_some_and(|l| l.contains("ok") && l.contains(" ms")),
+            "{step}: {}",
+            tested.out
+        );
+    }
+
+    pair.fail_over().await;
+    let files: Vec<_> = (0..3)
+        .map(|n| pair.file(&format!("call {n}.wav"), wav(20 + n)))
+        .map(|path| path.to_string_lossy().into_owned())
+        .collect();
+    let mut args = vec!["record"];
+    args.extend(files.iter().map(String::as_str));
+    let taken = vrl(backup, &args).await.well();
+    assert_eq!(
+        taken.out.lines().filter(|l| l.contains("taken")).count(),
+        3,
+        "{}",
+        taken.out
+    );
+    args.push("/no/such/file.wav");
+    let again = vrl(backup, &args).await;
+    assert_eq!(
+        again.code,
+        Some(1),
+        "a file that is not there is told, the others are handed in"
+    );
+    assert_eq!(
+        again.out.matches("there already").count(),
+        3,
+        "{}",
+        again.out
+    );
+    assert!(again.err.contains("/no/such/file.wav"), "{}", again.err);
+
+    // While the backup serves they must wait, which is said and not waited for.
+    let waits = vrl(backup, &["transfer", "--wait"]).await;
+    assert_eq!(waits.code, Some(1));
+    assert!(waits.err.contains("it must wait"), "{}", waits.err);
+
+    pair.primary.start().await;
+    pair.served_by(&pair.primary).await;
+    let moved = vrl(backup, &["transfer", "--wait", "--timeout", "50s"])
+        .await
+        .well();
+    assert!(moved.out.contains("all moved"), "{}", moved.out);
+    assert!(
+        !moved.err.contains('\u{1b}'),
+        "escape codes without a terminal: {:?}",
+        moved.err
+    );
+    for n in 0..3 {
+        let name = format!("call {n}.wav");
+        assert!(
+            !backup.vrl_dir.join(&name).exists(),
+            "{name} is still at the backup"
+        );
+        assert!(std::fs::read(pair.primary.vrl_dir.join(&name)).unwrap() == wav(20 + n));
+    }
+    let status = json(&vrl(backup, &["--json"]).await.well());
+    assert_eq!(
+        (&status["state"], &status["files_pending"]),
+        (&"done".into(), &0.into())
+    );
+    let status = vrl(backup, &[]).await.well();
+    assert!(
+        status.out.starts_with("done") && status.out.contains("moved since start: 3 files"),
+        "{}",
+        status.out
+    );
+
+    // The primary has nothing to move.
+    let none = vrl(&pair.primary, &["transfer"]).await;
+    assert_eq!(none.code, Some(1));
+    assert!(none.err.contains("no_vrl_remote"), "{}", none.err);
+}
