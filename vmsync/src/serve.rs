@@ -98,6 +98,9 @@ fn read_files(config: &Config) -> Result<Files, String> {
             keys::read_secret_line(file).map_err(|e| e.to_string()),
         );
     }
+    for error in vrl_passwords(config) {
+        let _: Option<()> = noted(&mut errors, Err(error));
+    }
     for error in channels::check_secrets(&config.alarms) {
         let _: Option<()> = noted(&mut errors, Err(error));
     }
@@ -111,6 +114,28 @@ fn read_files(config: &Config) -> Result<Files, String> {
         }
         _ => Err(errors.join("\n")),
     }
+}
+
+/// What is wrong with the password files of recordings beyond being no lines of text: a hash that the
+/// server does not take, and one where the client needs the password.
+fn vrl_passwords(config: &Config) -> Vec<String> {
+    let line = |file: &Path| keys::read_secret_line(file).ok();
+    let mut wrong = Vec::new();
+    if let Some(server) = &config.vrl.server
+        && let Some(line) = line(&server.password_file).filter(|l| vrl::server::is_hash(l))
+        && let Err(e) = vrl::server::check_hash(&line)
+    {
+        wrong.push(format!("{}: {e}", server.password_file.display()));
+    }
+    if let Some(remote) = &config.vrl.remote
+        && line(&remote.password_file).is_some_and(|l| vrl::server::is_hash(&l))
+    {
+        wrong.push(format!(
+            "{}: holds a hash of the password, with which nobody can log in: the secondary needs the password itself",
+            remote.password_file.display()
+        ));
+    }
+    wrong
 }
 
 fn noted<T>(errors: &mut Vec<String>, result: Result<T, String>) -> Option<T> {

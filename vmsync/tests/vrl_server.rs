@@ -1,5 +1,9 @@
 //! The FTP server as a stranger, a clumsy client and a broken one meet it.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 #[path = "vrl_support/client.rs"]
 mod client;
@@ -13,8 +17,43 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
-use vmsync::vrl::server::{ServerOptions, ServerTls};
+use tokio_util::sync::CancellationToken;
+use vmsync::vrl::server::{self, ServerOptions, ServerTls};
+use vmsync_config::VrlServer;
 use vrl_support::{Pki, Primary, until};
+
+/// A server whose configuration is as the test wants it.
+async fn start_as(at: &str, change: impl FnOnce(&mut VrlServer)) -> Primary {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = tokio::net::TcpListener::bind(at).await.unwrap();
+    let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
+    let mut config = VrlServer {
+        listen: address,
+        passive_ports: (0, 0),
+        passive_address: None,
+        user: "vrl".to_owned(),
+        password_file: dir.path().join("password"),
+        max_bytes: 1 << 30,
+    };
+    std::fs::write(&config.password_file, vrl_support::PASSWORD).unwrap();
+    change(&mut config);
+    let primary = Primary {
+        address,
+        password_file: config.password_file.clone(),
+        stop: stop.clone(),
+        dir,
+    };
+    let (folder, options) = (primary.folder(), ServerOptions {
+        min_free_bytes: 0,
+        ..ServerOptions::default()
+    });
+    tokio::spawn(async move {
+        server::serve(listener, &config, &folder, None, options, stop)
+            .await
+            .unwrap();
+    });
+    primary
+}
 
 #[tokio::test]
 async fn a_line_without_end_is_cut_off_early() {
@@ -423,6 +462,44 @@ async fn after_epsv_all_there_is_no_pasv() {
 }
 
 #[tokio::test]
+async fn behind_address_translation_pasv_tells_another_address() {
+    let primary = start_as("127.0.0.1:0", |config| {
+        config.passive_address = Some([203, 0, 113, 7].into());
+    })
+    .await;
+    let mut client = Client::log_in(&primary).await;
+    let said = client.say("PASV").await;
+    assert!(said.contains("(203,0,113,7,"), "{said}");
+    assert!(client.store("a.wav", b"x").await.starts_with("226"));
+}
+
+#[tokio::test]
+async fn over_ipv6_there_is_epsv() {
+    let primary = start_as("[::1]:0", |_| {}).await;
+    let mut client = Client::log_in(&primary).await;
+    let said = client.say("PASV").await;
+    assert_eq!(said, "425 PASV is for IPv4; use EPSV\r\n");
+    client.expect("EPSV 1", 522).await;
+    client.expect("EPSV 2", 229).await;
+    assert!(client.store("a.wav", b"x").await.starts_with("226"));
+    assert_eq!(primary.files()["a.wav"], b"x");
+}
+
+#[tokio::test]
+async fn passive_ports_that_are_used_up_are_told() {
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let primary = start_as("127.0.0.1:0", |config| config.passive_ports = (port, port)).await;
+    let mut client = Client::log_in(&primary).await;
+    let said = client.say("EPSV").await;
+    assert!(said.starts_with("425 ") && said.contains("vrl.server.passive_ports"), "{said}");
+    drop(taken);
+    assert!(client.store("a.wav", b"x").await.starts_with("226"));
+    // Its port is free again for the next.
+    assert!(client.store("b.wav", b"x").await.starts_with("226"));
+}
+
+#[tokio::test]
 async fn names_in_any_script_and_form_are_kept_as_they_are() {
     let primary = Primary::start(None).await;
     let mut client = Client::log_in(&primary).await;
@@ -460,4 +537,63 @@ async fn it_stops_when_told_with_clients_connected() {
     primary.stop.cancel();
     assert_eq!(client.hear().await, "");
     assert!(TcpStream::connect(primary.address).await.is_err());
+}
+
+#[tokio::test]
+async fn the_password_file_may_hold_a_hash() {
+    let hash = server::hash_password(vrl_support::PASSWORD).unwrap();
+    let primary = start_as("127.0.0.1:0", |config| {
+        std::fs::write(&config.password_file, format!("{hash}\n")).unwrap();
+    })
+    .await;
+    let mut client = Client::log_in(&primary).await;
+    assert!(client.store("a.wav", b"x").await.starts_with("226"));
+    let mut thief = Client::greet(&primary).await;
+    thief.expect("USER vrl", 331).await;
+    thief.expect(&format!("PASS {hash}"), 530).await;
+}
+
+#[test]
+fn a_check_of_the_configuration_reads_the_password_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("vrl.password");
+    let path = dir.path().join("vmsync.toml").display().to_string();
+    let pair = |role: &str, vrl: &str| {
+        format!(
+            r#"
+            node = {{ id = "{role}", fqdn = "{role}.example.com", role = "{role}", data_dir = "data" }}
+            pair = {{ mode = "single-active", peer = "other.example.com", peer_url = "http://other.example.com:8080", key_file = "k" }}
+            http = {{ listen = "0.0.0.0:8080", tokens_file = "tokens" }}
+            tls = {{ ca = "ca", cert = "cert", key = "key" }}
+            {vrl}"#
+        )
+    };
+    let primary = pair(
+        "primary",
+        r#"vrl.server = { listen = "0.0.0.0:21", user = "vrl", password_file = "vrl.password" }"#,
+    );
+    let secondary = pair(
+        "secondary",
+        r#"vrl = { remote_host = "a.example.com", ftp_user = "vrl", ftp_password_file = "vrl.password" }"#,
+    );
+    let hash = server::hash_password("geheim").unwrap();
+    for (of, line, words) in [
+        (&primary, "", Some("its first line is empty")),
+        (&primary, "geheim", None),
+        (&primary, &*hash, None),
+        (&primary, &hash.replace("m=", "m=9"), Some("m (KiB) = 9")),
+        (&primary, "$argon2id$v=19", Some("wrong parameters")),
+        (&secondary, "geheim", None),
+        (&secondary, &*hash, Some("the secondary needs the password itself")),
+    ] {
+        std::fs::write(&file, format!("{line}\n")).unwrap();
+        let config = vmsync_config::parse(of, &path, std::iter::empty()).unwrap_or_else(|e| panic!("{e}"));
+        let said = vmsync::serve::check_files(&config).unwrap_err();
+        let about: Vec<_> = said.lines().filter(|l| l.contains("vrl.password")).collect();
+        match words {
+            Some(words) => assert!(about.len() == 1 && about[0].contains(words), "{line}: {said}"),
+            None => assert!(about.is_empty(), "{line}: {said}"),
+        }
+        assert!(line.is_empty() || !said.contains(line), "{said}");
+    }
 }

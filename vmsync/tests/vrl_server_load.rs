@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use client::Client;
 use sha2::{Digest, Sha256};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use vmsync::vrl::{ConfirmAnswer, confirm_local};
 use vrl_support::Primary;
 
@@ -116,5 +116,36 @@ async fn how_many_recordings_a_second() {
     for connections in [1, 8] {
         let rate = files_a_second(connections).await;
         println!("{connections} connections: {rate:.0} files of 300 KB a second, each confirmed");
+    }
+}
+
+#[tokio::test]
+#[ignore = "makes 100,000 files; alone in its process: --exact"]
+async fn a_listing_of_100_000_recordings_takes_little_memory() {
+    let primary = Primary::start(None).await;
+    let mut client = Client::log_in(&primary).await;
+    for n in 0..100_000 {
+        let name = format!("2026-11-23 10-{n:06} +49 30 1234567.wav");
+        std::fs::write(primary.folder().join(name), b"").unwrap();
+    }
+    for command in ["NLST", "LIST", "MLSD"] {
+        peak_kib();
+        let before = peak_kib();
+        let start = now();
+        let mut data = client.data().await;
+        client.expect(command, 150).await;
+        let (mut lines, mut piece) = (0, vec![0; 64 * 1024]);
+        loop {
+            let n = data.read(&mut piece).await.unwrap();
+            lines += piece[..n].iter().filter(|b| **b == b'\n').count();
+            if n == 0 {
+                break;
+            }
+        }
+        client.expect_within(226, Duration::from_secs(5)).await;
+        let grown = peak_kib().saturating_sub(before);
+        println!("{command}: {lines} lines in {:?}; memory grew by {grown} KiB", start.elapsed());
+        assert_eq!(lines, 100_000);
+        assert!(grown < 4 * 1024, "memory grew by {grown} KiB");
     }
 }

@@ -4,6 +4,7 @@
 //! takes under a finished name is whole and durable before it answers. Every connection, line,
 //! file and wait has a limit. Why it is this project's own: docs/decisions/0008-vrl.md.
 
+mod account;
 mod command;
 mod data;
 mod files;
@@ -27,7 +28,9 @@ use tokio_util::sync::CancellationToken;
 use vmsync_config::VrlServer;
 
 use self::{files::Files, login::Login, upload::Writers};
-use super::ftp::read_password;
+use crate::keys;
+
+pub use account::{check_hash, hash_password, is_hash};
 
 /// TLS as the server offers it.
 #[derive(Clone)]
@@ -149,15 +152,12 @@ fn for_data(tls: &ServerTls) -> Arc<rustls::ServerConfig> {
 }
 
 async fn login(server: &VrlServer) -> io::Result<Login> {
-    let password = read_password(server.password_file.clone())
-        .await
-        .map_err(io::Error::other)?;
-    let user = server.user.clone();
-    let file = server.password_file.display().to_string();
-    tokio::task::spawn_blocking(move || Login::new(&user, &password))
-        .await
-        .map_err(io::Error::other)?
-        .map_err(|e| io::Error::other(format!("{file}: {e}")))
+    let (user, file) = (server.user.clone(), server.password_file.clone());
+    let login = tokio::task::spawn_blocking(move || {
+        let secret = keys::read_secret_line(&file).map_err(|e| e.to_string())?;
+        Login::new(&user, &secret).map_err(|e| format!("{}: {e}", file.display()))
+    });
+    login.await.map_err(io::Error::other)?.map_err(io::Error::other)
 }
 
 fn turn_away(stream: &tokio::net::TcpStream) {

@@ -2,9 +2,10 @@
 
 use std::{collections::HashMap, net::IpAddr, sync::Mutex, sync::PoisonError, time::Duration};
 
-use argon2::{Argon2, PasswordHash, PasswordHasher, PasswordVerifier, password_hash::SaltString};
 use subtle::ConstantTimeEq;
 use tokio::{sync::Semaphore, time::Instant};
+
+use super::account::{check_hash, hash_password, is_hash, is_password};
 
 /// Wrong tries of one address before it is locked out.
 const MAX_FAILURES: u32 = 10;
@@ -32,19 +33,15 @@ pub(crate) struct Login {
 }
 
 impl Login {
-    /// Hashes the password; blocks for some milliseconds. An empty password is refused.
-    pub(crate) fn new(user: &str, password: &str) -> Result<Self, String> {
-        if password.is_empty() {
-            return Err(
-                "the password is empty; write one on the first line of its file".to_owned(),
-            );
-        }
-        let salt =
-            SaltString::encode_b64(&rand::random::<[u8; 16]>()).map_err(|e| e.to_string())?;
-        let hash = Argon2::default()
-            .hash_password(password.as_bytes(), &salt)
-            .map_err(|e| e.to_string())?
-            .to_string();
+    /// `secret`: the first line of the password file, being the password or its hash. Blocks for
+    /// some milliseconds.
+    pub(crate) fn new(user: &str, secret: &str) -> Result<Self, String> {
+        let hash = if is_hash(secret) {
+            check_hash(secret)?;
+            secret.to_owned()
+        } else {
+            hash_password(secret)?
+        };
         Ok(Self {
             user: user.to_owned(),
             hash,
@@ -75,15 +72,9 @@ impl Login {
         };
         let hash = self.hash.clone();
         let password = zeroize::Zeroizing::new(password);
-        tokio::task::spawn_blocking(move || {
-            PasswordHash::new(&hash).is_ok_and(|hash| {
-                Argon2::default()
-                    .verify_password(password.as_bytes(), &hash)
-                    .is_ok()
-            })
-        })
-        .await
-        .unwrap_or(false)
+        tokio::task::spawn_blocking(move || is_password(&hash, &password))
+            .await
+            .unwrap_or(false)
     }
 
     fn failures(&self) -> std::sync::MutexGuard<'_, Failures> {
@@ -136,6 +127,16 @@ mod tests {
         assert_eq!(login.check(from, "vrl", "Geheim").await, Verdict::Wrong);
         assert_eq!(login.check(from, "root", "geheim").await, Verdict::Wrong);
         assert!(Login::new("vrl", "").is_err());
+    }
+
+    #[tokio::test]
+    async fn who_has_the_hash_does_not_have_the_password() {
+        let hash = hash_password("geheim").unwrap();
+        let login = Login::new("vrl", &hash).unwrap();
+        let from = IpAddr::from([127, 0, 0, 1]);
+        assert_eq!(login.check(from, "vrl", "geheim").await, Verdict::Welcome);
+        assert_eq!(login.check(from, "vrl", &hash).await, Verdict::Wrong);
+        assert!(Login::new("vrl", "$argon2id$v=19$m=99999999,t=1,p=1$c29tc2FsdA").is_err());
     }
 
     #[test]

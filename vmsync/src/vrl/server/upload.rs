@@ -394,6 +394,64 @@ impl Pace {
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn the_reserve_is_looked_at_while_an_upload_runs_and_what_came_stays() {
+        // A disk of its own where there is one, so that others don't fill or free it meanwhile.
+        let shm = Path::new("/dev/shm");
+        let dir = if shm.is_dir() {
+            tempfile::tempdir_in(shm).unwrap()
+        } else {
+            tempfile::tempdir().unwrap()
+        };
+        let free = vmsync_store::free_bytes(dir.path()).unwrap();
+        let room = Room {
+            root: dir.path().to_owned(),
+            max_bytes: 1 << 30,
+            reserve: free.saturating_sub(LOOK_EVERY),
+        };
+        let part = dir.path().join(".a.part");
+        let turn = Writers::default().turn(&part).await.unwrap();
+        let mut upload = Upload::open(part.clone(), Some(0), None, room, turn).unwrap();
+        let (piece, mut written) = (vec![1_u8; 1 << 20], 0);
+        let refused = loop {
+            match upload.write(&piece) {
+                Ok(()) => written += piece.len() as u64,
+                Err(refused) => break refused,
+            }
+            assert!(written < 10 * LOOK_EVERY, "the reserve is gone");
+        };
+        assert_eq!(refused.code, 452);
+        assert!(refused.words.contains("in reserve"), "{}", refused.words);
+        assert!(written >= LOOK_EVERY - (1 << 20), "{written}");
+        drop(upload);
+        assert_eq!(fs::metadata(&part).unwrap().len(), written);
+    }
+
+    #[tokio::test]
+    async fn what_can_never_be_finished_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let room = Room {
+            root: dir.path().to_owned(),
+            max_bytes: 10,
+            reserve: 0,
+        };
+        let (part, whole) = (dir.path().join(".a.part"), dir.path().join("a.wav"));
+        let (named, plain) = (Some(whole), None);
+        for (publish_as, bytes, stays) in [
+            (plain.clone(), &[0; 10][..], true),
+            (plain, &[0; 11], false),
+            (named, &[0; 10], false),
+        ] {
+            let turn = Writers::default().turn(&part).await.unwrap();
+            let room = room.clone();
+            let mut upload = Upload::open(part.clone(), Some(0), publish_as, room, turn).unwrap();
+            let written = upload.write(bytes);
+            assert_eq!(written.is_ok(), bytes.len() <= 10);
+            drop(upload);
+            assert_eq!(part.exists(), stays, "{} bytes", bytes.len());
+        }
+    }
+
     #[test]
     fn who_sends_a_byte_now_and_then_is_too_slow() {
         let start = Instant::now();
