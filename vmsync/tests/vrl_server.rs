@@ -43,10 +43,13 @@ async fn start_as(at: &str, change: impl FnOnce(&mut VrlServer)) -> Primary {
         stop: stop.clone(),
         dir,
     };
-    let (folder, options) = (primary.folder(), ServerOptions {
-        min_free_bytes: 0,
-        ..ServerOptions::default()
-    });
+    let (folder, options) = (
+        primary.folder(),
+        ServerOptions {
+            min_free_bytes: 0,
+            ..ServerOptions::default()
+        },
+    );
     tokio::spawn(async move {
         server::serve(listener, &config, &folder, None, options, stop)
             .await
@@ -492,7 +495,10 @@ async fn passive_ports_that_are_used_up_are_told() {
     let primary = start_as("127.0.0.1:0", |config| config.passive_ports = (port, port)).await;
     let mut client = Client::log_in(&primary).await;
     let said = client.say("EPSV").await;
-    assert!(said.starts_with("425 ") && said.contains("vrl.server.passive_ports"), "{said}");
+    assert!(
+        said.starts_with("425 ") && said.contains("vrl.server.passive_ports"),
+        "{said}"
+    );
     drop(taken);
     assert!(client.store("a.wav", b"x").await.starts_with("226"));
     // Its port is free again for the next.
@@ -539,9 +545,28 @@ async fn it_stops_when_told_with_clients_connected() {
     assert!(TcpStream::connect(primary.address).await.is_err());
 }
 
+/// What `vmsync vrl hash-password` prints.
+fn hashed_by_the_program(password: &str) -> String {
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_vmsync"))
+        .args(["vrl", "hash-password"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    std::io::Write::write_all(&mut stdin, format!("{password}\n").as_bytes()).unwrap();
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout)
+        .unwrap()
+        .trim_end()
+        .to_owned()
+}
+
 #[tokio::test]
 async fn the_password_file_may_hold_a_hash() {
-    let hash = server::hash_password(vrl_support::PASSWORD).unwrap();
+    let hash = hashed_by_the_program(vrl_support::PASSWORD);
     let primary = start_as("127.0.0.1:0", |config| {
         std::fs::write(&config.password_file, format!("{hash}\n")).unwrap();
     })
@@ -582,16 +607,27 @@ fn a_check_of_the_configuration_reads_the_password_files() {
         (&primary, "geheim", None),
         (&primary, &*hash, None),
         (&primary, &hash.replace("m=", "m=9"), Some("m (KiB) = 9")),
-        (&primary, "$argon2id$v=19", Some("wrong parameters")),
+        (&primary, "$argon2id$v=19", Some("without salt")),
         (&secondary, "geheim", None),
-        (&secondary, &*hash, Some("the secondary needs the password itself")),
+        (
+            &secondary,
+            &*hash,
+            Some("the secondary needs the password itself"),
+        ),
     ] {
         std::fs::write(&file, format!("{line}\n")).unwrap();
-        let config = vmsync_config::parse(of, &path, std::iter::empty()).unwrap_or_else(|e| panic!("{e}"));
+        let config =
+            vmsync_config::parse(of, &path, std::iter::empty()).unwrap_or_else(|e| panic!("{e}"));
         let said = vmsync::serve::check_files(&config).unwrap_err();
-        let about: Vec<_> = said.lines().filter(|l| l.contains("vrl.password")).collect();
+        let about: Vec<_> = said
+            .lines()
+            .filter(|l| l.contains("vrl.password"))
+            .collect();
         match words {
-            Some(words) => assert!(about.len() == 1 && about[0].contains(words), "{line}: {said}"),
+            Some(words) => assert!(
+                about.len() == 1 && about[0].contains(words),
+                "{line}: {said}"
+            ),
             None => assert!(about.is_empty(), "{line}: {said}"),
         }
         assert!(line.is_empty() || !said.contains(line), "{said}");

@@ -4,6 +4,7 @@ mod progress;
 
 use std::{
     fmt::Write as _,
+    io::{BufRead as _, BufReader, IsTerminal as _, Read, Write as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -12,6 +13,7 @@ use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
 
 use self::progress::{Judge, Verdict, View, files, on_the_way, size, span};
 use super::{
@@ -70,7 +72,13 @@ enum VrlCommand {
         #[command(flatten)]
         node: Node,
     },
+    /// Hash a password for the password file of the built-in FTP server: reads its line from standard
+    /// input, prints an Argon2id hash. The secondary needs the password itself.
+    HashPassword,
 }
+
+/// The first line of standard input.
+const LONGEST_PASSWORD: u64 = 4096;
 
 /// Asks and prints.
 pub(super) async fn run(args: VrlArgs) -> Result<(), Failure> {
@@ -84,7 +92,23 @@ pub(super) async fn run(args: VrlArgs) -> Result<(), Failure> {
             node,
         }) => transfer(&node, wait, timeout).await,
         Some(VrlCommand::Record { files, node }) => record(&node, &files).await,
+        Some(VrlCommand::HashPassword) => hash_password(std::io::stdin().lock()),
     }
+}
+
+fn hash_password(input: impl Read) -> Result<(), Failure> {
+    if std::io::stdin().is_terminal() {
+        let words = b"The password, then Enter; it is shown as you type:\n";
+        let _ = std::io::stderr().write_all(words);
+    }
+    let mut line = Zeroizing::new(String::new());
+    BufReader::new(input.take(LONGEST_PASSWORD))
+        .read_line(&mut line)
+        .map_err(|e| Failure::Usage(format!("the password can't be read: {e}")))?;
+    let password = line.strip_suffix('\n').unwrap_or(&line);
+    let password = password.strip_suffix('\r').unwrap_or(password);
+    let hash = crate::vrl::server::hash_password(password).map_err(Failure::Usage)?;
+    say(&hash)
 }
 
 fn client(node: &Node) -> Result<ApiClient, Failure> {

@@ -157,7 +157,10 @@ async fn login(server: &VrlServer) -> io::Result<Login> {
         let secret = keys::read_secret_line(&file).map_err(|e| e.to_string())?;
         Login::new(&user, &secret).map_err(|e| format!("{}: {e}", file.display()))
     });
-    login.await.map_err(io::Error::other)?.map_err(io::Error::other)
+    login
+        .await
+        .map_err(io::Error::other)?
+        .map_err(io::Error::other)
 }
 
 fn turn_away(stream: &tokio::net::TcpStream) {
