@@ -82,6 +82,29 @@ pub async fn check(
     })
 }
 
+/// Compares `name` at the server with a few bytes by a hash of the server, and tells by which; for Test Connection.
+///
+/// # Errors
+/// As [`check`]; and where the server's hash is another one ([`Fault::Senseless`]).
+pub(super) async fn check_bytes(
+    session: &mut Session,
+    content: &[u8],
+    name: &str,
+) -> Result<Offer, FtpFailure> {
+    let (offer, theirs) = hashed(session, name, content.len() as u64).await?;
+    let ours = match offer.algorithm {
+        Algorithm::Sha256 => hex::encode(Sha256::digest(content)),
+        Algorithm::Sha512 => hex::encode(Sha512::digest(content)),
+        Algorithm::Md5 => hex::encode(Md5::digest(content)),
+    };
+    if ours == theirs {
+        return Ok(offer);
+    }
+    let doing = format!("comparing the {} of {name}", offer.words());
+    let words = format!("the server says {theirs}, and what was written has {ours}");
+    Err(FtpFailure::new(doing, words, Fault::Senseless))
+}
+
 /// The server's hash of a file, by the best way that works.
 async fn hashed(
     session: &mut Session,

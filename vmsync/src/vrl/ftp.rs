@@ -8,6 +8,8 @@
 mod data;
 mod digest;
 mod failure;
+mod listing;
+mod tickets;
 
 use std::{
     net::SocketAddr,
@@ -32,10 +34,11 @@ use tokio::{
 use vmsync_config::{VrlRemote, VrlTls};
 use zeroize::Zeroizing;
 
-use self::{data::DataPort, digest::Features, failure::timed};
+use self::{data::DataPort, digest::Features, failure::timed, tickets::Tickets};
 pub use self::{
     digest::{Algorithm, Offer},
     failure::{Fault, FtpFailure},
+    listing::{Entry, Listing},
 };
 
 /// A session that rested longer is tried before it is used: servers end sessions that idle.
@@ -86,6 +89,8 @@ impl Learnt {
     const NO_REST: u8 = 2;
     /// APPE is refused.
     const NO_APPE: u8 = 4;
+    /// Data connections are refused that don't resume the TLS session.
+    const RESUMES: u8 = 8;
 
     fn knows(&self, what: u8) -> bool {
         self.0.load(Ordering::Relaxed) & what != 0
@@ -153,6 +158,9 @@ pub struct Session {
     account: Option<Account>,
     used: Instant,
     began_at: u64,
+    /// An answer was not read to its end.
+    spent: bool,
+    tickets: Option<Arc<Tickets>>,
 }
 
 impl Session {
@@ -186,6 +194,8 @@ impl Session {
                         account: None,
                         used: Instant::now(),
                         began_at: 0,
+                        spent: false,
+                        tickets: None,
                     };
                     // The address in a reply to PASV is not looked at: behind NAT it is wrong, and it could be anybody's.
                     session.ftp.set_passive_nat_workaround(true);
@@ -218,7 +228,8 @@ impl Session {
         };
         // Servers want data connections to resume the session of their own control connection, and of no other.
         let mut config = (*tls.config).clone();
-        config.resumption = Resumption::in_memory_sessions(8);
+        let tickets = Tickets::new();
+        config.resumption = Resumption::store(tickets.clone());
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
         let secured = self
             .ftp
@@ -233,6 +244,8 @@ impl Session {
                 account: None,
                 used: Instant::now(),
                 began_at: 0,
+                spent: false,
+                tickets: Some(tickets),
             }),
             // It said that it has no TLS (RFC 959: 500, 502, 504; RFC 4217: 431, 534). The connection went with
             // the try. A wrong certificate is another matter, and no reason to do without.
@@ -329,20 +342,43 @@ impl Session {
     async fn awake(&mut self) -> Result<(), FtpFailure> {
         let rested = self.used.elapsed() > RESTED;
         self.used = Instant::now();
-        let Some(account) = self.account.clone().filter(|_| rested) else {
-            return Ok(());
-        };
         let doing = "trying a session that has rested";
-        let lost = match self.command(self.limits.command, doing, "NOOP").await {
-            Ok(reply) => reply.code == 421,
-            Err(e) if e.is_lost_session() => true,
-            Err(e) => return Err(e),
+        // A new session comes with new tickets.
+        let used_up = self.learnt.knows(Learnt::RESUMES)
+            && self.tickets.as_ref().is_some_and(|t| t.are_used_up());
+        let due = rested || self.spent || used_up;
+        let Some(account) = self.account.clone().filter(|_| due) else {
+            let words = "an answer was not read to its end";
+            let spent = self
+                .spent
+                .then(|| FtpFailure::new(doing, words, Fault::Broken));
+            return spent.map_or(Ok(()), Err);
         };
+        let lost = self.spent
+            || used_up
+            || match self.command(self.limits.command, doing, "NOOP").await {
+                Ok(reply) => reply.code == 421,
+                Err(e) if e.is_lost_session() => true,
+                Err(e) => return Err(e),
+            };
         if lost {
             tracing::debug!(server = %account.remote.host, "the FTP server ended a session that rested; opening a new one");
             *self = Box::pin(Self::open(&account)).await?;
         }
         Ok(())
+    }
+
+    /// Remembers it where a data connection seems to be refused because it resumed no TLS session.
+    fn learn_from(&self, e: &FtpFailure) {
+        let missed = self.tickets.as_ref().is_some_and(|t| t.were_missed());
+        if missed
+            && matches!(
+                e.fault,
+                Fault::Refused(425 | 426 | 522) | Fault::Broken | Fault::Tls
+            )
+        {
+            self.learnt.learn(Learnt::RESUMES, true);
+        }
     }
 
     /// A command that suppaftp has no words for, and its reply, whatever that is.

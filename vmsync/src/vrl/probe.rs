@@ -7,12 +7,15 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use vmsync_config::words::Now;
 
-use super::ftp::{Account, Fault, FtpFailure, Session, resolve};
+use super::{
+    foreign::{self, VerifyBy},
+    ftp::{Account, Fault, FtpFailure, Offer, Session, resolve},
+};
 
 /// One step of Test Connection. The first that fails is the last one answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TestStep {
-    /// `resolve`, `connect`, `tls`, `login`, `location`, `write`, `read`, `rename` or `delete`.
+    /// `resolve`, `connect`, `tls`, `login`, `location`, `write`, `read`, `verify`, `rename` or `delete`.
     pub step: String,
     /// Whether it worked.
     pub ok: bool,
@@ -45,7 +48,10 @@ impl Steps {
         self.since = mono;
         let (detail, advice) = match &result {
             Ok(v) => (detail(v), None),
-            Err(e) => (e.to_string(), Some(special(e).unwrap_or(advice).to_owned())),
+            Err(e) => (
+                e.to_string(),
+                Some(special(step, e).unwrap_or(advice).to_owned()),
+            ),
         };
         self.done.push(TestStep {
             step: step.to_owned(),
@@ -122,6 +128,12 @@ async fn walk(account: &Account, steps: &mut Steps) -> Option<()> {
         |()| "the same bytes came back".to_owned(),
         "the account needs the right to read, and the server must keep binary files as they are",
     )?;
+    steps.note(
+        "verify",
+        verify(&mut session, account, &name).await,
+        String::clone,
+        "set vrl.verify to a way that this server has",
+    )?;
     let renamed = format!(".vmsync-test-{unique}-renamed.part");
     steps.note(
         "rename",
@@ -131,8 +143,8 @@ async fn walk(account: &Account, steps: &mut Steps) -> Option<()> {
     )?;
     steps.note(
         "delete",
-        session.delete(&renamed).await,
-        |()| "nothing is left behind".to_owned(),
+        delete(&mut session, &renamed).await,
+        |there| format!("nothing is left behind{there}"),
         "the account needs the right to delete unfinished uploads in remote_location",
     )?;
     session.quit().await;
@@ -167,16 +179,83 @@ async fn read_back(session: &mut Session, name: &str) -> Result<(), FtpFailure> 
     })
 }
 
-fn special(e: &FtpFailure) -> Option<&'static str> {
-    match e.fault {
+/// By which way recordings are found to have arrived, tried with what was written; and which others there are.
+async fn verify(
+    session: &mut Session,
+    account: &Account,
+    name: &str,
+) -> Result<String, FtpFailure> {
+    let offers: Vec<_> = session
+        .hashes()
+        .await?
+        .into_iter()
+        .map(Offer::words)
+        .collect();
+    let offers = if offers.is_empty() {
+        "the FTP server has no hash".to_owned()
+    } else {
+        format!("the FTP server has {}", offers.join(", "))
+    };
+    Ok(match VerifyBy::configured(account.remote.verify) {
+        None => format!("the primary's node will say what arrived; {offers}"),
+        Some(VerifyBy::ReadBack) => format!("by reading back, as just done; {offers}"),
+        Some(VerifyBy::Hash) => {
+            let way = foreign::check_bytes(session, CONTENT, name).await?;
+            format!("{} is what was written; {offers}", way.words())
+        }
+    })
+}
+
+/// Deletes, and looks around. That a folder is not listed is no matter.
+async fn delete(session: &mut Session, name: &str) -> Result<String, FtpFailure> {
+    session.delete(name).await?;
+    let Ok(listing) = session.list().await else {
+        return Ok(String::new());
+    };
+    let files = listing.entries.iter().filter(|e| e.is_file).count();
+    let more = if listing.whole { "" } else { " or more" };
+    Ok(format!("; {files}{more} files are there"))
+}
+
+/// What to do about failures that can be told apart better than by the step.
+fn special(step: &str, e: &FtpFailure) -> Option<&'static str> {
+    let words = e.words.to_lowercase();
+    let says = |any: &[&str]| any.iter().any(|w| words.contains(w));
+    Some(match e.fault {
         Fault::Local if e.doing.starts_with("reading the password file") => {
-            Some("check that ftp_password_file exists and that vmsync may read it")
+            "check that ftp_password_file exists and that vmsync may read it"
         }
-        Fault::Refused(421) => Some("the server takes no more connections now; try again later"),
-        Fault::Refused(452 | 552) => Some("free some disk space on the primary"),
-        Fault::Refused(534 | 521 | 522) => {
-            Some("the server insists on TLS or refuses it; make [vrl] tls agree with the server")
+        Fault::Busy => {
+            "the server takes no more connections now: try again later, or raise its limit (vsftpd max_clients and max_per_ip, Pure-FTPd -c and -C, ProFTPD MaxClients and MaxClientsPerHost)"
         }
-        _ => None,
-    }
+        Fault::DataPort | Fault::Refused(425) => {
+            "open the server's passive ports in every firewall between (vsftpd pasv_min_port and pasv_max_port, Pure-FTPd -p, ProFTPD PassivePorts)"
+        }
+        Fault::Refused(522) => {
+            "the server wants data connections to resume the TLS session: allow new ones (vsftpd require_ssl_reuse=NO, ProFTPD TLSOptions NoSessionReuseRequired)"
+        }
+        Fault::Refused(534 | 521) => {
+            "the server insists on TLS or refuses it; make [vrl] tls agree with the server"
+        }
+        Fault::Refused(_) if step == "login" && says(&["tls", "ssl", "encrypt", "cleartext"]) => {
+            "the server insists on TLS: set [vrl] tls to \"required\""
+        }
+        Fault::Tls if says(&["unknownissuer", "badsignature"]) => {
+            "the server's certificate is not signed by [tls] ca: give the server one of the pair's CA"
+        }
+        Fault::Tls if says(&["notvalidforname", "not valid for name"]) => {
+            "the server's certificate does not bear remote_host: set remote_host to a name in it, or renew it with that name"
+        }
+        Fault::Tls if says(&["expired", "notvalidyet", "not valid yet"]) => {
+            "the server's certificate is out of date, or a clock is wrong"
+        }
+        Fault::Refused(452 | 552) => "free some disk space on the primary",
+        Fault::Refused(_)
+            if step == "write"
+                && says(&["no space", "disk", "quota", "local file", "write to file"]) =>
+        {
+            "free some disk space on the primary, or raise the account's quota"
+        }
+        _ => return None,
+    })
 }

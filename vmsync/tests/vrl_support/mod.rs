@@ -8,6 +8,7 @@
 )]
 
 pub mod cutter;
+pub mod odd;
 pub mod servers;
 
 use std::{

@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use vmsync::vrl::ftp::{Account, ClientTls, TimeLimits};
+use vmsync::vrl::ftp::{Account, ClientTls, Session, TimeLimits};
 use vmsync_config::{VrlRemote, VrlTls, VrlVerify};
 
 use super::{PASSWORD, SERVER_NAME};
@@ -496,4 +496,18 @@ pub async fn libunftp(root: &Path) -> SocketAddr {
         }
     });
     address
+}
+
+/// A session as soon as the server has noticed that the one before has gone.
+pub async fn opened_when_free(account: &Account) -> Session {
+    let mut last = None;
+    for _ in 0..100 {
+        match Session::open(account).await {
+            Ok(session) => return session,
+            Err(e) if e.is_too_many() => last = Some(e),
+            Err(e) => panic!("{e}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("it stays full: {last:?}");
 }

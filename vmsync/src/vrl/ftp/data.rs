@@ -13,7 +13,7 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 use suppaftp::{
-    FtpError, Mode,
+    FtpError, Mode, Status,
     tokio::{AsyncRustlsStream, TransferStream},
 };
 use tokio::{
@@ -65,6 +65,8 @@ pub(super) enum Transfer<'a> {
     Store(&'a str),
     Append(&'a str),
     Retrieve(&'a str),
+    /// A whole command, such as MLSD.
+    List(&'a str),
 }
 
 /// How an upload goes on where one broke off.
@@ -114,6 +116,7 @@ impl Session {
                 // Who ends the data connection says why on the other: a full disk, most of all.
                 Err(e) if e.fault == Fault::Broken => {
                     let told = timed(LAST_WORDS, &doing, data.finish()).await;
+                    let told = told.inspect_err(|e| self.learn_from(e));
                     return Err(told
                         .err()
                         .filter(|told| matches!(told.fault, Fault::Refused(_)))
@@ -121,7 +124,7 @@ impl Session {
                 }
                 sent => sent?,
             };
-            timed(self.limits.command, &doing, data.finish()).await?;
+            self.finish(&doing, data).await?;
             self.rest_is_over();
             // Some say yes to REST and begin the file anew all the same.
             if start == 0 || self.size(remote).await? == Some(length) {
@@ -210,7 +213,7 @@ impl Session {
         let mut data = self.open_data(&doing, Transfer::Store(remote), 0).await?;
         timed_io(self.limits.piece, &doing, data.write_all(bytes)).await?;
         timed_io(self.limits.piece, &doing, data.flush()).await?;
-        timed(self.limits.command, &doing, data.finish()).await
+        self.finish(&doing, data).await
     }
 
     /// Reads at most `most` bytes of a small file back.
@@ -222,7 +225,7 @@ impl Session {
         let mut bytes = Vec::new();
         let mut limited = (&mut data).take(most);
         timed_io(self.limits.piece, &doing, limited.read_to_end(&mut bytes)).await?;
-        timed(self.limits.command, &doing, data.finish()).await?;
+        self.finish(&doing, data).await?;
         Ok(bytes)
     }
 
@@ -253,7 +256,7 @@ impl Session {
                 FtpFailure::new(&doing, words, Fault::Senseless)
             })?;
         }
-        timed(self.limits.command, &doing, data.finish()).await?;
+        self.finish(&doing, data).await?;
         if left > 0 {
             // Without TLS a connection that is cut looks like the end, and the server may have sent all it had.
             let words = format!("the connection ended {left} bytes before the end");
@@ -263,8 +266,13 @@ impl Session {
         Ok(hex::encode(hash.finalize()))
     }
 
+    async fn finish(&self, doing: &str, data: Data) -> Result<(), FtpFailure> {
+        let finished = timed(self.limits.command, doing, data.finish()).await;
+        finished.inspect_err(|e| self.learn_from(e))
+    }
+
     /// A long transfer is no rest.
-    fn rest_is_over(&mut self) {
+    pub(super) fn rest_is_over(&mut self) {
         self.used = tokio::time::Instant::now();
     }
 
@@ -327,9 +335,15 @@ impl Session {
                 Transfer::Store(name) => ftp.put_with_stream(name).await,
                 Transfer::Append(name) => ftp.append_with_stream(name).await,
                 Transfer::Retrieve(name) => ftp.retr_as_stream(name).await,
+                Transfer::List(command) => {
+                    let begun = [Status::AboutToSend, Status::AlreadyOpen];
+                    let (_, data) = ftp.custom_data_command(command, &begun).await?;
+                    Ok(data)
+                }
             }
         };
-        timed(limit, doing, opened).await
+        let opened = timed(limit, doing, opened).await;
+        opened.inspect_err(|e| self.learn_from(e))
     }
 
     /// Whether EPSV or PASV failed, or the port it named; not what came after.

@@ -98,7 +98,8 @@ impl FtpFailure {
             "already logged in",
         ];
         let is_full = match self.fault {
-            Fault::Refused(421) => true,
+            // Pure-FTPd turns away who speaks no TLS with 421, too.
+            Fault::Refused(421) => !words.contains("cleartext") && !words.contains("tls"),
             Fault::Refused(530) => full.iter().any(|w| words.contains(w)),
             _ => false,
         };
@@ -196,7 +197,12 @@ mod tests {
         ] {
             assert!(refused(full).at_the_door().is_too_many(), "{full}");
         }
-        assert!(!refused("530 Login incorrect.").at_the_door().is_too_many());
+        for other in [
+            "530 Login incorrect.",
+            "421 Sorry, cleartext sessions and weak ciphers are not accepted on this server.",
+        ] {
+            assert!(!refused(other).at_the_door().is_too_many(), "{other}");
+        }
     }
 
     #[test]
