@@ -7,8 +7,9 @@
 
 use std::time::Duration;
 
+use reqwest::Method;
 use serde_json::Value;
-use vmsync_tests::pair::{Ended, Node, Pair, run, vmsync, wav};
+use vmsync_tests::pair::{Ended, Node, Pair, run, soon, vmsync, wav};
 
 async fn vrl(node: &Node, args: &[&str]) -> Ended {
     let mut all = vec!["vrl"];
@@ -105,4 +106,45 @@ async fn recordings_are_handed_in_tested_moved_and_watched_from_the_command_line
     let none = vrl(&pair.primary, &["transfer"]).await;
     assert_eq!(none.code, Some(1));
     assert!(none.err.contains("no_vrl_remote"), "{}", none.err);
+}
+
+/// What can't be moved is an alarm, an event and a number, and over once it is mended.
+#[tokio::test]
+async fn a_name_that_cannot_be_moved_is_told_until_it_is_gone() {
+    let pair = Pair::start().await;
+    let backup = &pair.secondary;
+    let file = backup.vrl_dir.join("two..dots.wav");
+    std::fs::write(&file, wav(1)).unwrap();
+    vrl(backup, &["transfer"]).await.well();
+    unfit(backup, 1).await;
+    let status = vrl(backup, &["status"]).await.well();
+    assert!(
+        status.out.contains("can't be moved") && status.out.contains("two..dots.wav"),
+        "{}",
+        status.out
+    );
+    std::fs::remove_file(&file).unwrap();
+    vrl(backup, &["transfer"]).await.well();
+    unfit(backup, 0).await;
+}
+
+/// Alarm and metrics tell of so many.
+async fn unfit(node: &Node, files: usize) {
+    soon(&format!("{files} unfit files to be told"), async || {
+        let up = node.try_get("/api/v1/alarms?active=true").await?;
+        let alarms = up["items"].as_array().cloned().unwrap_or_default();
+        let alarms = alarms.iter().filter(|a| a["code"] == "vrl_unfit").count();
+        let metrics = node
+            .request(Method::GET, "/metrics")
+            .attempt()
+            .await?
+            .text();
+        let line = format!("vmsync_vrl_unfit_files {files}");
+        if alarms == files && metrics.lines().any(|l| l == line) {
+            Ok(())
+        } else {
+            Err(up.to_string())
+        }
+    })
+    .await;
 }
