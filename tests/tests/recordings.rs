@@ -205,3 +205,33 @@ async fn both_nodes_are_killed_over_and_over_and_each_recording_arrives_once() {
     let names: Vec<_> = recordings.iter().map(|(name, _)| name.clone()).collect();
     assert_eq!(there, names);
 }
+
+/// With `[vrl.archive]` the backup keeps what it moved, and tells so.
+#[tokio::test]
+async fn what_was_moved_is_kept_in_the_archive() {
+    let pair = Pair::laid_out().await;
+    let archive = pair.secondary.vrl_dir.with_file_name("VRL-moved");
+    let lines = format!(
+        "\n[vrl.archive]\nfolder = \"{}\"\nmax_age = \"30d\"\n",
+        archive.display()
+    );
+    pair.secondary.configure_more(&lines);
+    pair.start_both().await;
+    let folder = &pair.secondary.vrl_dir;
+    std::fs::write(folder.join("call.wav"), wav(3)).unwrap();
+    std::fs::write(folder.join("call.xml"), "<call/>").unwrap();
+    soon("it to be moved and kept", async || {
+        let vrl = pair.secondary.try_get("/api/v1/vrl").await?;
+        if vrl["files_done"] == 1 && vrl["archive"]["files"] == 2 {
+            Ok(())
+        } else {
+            Err(vrl.to_string())
+        }
+    })
+    .await;
+    for folder in [&pair.primary.vrl_dir, &archive] {
+        assert!(holds(folder, "call.wav", &wav(3)), "{}", folder.display());
+        assert!(holds(folder, "call.xml", b"<call/>"), "{}", folder.display());
+    }
+    assert_eq!(std::fs::read_dir(folder).unwrap().count(), 0);
+}

@@ -370,8 +370,16 @@ fn start_vrl(
             config,
             server_name: peer_name,
         });
+    let archive = config.vrl_archive.as_ref().map(|archive| {
+        let records = Arc::new(vrl::archive::StoreRecords(store.clone()));
+        let reserve = config.limits.min_free_bytes;
+        vrl::Archive::open(archive, reserve, records, clock::now())
+            .map(Arc::new)
+            .map_err(|e| format!("the records of [vrl.archive]: {e}"))
+    });
     Ok(Some(vrl::mover::start(vrl::mover::Setup {
         vrl: config.vrl.clone(),
+        archive: archive.transpose()?,
         tls,
         journal: Arc::new(vrl::StoreJournal(store.clone())),
         confirm: Arc::new(peer.clone()),

@@ -267,6 +267,7 @@ async fn a_node_without_a_remote_says_so() {
         tls: None,
         journal: std::sync::Arc::new(backup.journal.clone()),
         confirm: backup.control.clone(),
+        archive: None,
         now: vmsync::clock::now,
         stop: tokio_util::sync::CancellationToken::new(),
         tuning: vmsync::vrl::mover::Tuning::default(),

@@ -30,6 +30,7 @@ use vmsync_core::vrl::{Conditions, ConfirmAnswer, Found, Limit, Pace, closed_for
 
 use self::{run::Mover, shared::Shared};
 use super::{
+    archive::Archive,
     folder::Taken,
     ftp::{Account, ClientTls, TimeLimits},
     journal::Journal,
@@ -95,6 +96,8 @@ pub struct Setup {
     pub journal: Arc<dyn Journal>,
     /// The way to the receiving node.
     pub confirm: Arc<dyn Confirm>,
+    /// Where recordings are kept once they are confirmed; `None` = they are removed.
+    pub archive: Option<Arc<Archive>>,
     /// The clock.
     pub now: fn() -> Now,
     /// Ends it.
@@ -111,6 +114,7 @@ pub struct VrlHandle {
     conditions: Arc<watch::Sender<Conditions>>,
     taken: mpsc::Sender<Taken>,
     refusal: Refusal,
+    archive: Option<Arc<Archive>>,
     now: fn() -> Now,
 }
 
@@ -120,7 +124,11 @@ type Refusal = Arc<Mutex<Option<(UnixMillis, String)>>>;
 impl VrlHandle {
     /// How far the move is.
     pub fn status(&self) -> VrlStatus {
-        self.shared.status((self.now)())
+        let now = (self.now)();
+        VrlStatus {
+            archive: self.archive.as_ref().map(|archive| archive.status(now)),
+            ..self.shared.status(now)
+        }
     }
 
     /// Looks at the folder and tries everything again now, whatever waits after failures or for the
@@ -199,8 +207,12 @@ pub fn start(setup: Setup) -> VrlHandle {
         conditions: Arc::new(conditions),
         taken,
         refusal: Refusal::default(),
+        archive: setup.archive.clone(),
         now: setup.now,
     };
+    if let Some(archive) = setup.archive.clone() {
+        tokio::spawn(archive.run(setup.now, setup.stop.clone()));
+    }
     if let Some(account) = account {
         let stop = setup.stop.clone();
         let ctx = Arc::new(Context {

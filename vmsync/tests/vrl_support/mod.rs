@@ -344,6 +344,7 @@ pub struct Backup {
     pub control: Arc<Control>,
     pub remote: VrlRemote,
     pub tls: Option<ClientTls>,
+    pub archive: Option<Arc<vmsync::vrl::archive::Archive>>,
 }
 
 impl Backup {
@@ -367,6 +368,7 @@ impl Backup {
             }),
             remote,
             tls: None,
+            archive: None,
         }
     }
 
@@ -395,6 +397,7 @@ impl Backup {
             tls: self.tls.clone(),
             journal: Arc::new(self.journal.clone()),
             confirm: self.control.clone(),
+            archive: self.archive.clone(),
             now: self.now,
             stop: stop.clone(),
             tuning: Tuning {

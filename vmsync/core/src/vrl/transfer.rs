@@ -261,7 +261,8 @@ impl Transfer {
         self.remote_name_of(0)
     }
 
-    fn remote_name_of(&self, part: usize) -> String {
+    /// The name of one of its files at the primary.
+    pub fn remote_name_of(&self, part: usize) -> String {
         let audio = &self.parts[0];
         let name = match self.parts.get(part) {
             Some(side) if part > 0 => {

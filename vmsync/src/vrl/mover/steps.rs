@@ -1,12 +1,17 @@
 //! The steps of one transfer, performed.
 
-use std::{io, sync::PoisonError, time::Duration};
+use std::{
+    io,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use sha2::{Digest, Sha256};
 use vmsync_core::vrl::{ConfirmAnswer, Outcome, Part, State, Step, Transfer};
 
 use super::{ConfirmError, lane::Lane};
 use crate::vrl::{
+    archive::{Archive, Confirmed, Keeping},
     folder::{self, Removal},
     foreign::{self, VerifyBy},
     ftp::{FtpFailure, Session},
@@ -263,9 +268,36 @@ impl Lane {
         }
     }
 
+    /// Puts the local files into the archive, where there is one.
+    async fn keep(&mut self, t: &Transfer, archive: Arc<Archive>) -> Performed {
+        let now = self.ctx.now();
+        let folder = self.ctx.setup.vrl.folder.clone();
+        let parts = t.parts().iter().enumerate();
+        let unit: Vec<_> = parts
+            .map(|(n, part)| Confirmed {
+                name: part.name.clone(),
+                bytes: part.bytes,
+                sha256: part.sha256.clone(),
+                remote_name: t.remote_name_of(n),
+                confirmed_at: now.wall,
+            })
+            .collect();
+        let kept = tokio::task::spawn_blocking(move || archive.keep(&folder, &unit, now)).await;
+        let outcome = match kept.unwrap_or_else(|e| Err(io::Error::other(e))) {
+            Ok(Keeping::Kept(_)) => Outcome::LocalRemoved,
+            Ok(Keeping::Gone) => Outcome::LocalGone,
+            Ok(Keeping::Changed { .. }) => Outcome::LocalChanged,
+            Err(e) => Outcome::Failed(format!("keeping {} in the archive: {e}", self.name)),
+        };
+        Performed::came(0, outcome)
+    }
+
     /// Removes the local files, the audio last: found again without its side files, it asks the
     /// primary under its own name.
     async fn remove(&mut self, t: &Transfer) -> Performed {
+        if let Some(archive) = self.ctx.setup.archive.clone() {
+            return self.keep(t, archive).await;
+        }
         let folder = self.ctx.setup.vrl.folder.clone();
         let stamps = self.stamps.clone();
         let parts = t.parts().to_vec();
