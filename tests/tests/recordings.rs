@@ -231,7 +231,11 @@ async fn what_was_moved_is_kept_in_the_archive() {
     .await;
     for folder in [&pair.primary.vrl_dir, &archive] {
         assert!(holds(folder, "call.wav", &wav(3)), "{}", folder.display());
-        assert!(holds(folder, "call.xml", b"<call/>"), "{}", folder.display());
+        assert!(
+            holds(folder, "call.xml", b"<call/>"),
+            "{}",
+            folder.display()
+        );
     }
     assert_eq!(std::fs::read_dir(folder).unwrap().count(), 0);
 }

@@ -58,7 +58,7 @@ async fn takes_in_bounded_memory(mib: usize) {
     let took = upload_mib(&primary, "long.wav", mib).await;
     let grown = peak_kib().saturating_sub(before);
     println!("{mib} MiB in {took:?}; memory grew by {grown} KiB");
-    // The login's hash takes 19 MiB.
+    // The login's hash takes 7 MiB.
     assert!(grown < 40 * 1024, "memory grew by {grown} KiB");
     let mut hash = Sha256::new();
     for _ in 0..mib {

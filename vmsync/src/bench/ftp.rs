@@ -36,7 +36,7 @@ pub struct FtpWork {
     /// Bytes of the large one.
     #[arg(long, default_value_t = 2_000_000_000, value_parser = clap::value_parser!(u64).range(1..=20_000_000_000))]
     pub large: u64,
-    /// `vrl.connections`, and as many for the peers, which are tried with one as well.
+    /// `vrl.connections`, and as many for the peers; lftp is tried with one as well.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=8))]
     pub connections: u16,
     /// How often all are measured, one after the other.
@@ -86,8 +86,10 @@ async fn measure(work: &FtpWork, dir: &Path) -> Result<Value, String> {
             .compare(work, &large, &mut figures, &format!("{way}_large"))
             .await?;
         large.remove().await?;
-        let rss = format!("{way}_rss_mb");
-        figures.insert(rss, json!(round(bench.pair.peak_mb())));
+        for (node, name) in [(PRIMARY, "primary"), (SECONDARY, "backup")] {
+            let mb = round(bench.pair.peak_of_mb(node));
+            figures.insert(format!("{way}_{name}_rss_mb"), json!(mb));
+        }
         bench.pair.end().await?;
     }
     Ok(Value::Object(figures))
@@ -195,14 +197,16 @@ impl Bench {
         let mut took: Vec<(&str, Duration)> = Vec::new();
         for round in 0..work.rounds {
             say(&format!("{what}, round {} of {}", round + 1, work.rounds));
-            took.push(("curl", self.curl(files, 1).await?));
-            if several {
-                took.push(("curl_parallel", self.curl(files, self.connections).await?));
-            }
+            let connections = if several { self.connections } else { 1 };
+            // One curl after the other takes very long where there are many, and is never the best.
+            took.push(("curl", self.curl(files, connections).await?));
             took.push(("vmsync", self.vmsync(files).await?));
-            took.push(("lftp", self.lftp(files, 1).await?));
+            took.push(("lftp", self.lftp(files, connections).await?));
             if several {
-                took.push(("lftp_parallel", self.lftp(files, self.connections).await?));
+                took.push(("lftp_one", self.lftp(files, 1).await?));
+            }
+            for (name, took) in took.iter().skip(took.len() - if several { 4 } else { 3 }) {
+                say(&format!("{name}: {took:?}"));
             }
         }
         let (amount, unit) = if files.count > 1 {
@@ -212,7 +216,7 @@ impl Bench {
         };
         let mut best = 0.0_f64;
         let mut own = 0.0;
-        for name in ["vmsync", "curl", "curl_parallel", "lftp", "lftp_parallel"] {
+        for name in ["vmsync", "curl", "lftp", "lftp_one"] {
             let rounds: Vec<_> = took.iter().filter(|(n, _)| *n == name).collect();
             if rounds.is_empty() {
                 continue;

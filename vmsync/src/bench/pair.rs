@@ -156,6 +156,11 @@ impl Pair {
         self.most("VmHWM:")
     }
 
+    /// Most memory one of the processes has used so far (`VmHWM`), MiB.
+    pub(super) fn peak_of_mb(&self, node: usize) -> f64 {
+        memory_mb(self.demo.node(node).pid, "VmHWM:").unwrap_or(0.0)
+    }
+
     /// Memory the larger of the processes uses now (`VmRSS`), MiB.
     pub(super) fn resident_mb(&self) -> f64 {
         self.most("VmRSS:")
