@@ -5,10 +5,16 @@
     reason = "a test says what failed by panicking"
 )]
 
-use std::time::Duration;
+use std::{process::Stdio, time::Duration};
 
 use reqwest::Method;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::Command,
+    time::timeout,
+};
 use vmsync_tests::pair::{Ended, Node, Pair, run, soon, vmsync, wav};
 
 async fn vrl(node: &Node, args: &[&str]) -> Ended {
@@ -71,6 +77,8 @@ async fn recordings_are_handed_in_tested_moved_and_watched_from_the_command_line
     assert_eq!(waits.code, Some(1));
     assert!(waits.err.contains("it must wait"), "{}", waits.err);
 
+    ctrl_c(backup).await;
+
     pair.primary.start().await;
     pair.served_by(&pair.primary).await;
     let moved = vrl(backup, &["transfer", "--wait", "--timeout", "50s"])
@@ -106,6 +114,31 @@ async fn recordings_are_handed_in_tested_moved_and_watched_from_the_command_line
     let none = vrl(&pair.primary, &["transfer"]).await;
     assert_eq!(none.code, Some(1));
     assert!(none.err.contains("no_vrl_remote"), "{}", none.err);
+}
+
+/// Ctrl-C ends the showing, and says that it ends no more than that.
+async fn ctrl_c(node: &Node) {
+    let mut child = Command::new(vmsync())
+        .args(["vrl", "transfer", "--wait", "--url", &node.http])
+        .args(["--token", &node.admin_token])
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+    let limit = Duration::from_secs(20);
+    let first = timeout(limit, said.next_line()).await.unwrap().unwrap();
+    assert!(first.is_some_and(|l| l.contains("files")), "how it stands");
+    let pid = child
+        .id()
+        .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+    kill_process(pid.unwrap(), Signal::INT).unwrap();
+    let last = timeout(limit, said.next_line()).await.unwrap().unwrap();
+    let last = last.unwrap_or_default();
+    assert!(last.contains("the move goes on"), "{last}");
+    let ended = timeout(limit, child.wait()).await.unwrap().unwrap();
+    assert_eq!(ended.code(), Some(1));
 }
 
 /// What can't be moved is an alarm, an event and a number, and over once it is mended.
