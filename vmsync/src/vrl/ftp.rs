@@ -5,6 +5,7 @@
 //! step. So: every command has a limit here, and whoever gets an [`FtpFailure`] drops the
 //! [`Session`]. Transfers are binary always (suppaftp starts in ASCII, which rewrites LF).
 
+mod command;
 mod data;
 mod digest;
 mod failure;
@@ -34,7 +35,7 @@ use tokio::{
 use vmsync_config::{VrlRemote, VrlTls};
 use zeroize::Zeroizing;
 
-use self::{data::DataPort, digest::Features, failure::timed, tickets::Tickets};
+use self::{command::sendable, data::DataPort, digest::Features, failure::timed, tickets::Tickets};
 pub use self::{
     digest::{Algorithm, Offer},
     failure::{Fault, FtpFailure},
@@ -380,55 +381,6 @@ impl Session {
             self.learnt.learn(Learnt::RESUMES, true);
         }
     }
-
-    /// A command that suppaftp has no words for, and its reply, whatever that is.
-    async fn command(
-        &mut self,
-        limit: Duration,
-        doing: &str,
-        line: &str,
-    ) -> Result<Reply, FtpFailure> {
-        sendable(doing, &[line])?;
-        // No code is expected, so every reply comes as the unexpected one, whole.
-        let answered = async {
-            match self.ftp.custom_command(line, &[]).await {
-                Ok(reply) | Err(FtpError::UnexpectedResponse(reply)) => Ok(reply),
-                Err(e) => Err(e),
-            }
-        };
-        let reply = timed(limit, doing, answered).await?;
-        Ok(Reply {
-            code: failure::code(&reply),
-            text: String::from_utf8_lossy(&reply.body).into_owned(),
-        })
-    }
-}
-
-/// A reply of one line or several.
-struct Reply {
-    code: u32,
-    text: String,
-}
-
-impl Reply {
-    /// Its text, if it says that all went well.
-    fn done(&self, doing: &str) -> Result<&str, FtpFailure> {
-        if (200..300).contains(&self.code) {
-            return Ok(&self.text);
-        }
-        let words = failure::printable(self.text.as_bytes());
-        Err(FtpFailure::new(doing, words, Fault::Refused(self.code)))
-    }
-}
-
-/// What has a line break in it would be a second command, and NUL ends a name in many servers.
-fn sendable(doing: &str, words: &[&str]) -> Result<(), FtpFailure> {
-    if words.iter().any(|w| w.contains(['\r', '\n', '\0'])) {
-        let doing: String = doing.chars().filter(|c| !c.is_control()).collect();
-        let words = "a line break or NUL can't be sent to an FTP server";
-        return Err(FtpFailure::new(doing, words, Fault::Local));
-    }
-    Ok(())
 }
 
 async fn connect(

@@ -24,8 +24,8 @@ use tokio::{
 
 use super::{
     Fault, FtpFailure, Learnt, Session,
+    command::sendable,
     failure::{timed, timed_io},
-    sendable,
 };
 
 /// Bytes handed to the network at once; each such piece has its own time limit.
