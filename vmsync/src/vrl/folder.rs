@@ -84,7 +84,7 @@ pub struct Listing {
 /// What came of removing a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Removal {
-    /// Gone, durably.
+    /// Gone.
     Removed,
     /// It was not there.
     Gone,
@@ -309,7 +309,7 @@ pub(crate) fn look(folder: &Path, name: &RecordingName) -> io::Result<Option<Fou
     }
 }
 
-/// Removes a file, durably, provided its content still is the one named. With the stamp it had when
+/// Removes a file, provided its content still is the one named. With the stamp it had when
 /// it was read it need not be read again.
 pub(crate) fn remove_if_same(
     folder: &Path,
@@ -331,7 +331,8 @@ pub(crate) fn remove_if_same(
     match answer {
         ConfirmAnswer::Missing => Ok(Removal::Gone),
         ConfirmAnswer::Durable => {
-            vmsync_store::remove_file_durably(&path)?;
+            // Not synced: a file that a power cut brings back is asked about, and goes again.
+            fs::remove_file(&path)?;
             Ok(Removal::Removed)
         }
         ConfirmAnswer::Different { .. } => Ok(Removal::Changed),

@@ -119,7 +119,7 @@ pub enum Outcome {
     UploadLost(String),
     /// The receiving node answered.
     Answer(ConfirmAnswer),
-    /// The local copies are removed, durably.
+    /// The local copies are removed.
     LocalRemoved,
     /// The local audio is not there any more: somebody else removed it.
     LocalGone,

@@ -2,11 +2,13 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use vmsync_core::vrl::{Found, Outcome, Part, RecordingName, Step, Transfer};
+use tokio::task::JoinHandle;
+use vmsync_core::vrl::{Found, Outcome, Part, RecordingName, State, Step, Transfer};
 
 use super::{Context, steps::Performed};
 use crate::vrl::{
     ftp::Session,
+    journal::JournalError,
     stamp::{self, Stamp},
     status::Current,
 };
@@ -67,8 +69,10 @@ pub(super) struct Lane {
     pub(super) session: Option<Session>,
     /// How each file was when it was hashed; `None` = unknown, so it is hashed again before it goes.
     pub(super) stamps: Vec<Option<Stamp>>,
-    /// What the journal holds of it.
+    /// What the journal holds of it, or will in a moment.
     saved: Option<Transfer>,
+    /// A write of the journal that nothing waits for, but for the next.
+    writing: Option<JoinHandle<Result<(), JournalError>>>,
     link_good: bool,
 }
 
@@ -84,8 +88,10 @@ pub(super) async fn run(ctx: Arc<Context>, session: Option<Session>, work: Work)
         session,
         ctx,
         link_good: false,
+        writing: None,
     };
     let end = lane.go(work).await;
+    lane.written().await;
     let used = lane.ctx.now().mono;
     lane.ctx.shared.told().on_the_way.remove(&lane.name);
     Left {
@@ -214,12 +220,25 @@ impl Lane {
         }
     }
 
-    async fn save(&self, transfer: &Transfer) {
+    /// Journals a transfer. Only that an upload begins is waited for: a later step whose record is lost is found
+    /// out by asking, so its write goes on beside the next step.
+    async fn save(&mut self, transfer: &Transfer) {
+        self.written().await;
         let journal = self.ctx.setup.journal.clone();
         let record = transfer.clone();
-        let saved = tokio::task::spawn_blocking(move || journal.save(&record)).await;
+        self.writing = Some(tokio::task::spawn_blocking(move || journal.save(&record)));
+        if transfer.state() < State::Sent {
+            self.written().await;
+        }
+    }
+
+    /// Waits for the write of the journal under way, so that writes come in order.
+    async fn written(&mut self) {
+        let Some(writing) = self.writing.take() else {
+            return;
+        };
         // Not fatal for safety: without its record a transfer is planned anew, and the peer asked first.
-        match saved {
+        match writing.await {
             Ok(Err(e)) => self.ctx.shared.complain(&e.to_string()),
             Err(e) => self.ctx.shared.complain(&e.to_string()),
             Ok(Ok(())) => {}
@@ -230,6 +249,7 @@ impl Lane {
         if self.saved.take().is_none() {
             return;
         }
+        self.written().await;
         let journal = self.ctx.setup.journal.clone();
         let gone = self.name.clone();
         if let Ok(Err(e)) = tokio::task::spawn_blocking(move || journal.remove(&gone)).await {
