@@ -6,17 +6,15 @@
     reason = "a test fails by panicking; figures are printed"
 )]
 
-#[path = "vrl_support/client.rs"]
-mod client;
-mod vrl_support;
+#[path = "vrl/support/mod.rs"]
+mod support;
 
 use std::time::{Duration, Instant};
 
-use client::Client;
 use sha2::{Digest, Sha256};
+use support::{Primary, client::Client};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use vmsync::vrl::{ConfirmAnswer, confirm_local};
-use vrl_support::Primary;
 
 /// Highest resident memory of this process since it was asked last, KiB.
 fn peak_kib() -> u64 {

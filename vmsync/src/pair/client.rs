@@ -124,8 +124,10 @@ impl PeerClient {
             bytes,
             sha256: sha256.to_owned(),
         };
-        self.ask(CONFIRM, None, &question, Duration::from_mins(2))
-            .await
+        // It may have to be read from a slow disk.
+        let reading = Duration::from_secs(bytes / (50 << 20));
+        let limit = Duration::from_mins(2).saturating_add(reading);
+        self.ask(CONFIRM, None, &question, limit).await
     }
 
     async fn ask<Q: Serialize, A: DeserializeOwned>(

@@ -331,7 +331,7 @@ pub(crate) fn remove_if_same(
     match answer {
         ConfirmAnswer::Missing => Ok(Removal::Gone),
         ConfirmAnswer::Durable => {
-            // Not synced: a file that a power cut brings back is asked about, and goes again.
+            // The caller syncs the folder, once for all that it removes.
             fs::remove_file(&path)?;
             Ok(Removal::Removed)
         }

@@ -36,6 +36,7 @@ use super::{
     journal::Journal,
     probe::{self, TestStep},
     status::VrlStatus,
+    watch::{Watch, WatchTuning, Writers},
 };
 use crate::clock;
 
@@ -215,7 +216,13 @@ pub fn start(setup: Setup) -> VrlHandle {
     }
     if let Some(account) = account {
         let stop = setup.stop.clone();
+        let times = WatchTuning {
+            rescan: setup.tuning.rescan,
+            ..WatchTuning::default()
+        };
+        let watch = Watch::tuned(&setup.vrl.folder, times);
         let ctx = Arc::new(Context {
+            writers: watch.writers(),
             limit: account.remote.rate.map(|rate| Mutex::new(Limit::new(rate))),
             setup,
             account,
@@ -224,7 +231,7 @@ pub fn start(setup: Setup) -> VrlHandle {
             refusal: handle.refusal.clone(),
             by_hand: AtomicBool::new(false),
         });
-        let mover = Mover::new(ctx, taken_in);
+        let mover = Mover::new(ctx, watch, taken_in);
         // Dropped at whatever it awaits, with its lanes: interruption is the normal case.
         tokio::spawn(async move {
             tokio::select! {
@@ -246,6 +253,8 @@ struct Context {
     /// An operator started the move: the daily window is not waited for until nothing is left.
     by_hand: AtomicBool,
     limit: Option<Mutex<Limit>>,
+    /// Who writes to the folder.
+    writers: Writers,
 }
 
 impl Context {
@@ -266,6 +275,16 @@ impl Context {
         refusal.as_ref().is_some_and(|(since, _)| {
             found.modified >= std::time::UNIX_EPOCH + Duration::from_millis(since.0)
         })
+    }
+
+    /// How many recordings may be on their way at once. Few where the line may be used little: a
+    /// connection must not rest so long that the server gives it up.
+    fn connections(&self) -> usize {
+        let least_each = 64 * 1024;
+        let remote = &self.account.remote;
+        let by_rate = remote.rate.map_or(u64::MAX, |rate| rate / least_each);
+        let most = u64::from(remote.connections).min(by_rate).max(1);
+        usize::try_from(most).unwrap_or(1)
     }
 
     /// Whether recordings may move now, and when that may change by time alone (monotonic).

@@ -115,7 +115,7 @@ pub async fn serve(
         tokio::select! {
             () = stop.cancelled() => break,
             Some(_) = sessions.join_next() => {}
-            _ = sweep.tick() => sweep_parts(folder.to_owned()).await,
+            _ = sweep.tick() => drop(tokio::spawn(sweep_parts(folder.to_owned()))),
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
                     // Nagle's algorithm costs 40 ms a command.

@@ -12,6 +12,8 @@ use sha2::{Digest, Sha256};
 use vmsync_config::words::UnixMillis;
 use vmsync_core::vrl::{Part, RecordingName};
 
+use super::watch::Writers;
+
 /// Device, inode, length, time of writing, time of change. The last can't be set by anybody, so a file
 /// with an equal stamp has equal content, provided the content was read well after the last change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,10 +86,11 @@ pub(crate) fn read(path: &Path, wall: UnixMillis) -> io::Result<(u64, String, Op
 pub(crate) type Read = (Part, Option<Stamp>);
 
 /// A recording with the side files that are beside it, each with its stamp: the audio first. `None`
-/// when a side file was written to within `quiet`: it may still grow.
+/// when one of them is still written, or a side file was written to within `quiet`: it may still grow.
 pub(crate) fn read_unit(
     folder: &Path,
     name: &RecordingName,
+    writers: &Writers,
     quiet: Duration,
     wall: UnixMillis,
 ) -> io::Result<Option<Vec<Read>>> {
@@ -109,6 +112,9 @@ pub(crate) fn read_unit(
         names.extend(RecordingName::new(&side));
     }
     names.sort_by_key(|n| (n != name, n.clone()));
+    if names.iter().any(|name| writers.still_write(name.as_str())) {
+        return Ok(None);
+    }
     let mut files = Vec::new();
     for name in names {
         let (bytes, sha256, stamp) = read(&folder.join(name.as_str()), wall)?;
@@ -160,7 +166,9 @@ mod tests {
             std::fs::write(dir.path().join(name), name).unwrap();
         }
         let name = RecordingName::new("call.wav").unwrap();
-        let unit = |quiet| read_unit(dir.path(), &name, quiet, crate::clock::wall()).unwrap();
+        let writers = Writers::none();
+        let unit =
+            |quiet| read_unit(dir.path(), &name, &writers, quiet, crate::clock::wall()).unwrap();
         let names: Vec<_> = unit(Duration::ZERO)
             .unwrap()
             .into_iter()

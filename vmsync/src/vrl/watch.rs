@@ -84,6 +84,28 @@ pub struct Watch {
     retry_at: Duration,
 }
 
+/// Tells which files are still written; cheap to clone.
+#[derive(Clone)]
+pub struct Writers(Arc<Shared>);
+
+impl Writers {
+    /// Nobody writes.
+    #[cfg(test)]
+    pub(super) fn none() -> Self {
+        let shared = Shared {
+            marks: Mutex::default(),
+            bell: Notify::new(),
+        };
+        shared.marks().looked = true;
+        Self(Arc::new(shared))
+    }
+
+    /// As [`Watch::still_written`].
+    pub fn still_write(&self, name: &str) -> bool {
+        self.0.marks().still_written(name)
+    }
+}
+
 /// What events and asker share.
 struct Shared {
     marks: Mutex<Marks>,
@@ -143,6 +165,11 @@ impl Watch {
             rescan_at: Duration::ZERO,
             retry_at: Duration::ZERO,
         }
+    }
+
+    /// For those who ask about files while this waits.
+    pub fn writers(&self) -> Writers {
+        Writers(self.shared.clone())
     }
 
     /// Waits until there is something to look at. What happens meanwhile, or while nobody waits, is gathered.

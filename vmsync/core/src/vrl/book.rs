@@ -14,6 +14,11 @@ use super::name::RecordingName;
 
 /// How long a side file waits for its recording.
 const ALONE: Duration = Duration::from_mins(1);
+/// When a file that is held is looked at again, unless it is told of before.
+const HELD: Duration = Duration::from_mins(1);
+
+/// When a recording whose side files are still written is looked at again, at the earliest.
+const DEFERRED: Duration = Duration::from_secs(1);
 
 /// A file found in the folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,10 +124,10 @@ impl Book {
             .filter(|y| y.bytes == found.bytes && y.modified == found.modified && !held)
             .map(|y| y.since);
         self.drop_young(&found.name);
-        let quiet = if found.name.side_base().is_some() {
-            self.quiet.max(ALONE)
-        } else {
-            self.quiet
+        let quiet = match found.name.side_base() {
+            Some(_) => self.quiet.max(ALONE),
+            None if held => self.quiet.max(HELD),
+            None => self.quiet,
         };
         self.bytes = self.bytes.saturating_add(found.bytes);
         let since = same.unwrap_or(now);
@@ -135,6 +140,19 @@ impl Book {
             modified: found.modified,
             since,
             quiet,
+        };
+        self.young.insert(found.name, young);
+    }
+
+    /// Puts back a recording whose side files are still written: to be looked at again in a while.
+    pub fn defer(&mut self, found: Found, now: Duration) {
+        self.gone(&found.name);
+        self.bytes = self.bytes.saturating_add(found.bytes);
+        let young = Young {
+            bytes: found.bytes,
+            modified: found.modified,
+            since: now,
+            quiet: self.quiet.max(DEFERRED),
         };
         self.young.insert(found.name, young);
     }
@@ -191,6 +209,12 @@ impl Book {
         let found = self.whole.pop_front()?;
         self.bytes = self.bytes.saturating_sub(found.bytes);
         Some(found)
+    }
+
+    /// Puts back what was popped, to be the next again.
+    pub fn put_back(&mut self, found: Found) {
+        self.bytes = self.bytes.saturating_add(found.bytes);
+        self.whole.push_front(found);
     }
 
     /// Whether a recording is ready to move.

@@ -107,7 +107,8 @@ impl RecordingName {
             .filter(|base| !base.is_empty())
     }
 
-    fn stem(&self) -> &str {
+    /// The name without its extension: what side files may go by.
+    pub fn stem(&self) -> &str {
         match self.0.rsplit_once('.') {
             Some((stem, ext)) if !stem.is_empty() && !ext.is_empty() => stem,
             _ => &self.0,

@@ -113,7 +113,7 @@ pub enum Outcome {
     Uploaded,
     /// Length right, renamed.
     Verified,
-    /// The name is taken at the server.
+    /// The name is taken at the server, by whatever.
     Occupied,
     /// The server does not have the upload, or not in the right length.
     UploadLost(String),
@@ -356,7 +356,12 @@ impl Transfer {
             }
             Outcome::Verified => self.reach(part, State::Verified),
             Outcome::Occupied => {
-                self.take_next_name("the name is taken at the primary", now, pace);
+                // What has the name may well be the same: the receiving node is asked again, and
+                // the next name taken where it says so.
+                let name = self.remote_name_of(part);
+                let why =
+                    format!("the FTP server has a file named {name} by now; asking what it is");
+                self.fail(why, now, pace);
             }
             Outcome::UploadLost(why) => {
                 self.reach(part, State::Planned);

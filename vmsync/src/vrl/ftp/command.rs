@@ -33,6 +33,21 @@ impl Session {
     }
 }
 
+impl Session {
+    /// Tells how many bytes come (ALLO, RFC 959 section 4.1.3), so that a server that won't have them says so
+    /// before they are sent. One that does not know the command gets them all the same.
+    pub async fn announce(&mut self, bytes: u64) -> Result<(), FtpFailure> {
+        let doing = format!("announcing {bytes} bytes");
+        let line = format!("ALLO {bytes}");
+        self.awake().await?;
+        let reply = self.command(self.limits.command, &doing, &line).await?;
+        match reply.code {
+            421 | 452 | 552 => reply.done(&doing).map(|_| ()),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// A reply of one line or several.
 pub(super) struct Reply {
     pub(super) code: u32,

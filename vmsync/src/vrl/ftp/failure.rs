@@ -45,9 +45,9 @@ impl FtpFailure {
     /// the server's disk, not this file.
     pub fn is_about_link(&self) -> bool {
         match self.fault {
-            // RFC 959: 421 service not available, 425/426 data connection, 452/552 disk, 530 login;
+            // RFC 959: 421 service not available, 425/426 data connection, 452 disk, 530 login (552: this file is too long);
             // RFC 4217: 522 a data connection that is not secured as the server wants it.
-            Fault::Refused(code) => matches!(code, 421 | 425 | 426 | 452 | 522 | 530 | 552),
+            Fault::Refused(code) => matches!(code, 421 | 425 | 426 | 452 | 522 | 530),
             Fault::Local | Fault::Senseless => false,
             Fault::Busy
             | Fault::Silent

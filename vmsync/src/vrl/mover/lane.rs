@@ -28,6 +28,14 @@ impl Work {
             Self::Again(transfer) => transfer.name(),
         }
     }
+
+    /// Its length, as far as known.
+    pub(super) fn bytes(&self) -> u64 {
+        match self {
+            Self::New(found) => found.bytes,
+            Self::Again(transfer) => transfer.bytes(),
+        }
+    }
 }
 
 /// Why a lane stopped.
@@ -37,6 +45,8 @@ pub(super) enum End {
     Over,
     /// The folder has to be looked at anew.
     Anew,
+    /// It, or a side file of it, is still written.
+    Young(Found),
     /// It waits, for a time or for better conditions.
     Waits {
         transfer: Box<Transfer>,
@@ -120,11 +130,12 @@ impl Lane {
     async fn plan(&mut self, found: Found) -> Result<Transfer, End> {
         let folder = self.ctx.setup.vrl.folder.clone();
         let quiet = self.ctx.setup.tuning.quiet;
-        let (wall, name) = (self.ctx.now().wall, found.name);
-        let read =
-            tokio::task::spawn_blocking(move || stamp::read_unit(&folder, &name, quiet, wall))
-                .await
-                .unwrap_or_else(|e| Err(io::Error::other(e)));
+        let (wall, name) = (self.ctx.now().wall, found.name.clone());
+        let writers = self.ctx.writers.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            stamp::read_unit(&folder, &name, &writers, quiet, wall)
+        });
+        let read = read.await.unwrap_or_else(|e| Err(io::Error::other(e)));
         match read {
             Ok(Some(files)) => {
                 let mut parts = Vec::new();
@@ -135,13 +146,14 @@ impl Lane {
                 let audio = parts.remove(0);
                 Ok(Transfer::planned(audio, parts, self.ctx.now().wall))
             }
-            // A side file was written to a moment ago, or the recording is gone.
-            Ok(None) => Err(End::Anew),
+            Ok(None) => Err(End::Young(found)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Err(End::Over),
+            // Tried again with the next look at the whole folder, which may find that it can be read.
             Err(e) => {
-                let words = format!("reading {}: {e}", self.name);
+                let words = format!("{} or a side file of it can't be read: {e}", self.name);
                 self.ctx.shared.complain(&words);
-                Err(End::Anew)
+                self.ctx.shared.told().unfit(words);
+                Err(End::Over)
             }
         }
     }
@@ -157,8 +169,14 @@ impl Lane {
     }
 
     async fn drive(&mut self, mut transfer: Transfer) -> End {
+        let mut begun = false;
         loop {
-            let (conditions, opens) = self.ctx.conditions();
+            // The window is for what is begun in it: what is under way when it closes is finished.
+            let (conditions, opens) = if begun {
+                (self.ctx.allowed.borrow().clone(), None)
+            } else {
+                self.ctx.conditions()
+            };
             let performed = match transfer.next(&conditions, self.ctx.now()) {
                 Step::Wait { until, why } => {
                     return End::Waits {
@@ -176,7 +194,10 @@ impl Lane {
                     self.forget().await;
                     return End::Anew;
                 }
-                step => self.perform(&mut transfer, step).await,
+                step => {
+                    begun = true;
+                    self.perform(&mut transfer, step).await
+                }
             };
             let Performed {
                 part,

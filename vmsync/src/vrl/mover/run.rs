@@ -1,13 +1,16 @@
 //! The loop: looks at the folder, gives recordings to lanes, waits after failures.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     io,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::mpsc,
+    task::{Id, JoinError, JoinSet},
+};
 use vmsync_core::vrl::{Backoff, Book, Found, RecordingName, Transfer};
 
 use super::{
@@ -17,8 +20,8 @@ use super::{
 use crate::vrl::{
     folder::{self, Listing, Taken},
     ftp::Session,
-    status::VrlState,
-    watch::{Changes, Watch, WatchTuning},
+    status::{Current, VrlState},
+    watch::{Changes, Watch},
 };
 
 /// A session that rested longer is opened anew: servers close idle ones, mostly without a word.
@@ -50,6 +53,8 @@ pub(super) struct Mover {
     lanes: JoinSet<Left>,
     /// What the lanes are at.
     busy: BTreeSet<RecordingName>,
+    /// Which lane is at what.
+    tasks: HashMap<Id, RecordingName>,
     /// Sessions at rest, and since when (monotonic).
     sessions: Vec<(Session, Duration)>,
     link: Backoff,
@@ -62,30 +67,30 @@ pub(super) struct Mover {
     rescan_at: Option<Duration>,
     /// The folder was looked at since start.
     looked: bool,
+    /// Files refused at the last look.
+    refused: u64,
 }
 
 impl Mover {
-    pub(super) fn new(ctx: Arc<Context>, taken_in: mpsc::Receiver<Taken>) -> Self {
-        let times = WatchTuning {
-            rescan: ctx.setup.tuning.rescan,
-            ..WatchTuning::default()
-        };
+    pub(super) fn new(ctx: Arc<Context>, watch: Watch, taken_in: mpsc::Receiver<Taken>) -> Self {
         Self {
-            watch: Watch::tuned(&ctx.setup.vrl.folder, times),
+            watch,
             book: Book::new(ctx.setup.tuning.quiet),
-            most: usize::from(ctx.account.remote.connections).max(1),
+            most: ctx.connections(),
             ctx,
             taken_in,
             aside: BTreeMap::new(),
             aside_bytes: 0,
             lanes: JoinSet::new(),
             busy: BTreeSet::new(),
+            tasks: HashMap::new(),
             sessions: Vec::new(),
             link: Backoff::default(),
             fewer_until: Duration::ZERO,
             scans: JoinSet::new(),
             rescan_at: None,
             looked: false,
+            refused: 0,
         }
     }
 
@@ -102,7 +107,7 @@ impl Mover {
             let sleep = wake.saturating_sub(self.now()).max(LEAST_WAIT);
             tokio::select! {
                 changes = self.watch.changed() => self.changed(changes).await,
-                Some(left) = self.lanes.join_next() => self.left(left),
+                Some(left) = self.lanes.join_next_with_id() => self.left(left),
                 Some(scan) = self.scans.join_next() => self.scanned(scan.unwrap_or_else(|e| Err(io::Error::other(e)))),
                 () = self.ctx.shared.kick.notified() => self.kicked(),
                 () = self.ctx.shared.look.notified() => self.rescan_at = Some(Duration::ZERO),
@@ -236,11 +241,9 @@ impl Mover {
         let busy = |name: &RecordingName| self.busy.contains(name) || aside.contains(name);
         let now = self.ctx.now().mono;
         let refused = listing.recordings.iter().filter(|f| self.ctx.refuses(f));
-        let refused: Vec<_> = refused
-            .map(|f| f.name.to_string())
-            .take(MOST_TOLD)
-            .collect();
-        self.ctx.shared.told().status.refused = refused;
+        let refused: Vec<_> = refused.map(|f| f.name.to_string()).collect();
+        self.refused = refused.len() as u64;
+        self.ctx.shared.told().status.refused = refused.into_iter().take(MOST_TOLD).collect();
         let (watch, ctx) = (&self.watch, &self.ctx);
         let held = |f: &Found| watch.still_written(f.name.as_str()) || ctx.refuses(f);
         self.book.scan(listing.recordings, busy, held, now);
@@ -254,7 +257,7 @@ impl Mover {
     fn fill(&mut self) -> Duration {
         let now = self.now();
         if now >= self.fewer_until {
-            self.most = usize::from(self.ctx.account.remote.connections).max(1);
+            self.most = self.ctx.connections();
         }
         // The folder's watch wakes us, at the latest when it wants the folder looked at.
         let mut wake = self.rescan_at.unwrap_or(now + AT_LATEST);
@@ -288,8 +291,18 @@ impl Mover {
                     None => break None,
                 }
             };
-            self.busy.insert(work.name().clone());
-            self.lanes.spawn(lane::run(self.ctx.clone(), session, work));
+            let name = work.name().clone();
+            self.busy.insert(name.clone());
+            let current = Current {
+                name: name.to_string(),
+                bytes: work.bytes(),
+                sent: 0,
+            };
+            let mut told = self.ctx.shared.told();
+            told.on_the_way.insert(name.clone(), current);
+            drop(told);
+            let lane = lane::run(self.ctx.clone(), session, work);
+            self.tasks.insert(self.lanes.spawn(lane).id(), name);
         }
         match self.aside.first_key_value() {
             Some(((turn, _), _)) if *turn > now => wake.min(*turn),
@@ -308,7 +321,35 @@ impl Mover {
         if self.aside.len() >= MOST_ASIDE {
             return None;
         }
-        self.book.pop().map(Work::New)
+        let mut held = Vec::new();
+        // Two recordings of one stem may share a side file: it goes with the first, so they go one by one.
+        let aside = self.aside.keys().map(|(_, name)| name);
+        let stems: HashSet<_> = self
+            .busy
+            .iter()
+            .chain(aside)
+            .map(RecordingName::stem)
+            .collect();
+        let mut passed = Vec::new();
+        let mut next = None;
+        while let Some(found) = self.book.pop() {
+            if self.ctx.writers.still_write(found.name.as_str()) {
+                held.push(found);
+            } else if stems.contains(found.name.stem()) {
+                passed.push(found);
+            } else {
+                next = Some(found);
+                break;
+            }
+        }
+        drop(stems);
+        for found in passed.into_iter().rev() {
+            self.book.put_back(found);
+        }
+        for found in held {
+            self.book.see(found, true, now);
+        }
+        next.map(Work::New)
     }
 
     fn set_aside(&mut self, turn: Duration, transfer: Transfer, why: String) {
@@ -318,13 +359,19 @@ impl Mover {
     }
 
     /// Takes in what a lane left.
-    fn left(&mut self, left: Result<Left, tokio::task::JoinError>) {
+    fn left(&mut self, left: Result<(Id, Left), JoinError>) {
         let left = match left {
-            Ok(left) => left,
+            Ok((id, left)) => {
+                self.tasks.remove(&id);
+                left
+            }
             Err(e) => {
                 // A panic in a lane, which nothing there does: what it was at is found in the folder again.
                 self.ctx.shared.complain(&format!("a lane stopped: {e}"));
-                self.busy.clear();
+                if let Some(name) = self.tasks.remove(&e.id()) {
+                    self.busy.remove(&name);
+                    self.ctx.shared.told().on_the_way.remove(&name);
+                }
                 self.rescan_at = Some(Duration::ZERO);
                 return;
             }
@@ -336,6 +383,10 @@ impl Mover {
         }
         match left.end {
             End::Over => {}
+            End::Young(found) => {
+                let now = self.now();
+                self.book.defer(found, now);
+            }
             End::Anew => {
                 let soon = self.now() + self.book.quiet().max(LEAST_WAIT);
                 self.rescan_at = Some(self.rescan_at.map_or(soon, |at| at.min(soon)));
@@ -376,7 +427,9 @@ impl Mover {
 
     /// Nothing is on its way: lets the sessions go.
     async fn rest(&mut self) {
-        if self.aside.is_empty() && self.book.files() == 0 {
+        // What an operator asked for is all that could move then, found by the look he asked for.
+        let looking = self.rescan_at.is_some() || !self.scans.is_empty();
+        if self.aside.is_empty() && self.book.files() <= self.refused && !looking {
             self.ctx.by_hand.store(false, Ordering::Relaxed);
         }
         for (session, _) in self.sessions.drain(..) {
@@ -406,7 +459,7 @@ impl Mover {
             }
             None if !self.lanes.is_empty() => (VrlState::Transferring, conditions.why),
             None if !conditions.allowed && waiting > 0 => (VrlState::Waiting, conditions.why),
-            None if waiting > 0 && waiting <= told.status.refused.len() as u64 => {
+            None if waiting > 0 && waiting <= self.refused => {
                 (VrlState::Waiting, self.ctx.refusal().unwrap_or_default())
             }
             None if waiting > 0 => {

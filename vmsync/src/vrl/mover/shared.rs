@@ -34,6 +34,13 @@ pub(super) struct Told {
 }
 
 impl Told {
+    /// A file that can't be moved, until the next look at the folder.
+    pub(super) fn unfit(&mut self, words: String) {
+        if self.status.unfit.len() < 100 {
+            self.status.unfit.push(words);
+        }
+    }
+
     /// Something was achieved.
     pub(super) fn achieve(&mut self, now: Now) {
         self.achieved = self.achieved.map(|_| now.mono);

@@ -208,6 +208,9 @@ impl Lane {
         if offset == file.bytes && offset > 0 {
             return Ok(Sent::Resumed);
         }
+        if offset == 0 {
+            session.announce(file.bytes).await?;
+        }
         let mut hash = Sha256::new();
         session
             .upload(&self.path(file), temporary, offset, |piece| {
@@ -295,6 +298,11 @@ impl Lane {
     /// Removes the local files, the audio last: found again without its side files, it asks the
     /// primary under its own name.
     async fn remove(&mut self, t: &Transfer) -> Performed {
+        // Who has one of them open may go on in what nobody would ever see.
+        let mut parts = t.parts().iter();
+        if parts.any(|part| self.ctx.writers.still_write(part.name.as_str())) {
+            return Performed::came(0, Outcome::LocalChanged);
+        }
         if let Some(archive) = self.ctx.setup.archive.clone() {
             return self.keep(t, archive).await;
         }
@@ -312,7 +320,12 @@ impl Lane {
                     Err(e) => return Outcome::Failed(format!("removing {} here: {e}", part.name)),
                 }
             }
-            Outcome::LocalRemoved
+            // Before the journal forgets it: what a power cut brings back may have been fetched from the
+            // primary meanwhile. Shared with what others remove at the moment.
+            match vmsync_store::sync_names(&folder) {
+                Ok(()) => Outcome::LocalRemoved,
+                Err(e) => Outcome::Failed(format!("syncing {}: {e}", folder.display())),
+            }
         })
         .await
         .unwrap_or_else(|e| Outcome::Failed(format!("removing {} here: {e}", self.name)));

@@ -7,7 +7,7 @@ use argon2::{
 };
 
 /// Memory a hash may take, KiB: from what RFC 9106 calls little to ten times the default.
-const MEMORY_KIB: std::ops::RangeInclusive<u32> = 4_096..=262_144;
+const MEMORY_KIB: std::ops::RangeInclusive<u32> = 4_096..=65_536;
 /// Passes over it.
 const PASSES: std::ops::RangeInclusive<u32> = 1..=16;
 /// Lanes.

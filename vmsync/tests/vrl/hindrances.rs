@@ -7,17 +7,15 @@
     reason = "a test fails by panicking, and says what it skips"
 )]
 
-mod vrl_support;
-
 use std::{path::Path, process::Command, sync::atomic::Ordering};
 
-use vmsync::vrl::{VrlState, server::ServerOptions};
-use vmsync_config::VrlTls;
-use vrl_support::{
+use crate::support::{
     Backup, Kill, Mood, PASSWORD, Primary, files,
     servers::{Options, Server, Software},
     until, until_done,
 };
+use vmsync::vrl::{VrlState, server::ServerOptions};
+use vmsync_config::VrlTls;
 
 fn audio(seed: u8, len: usize) -> Vec<u8> {
     (0..len)

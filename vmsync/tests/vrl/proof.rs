@@ -10,8 +10,6 @@
     reason = "a test says what failed by panicking, and what it did"
 )]
 
-mod vrl_support;
-
 use std::{
     collections::BTreeMap,
     path::Path,
@@ -19,17 +17,17 @@ use std::{
     time::Duration,
 };
 
+use crate::support::{
+    Backup, Mood, Primary,
+    cutter::{Cutter, Dice},
+    servers::{Options, PORTS, Pem, Server, Software, free_ports},
+};
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 use vmsync::vrl::server::{ServerOptions, ServerTls};
 use vmsync_config::{
     VrlTls, VrlVerify,
     words::{Now, UnixMillis},
-};
-use vrl_support::{
-    Backup, Mood, Primary,
-    cutter::{Cutter, Dice},
-    servers::{Options, PORTS, Pem, Server, Software, free_ports},
 };
 
 /// What is asked of a run.

@@ -7,6 +7,7 @@
     reason = "each test file uses its part; a test fails by panicking"
 )]
 
+pub mod client;
 pub mod cutter;
 pub mod odd;
 pub mod servers;

@@ -1,26 +1,24 @@
 //! The mover and the server against programs of other people.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod vrl_support;
-
 use std::{
     process::Stdio,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
+use crate::support::{
+    Backup, Control, LOCATION, Mood, PASSWORD, Primary, files,
+    odd::{Odd, Oddities},
+    servers::{Pem, libunftp},
+    until_done,
+};
 use tokio::time::timeout;
 use vmsync::vrl::{
     foreign::{VerifyBy, check},
     ftp::{Account, Fault, Session},
 };
 use vmsync_config::VrlTls;
-use vrl_support::{
-    Backup, Control, LOCATION, Mood, PASSWORD, Primary, files,
-    odd::{Odd, Oddities},
-    servers::{Pem, libunftp},
-    until_done,
-};
 
 #[tokio::test]
 async fn the_mover_works_with_libunftp() {

@@ -14,7 +14,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::vrl_support::{PASSWORD, Primary};
+use crate::support::{PASSWORD, Primary};
 
 /// A client that says what it likes.
 pub struct Client {

@@ -5,13 +5,11 @@
     reason = "a test fails by panicking"
 )]
 
-mod vrl_support;
-
 use std::{path::PathBuf, process::Stdio, sync::Arc, time::Duration};
 
+use crate::support::{PASSWORD, Primary};
 use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
 use vmsync::vrl::server::{ServerOptions, ServerTls};
-use vrl_support::{PASSWORD, Primary};
 
 /// A server with a certificate for 127.0.0.1, and its CA for clients.
 struct Fixture {

@@ -1,17 +1,15 @@
 //! Test Connection (R-VR-2): the exact step that fails, with words and advice.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod vrl_support;
-
 use std::net::SocketAddr;
 
-use tokio::net::{TcpListener, TcpStream};
-use vmsync::vrl::{TestStep, ftp::Account, probe, server::ServerTls};
-use vmsync_config::{VrlTls, VrlVerify};
-use vrl_support::{
+use crate::support::{
     Backup, Pki, Primary, files,
     servers::{Options, Pem, Server, Software, opened_when_free},
 };
+use tokio::net::{TcpListener, TcpStream};
+use vmsync::vrl::{TestStep, ftp::Account, probe, server::ServerTls};
+use vmsync_config::{VrlTls, VrlVerify};
 
 const ALL: [&str; 10] = [
     "resolve", "connect", "tls", "login", "location", "write", "read", "verify", "rename", "delete",
@@ -89,7 +87,7 @@ async fn a_wrong_location_is_the_location() {
     let (handle, _stop) = backup.start();
     let step = fails_at(&handle.test().await, "location");
     assert!(
-        step.detail.contains("550") && step.detail.contains(vrl_support::LOCATION),
+        step.detail.contains("550") && step.detail.contains(crate::support::LOCATION),
         "{step:?}"
     );
 }

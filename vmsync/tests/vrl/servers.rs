@@ -1,23 +1,21 @@
 //! The FTP client against servers of other people: vsftpd, Pure-FTPd and ProFTPD as Debian ships them.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod vrl_support;
-
 use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use crate::support::{
+    files,
+    servers::{Options, Pem, Server, Software, libunftp, opened_when_free},
+};
 use vmsync::vrl::{
     ConfirmAnswer,
     foreign::{VerifyBy, check},
     ftp::{Account, Algorithm, Fault, FtpFailure, Session},
 };
 use vmsync_config::VrlTls;
-use vrl_support::{
-    files,
-    servers::{Options, Pem, Server, Software, libunftp, opened_when_free},
-};
 
 /// A recording of every byte there is, line ends and all.
 fn audio(bytes: usize) -> Vec<u8> {

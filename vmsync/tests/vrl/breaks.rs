@@ -2,8 +2,6 @@
 //! FTP to stand between the data connections too.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod vrl_support;
-
 use std::{
     net::SocketAddr,
     sync::{
@@ -12,11 +10,11 @@ use std::{
     },
 };
 
+use crate::support::{Backup, Primary, until_done};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
 };
-use vrl_support::{Backup, Primary, until_done};
 
 /// Lets `budget` bytes of data through in all, then cuts every data connection, `cuts` times.
 struct Proxy {

@@ -1,10 +1,9 @@
 //! Recordings on their way from the backup to the primary (R-VR-1, R-VR-4), with what goes wrong.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod vrl_support;
-
 use std::time::Duration;
 
+use crate::support::{Backup, Mood, Pki, Primary, until, until_done};
 use vmsync::vrl::{
     ConfirmAnswer, VrlState,
     server::{ServerOptions, ServerTls},
@@ -12,7 +11,6 @@ use vmsync::vrl::{
 };
 use vmsync_config::{DailyWindow, VrlTls};
 use vmsync_core::vrl::State;
-use vrl_support::{Backup, Mood, Pki, Primary, until, until_done};
 
 fn audio(len: usize) -> Vec<u8> {
     // LF, CR, NUL and 0xFF are in it: all that an ASCII transfer would spoil.
@@ -520,4 +518,75 @@ async fn what_is_dropped_without_the_right_stays_until_there_is_one() {
     handle.refuse(None);
     until_done(&handle, 2).await;
     assert_eq!(primary.files()["dropped.wav"], b"not by right");
+}
+
+/// What is noted beside a recording may come late: as long as somebody has it open, all of it waits.
+#[tokio::test]
+async fn a_side_file_that_is_still_written_is_waited_for() {
+    use std::io::Write as _;
+    let primary = Primary::start(None).await;
+    let backup = Backup::of(&primary);
+    let (handle, _stop) = backup.start_allowed();
+    until("the folder to be watched", || {
+        handle.status().state == VrlState::Done
+    })
+    .await;
+    let mut notes = std::fs::File::create(backup.folder().join("call.xml")).unwrap();
+    notes.write_all(b"<call>").unwrap();
+    notes.flush().unwrap();
+    backup.records("call.wav", &audio(1_000));
+    until("the recording to be seen", || {
+        handle.status().files_pending > 0
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    assert!(primary.files().is_empty(), "{:?}", primary.files().keys());
+    notes.write_all(b"</call>").unwrap();
+    drop(notes);
+    until_done(&handle, 1).await;
+    let there = primary.files();
+    assert_eq!(there["call.xml"], b"<call></call>");
+    assert_eq!(there["call.wav"], audio(1_000));
+    assert_eq!(there.len(), 2);
+}
+
+/// Two recordings of one stem share what is beside them: it goes with one of them, once.
+#[tokio::test]
+async fn recordings_of_one_stem_do_not_fight_over_a_side_file() {
+    for round in 0..5 {
+        let primary = Primary::start(None).await;
+        let backup = Backup::of(&primary);
+        for n in 0..6 {
+            backup.records(&format!("call{n}.wav"), &audio(20_000 + n));
+            backup.records(&format!("call{n}.opus"), &audio(10_000 + n));
+            backup.records(&format!("call{n}.xml"), b"<call/>");
+        }
+        let sent = backup.files();
+        let (handle, _stop) = backup.start_allowed();
+        until_done(&handle, 12).await;
+        let there: Vec<_> = primary.files().into_keys().collect();
+        let names: Vec<_> = sent.into_keys().collect();
+        assert_eq!(there, names, "round {round}");
+    }
+}
+
+/// An operator who starts the move means what is there, also what the node has not yet looked at.
+#[tokio::test]
+async fn a_start_by_hand_is_for_what_lies_there_unseen_too() {
+    let primary = Primary::start(None).await;
+    let mut backup = Backup::of(&primary);
+    let minute = vmsync::clock::local_second(vmsync::clock::wall()) / 60;
+    let in_minutes = |n: u64| u16::try_from((minute + n) % 1440).unwrap();
+    backup.remote.window = Some(DailyWindow {
+        opens: in_minutes(120),
+        closes: in_minutes(180),
+    });
+    for n in 0..10 {
+        let (handle, stop) = backup.start_allowed();
+        backup.records(&format!("call{n}.wav"), &audio(100));
+        handle.kick();
+        until_done(&handle, 1).await;
+        stop.cancel();
+    }
+    assert_eq!(primary.files().len(), 10);
 }
