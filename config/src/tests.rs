@@ -92,7 +92,8 @@ fn a_default_written_out_changes_nothing() {
         let Some(Ok(value)) = literal.map(toml_value) else {
             continue;
         };
-        let secondary = key.starts_with("vrl.remote");
+        let secondary = key.starts_with("vrl.remote")
+            || ["vrl.verify", "vrl.connections"].contains(&key.as_str());
         let base = if secondary { SECONDARY } else { PRIMARY };
         let mut file: Table = base.parse().unwrap();
         set(&mut file, &key, value);

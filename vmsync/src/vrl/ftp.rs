@@ -5,6 +5,7 @@
 //! step. So: every command has a limit here, and whoever gets an [`FtpFailure`] drops the
 //! [`Session`]. Transfers are binary always (suppaftp starts in ASCII, which rewrites LF).
 
+mod ahead;
 mod command;
 mod data;
 mod digest;

@@ -39,6 +39,11 @@ impl Stamp {
         }
     }
 
+    /// The file's length.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Whether the file at `path` still has this stamp. Links are not followed.
     pub(crate) fn is_of(&self, path: &Path) -> io::Result<bool> {
         let meta = std::fs::symlink_metadata(path)?;
@@ -58,6 +63,13 @@ impl Stamp {
         let ticks = u64::try_from(TICKS.as_millis()).unwrap_or(0);
         self.changed_at().0.saturating_add(ticks) <= wall.0
     }
+}
+
+/// The stamp of a file, where it is worth something. Links are not followed.
+pub(crate) fn of(path: &Path, wall: UnixMillis) -> io::Result<Option<Stamp>> {
+    let meta = std::fs::symlink_metadata(path)?;
+    let stamp = Stamp::of(&meta);
+    Ok(Some(stamp).filter(|stamp| meta.is_file() && stamp.is_settled(wall)))
 }
 
 /// A file's length and SHA-256 (lower-case hex), with its stamp where that is worth something.
@@ -105,7 +117,11 @@ pub(crate) fn read_unit(
         };
         let written = meta.modified()?;
         let now = std::time::UNIX_EPOCH + Duration::from_millis(wall.0);
-        if now.duration_since(written).is_ok_and(|age| age < quiet) {
+        // The two clocks may be some way apart.
+        let apart = now
+            .duration_since(written)
+            .unwrap_or_else(|ahead| ahead.duration());
+        if apart < quiet {
             return Ok(None);
         }
         // A name that is too long is told as unfit by the listing.

@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use crate::support::{Backup, Primary, until_done};
+use crate::support::{Backup, Primary, until, until_done};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
@@ -136,4 +136,40 @@ async fn a_resumed_upload_over_damaged_bytes_starts_anew() {
         primary.files()["call.wav"] == audio(200_000),
         "the bytes differ"
     );
+}
+
+/// A large recording is sent while it is hashed: what a kill or a cut left of it is gone on with, and nothing of it
+/// has a finished name before it is whole.
+#[tokio::test]
+async fn a_large_recording_goes_on_where_a_kill_left_it() {
+    let primary = Primary::start(None).await;
+    let mut backup = Backup::of(&primary);
+    backup.remote.rate = Some(20_000_000);
+    let large = audio(30_000_000);
+    backup.records("long.wav", &large);
+    // Settled: what changed a moment ago is hashed before it leaves.
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    let (first, stop) = backup.start_allowed();
+    until("some of it to be at the primary", || {
+        first.status().current.is_some_and(|c| c.sent > 10_000_000)
+    })
+    .await;
+    stop.cancel();
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    let there = primary.files();
+    let (name, part) = there.iter().next().unwrap();
+    assert!(
+        name.contains(".part") && there.len() == 1,
+        "{:?}",
+        there.keys()
+    );
+    let left = part.len();
+    assert!(left > 5_000_000, "{left}");
+    backup.remote.rate = None;
+    let (handle, _stop) = backup.start_allowed();
+    until_done(&handle, 1).await;
+    let there = primary.files();
+    assert_eq!(there.keys().collect::<Vec<_>>(), ["long.wav"]);
+    assert!(there["long.wav"] == large, "the bytes differ");
+    assert!(backup.files().is_empty());
 }

@@ -312,7 +312,7 @@ async fn data_connections_resume_the_session_of_their_own_control_connection() {
                 let local = recorded(&dir, b"audio");
                 let sent = session.upload(&local, &name, 0, |_| Duration::ZERO).await;
                 let back = match sent {
-                    Ok(()) => session.read(&name, 9).await,
+                    Ok(_) => session.read(&name, 9).await,
                     Err(e) => Err(e),
                 };
                 match back {

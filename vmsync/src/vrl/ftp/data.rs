@@ -17,19 +17,20 @@ use suppaftp::{
     tokio::{AsyncRustlsStream, TransferStream},
 };
 use tokio::{
-    io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _},
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     time::timeout,
 };
 
 use super::{
     Fault, FtpFailure, Learnt, Session,
+    ahead::Ahead,
     command::sendable,
     failure::{timed, timed_io},
 };
 
 /// Bytes handed to the network at once; each such piece has its own time limit.
-const PIECE: usize = 128 * 1024;
+pub(super) const PIECE: usize = 128 * 1024;
 
 pub(super) type Data = TransferStream<AsyncRustlsStream>;
 
@@ -83,13 +84,15 @@ impl Session {
     ///
     /// A server that can't go on where it was (no REST before STOR, no APPE) gets the file from its start;
     /// [`Self::began_at`] tells.
+    ///
+    /// The file's SHA-256 (lower-case hex) as it was read, where it was sent from its start.
     pub async fn upload(
         &mut self,
         local: &Path,
         remote: &str,
         offset: u64,
         mut sent: impl FnMut(&[u8]) -> Duration,
-    ) -> Result<(), FtpFailure> {
+    ) -> Result<Option<String>, FtpFailure> {
         let doing = format!("uploading {remote}");
         sendable(&doing, &[remote])?;
         self.awake().await?;
@@ -112,7 +115,7 @@ impl Session {
                 Err(e) => return Err(e),
             };
             let sending = self.send(&doing, local, start, &mut data, &mut sent);
-            let length = match sending.await {
+            let (length, sha256) = match sending.await {
                 // Who ends the data connection says why on the other: a full disk, most of all.
                 Err(e) if e.fault == Fault::Broken => {
                     let told = timed(LAST_WORDS, &doing, data.finish()).await;
@@ -128,7 +131,7 @@ impl Session {
             self.rest_is_over();
             // Some say yes to REST and begin the file anew all the same.
             if start == 0 || self.size(remote).await? == Some(length) {
-                return Ok(());
+                return Ok(sha256);
             }
             tracing::info!(
                 ?how,
@@ -173,7 +176,7 @@ impl Session {
         })
     }
 
-    /// Sends the file from `start` on; returns its whole length.
+    /// Sends the file from `start` on; returns its whole length, and its hash where `start` is 0.
     async fn send(
         &self,
         doing: &str,
@@ -181,29 +184,21 @@ impl Session {
         start: u64,
         data: &mut Data,
         sent: &mut impl FnMut(&[u8]) -> Duration,
-    ) -> Result<u64, FtpFailure> {
+    ) -> Result<(u64, Option<String>), FtpFailure> {
         let reading = |e: &io::Error| FtpFailure::local(format!("reading {}", local.display()), e);
-        let file = tokio::fs::File::open(local).await;
-        let mut file = file.map_err(|e| reading(&e))?;
-        let seek = file.seek(io::SeekFrom::Start(start)).await;
-        seek.map_err(|e| reading(&e))?;
-        let mut piece = vec![0_u8; PIECE];
+        let mut ahead = Ahead::read(local, start);
         let mut length = start;
-        loop {
-            let n = file.read(&mut piece).await.map_err(|e| reading(&e))?;
-            if n == 0 {
-                break;
-            }
-            let bytes = piece.get(..n).unwrap_or_default();
-            timed_io(self.limits.piece, doing, data.write_all(bytes)).await?;
-            length += n as u64;
-            let rest = sent(bytes);
+        while let Some(piece) = ahead.next().await {
+            let piece = piece.map_err(|e| reading(&e))?;
+            timed_io(self.limits.piece, doing, data.write_all(&piece)).await?;
+            length += piece.len() as u64;
+            let rest = sent(&piece);
             if !rest.is_zero() {
                 tokio::time::sleep(rest).await;
             }
         }
         timed_io(self.limits.piece, doing, data.flush()).await?;
-        Ok(length)
+        Ok((length, ahead.sha256().await))
     }
 
     /// Uploads a few bytes.

@@ -208,6 +208,7 @@ mod tests {
     #[test]
     fn a_name_the_server_does_not_take_is_about_that_file() {
         assert!(!refused("553 Could not create file.").is_about_link());
-        assert!(refused("552 Disk full").is_about_link());
+        assert!(!refused("552 larger than is taken").is_about_link());
+        assert!(refused("452 Disk full").is_about_link());
     }
 }

@@ -14,6 +14,7 @@ use crate::vrl::{
 };
 
 /// What a lane is given.
+#[derive(Debug)]
 pub(super) enum Work {
     /// A recording found in the folder, whole.
     New(Found),
@@ -55,7 +56,7 @@ pub(super) enum End {
     },
     /// The way to the primary failed; no other recording would fare better now.
     Link {
-        transfer: Box<Transfer>,
+        work: Work,
         words: String,
         /// The server refused one more session.
         opening: bool,
@@ -116,13 +117,20 @@ impl Lane {
     async fn go(&mut self, work: Work) -> End {
         let transfer = match work {
             Work::Again(transfer) => transfer,
-            Work::New(found) => match self.plan(found).await {
+            Work::New(found) => match self.begin(found).await {
                 Ok(transfer) => transfer,
                 Err(end) => return end,
             },
         };
         self.show(&transfer);
         self.drive(transfer).await
+    }
+
+    async fn begin(&mut self, found: Found) -> Result<Transfer, End> {
+        match self.send_unhashed(&found).await? {
+            Some(transfer) => Ok(transfer),
+            None => self.plan(found).await,
+        }
     }
 
     /// Reads the recording and what is beside it. Nothing of it is at the primary yet, so nothing is
@@ -159,10 +167,11 @@ impl Lane {
     }
 
     fn show(&self, transfer: &Transfer) {
+        let there = transfer.parts().iter().filter(|p| p.state >= State::Sent);
         let current = Current {
             name: transfer.name().as_str().to_owned(),
             bytes: transfer.bytes(),
-            sent: 0,
+            sent: there.fold(0, |sum, p| sum.saturating_add(p.bytes)),
         };
         let mut told = self.ctx.shared.told();
         told.on_the_way.insert(self.name.clone(), current);
@@ -211,7 +220,7 @@ impl Lane {
                 None => self.link_good = true,
                 Some((words, opening)) => {
                     return End::Link {
-                        transfer: Box::new(transfer),
+                        work: Work::Again(transfer),
                         words,
                         opening,
                     };

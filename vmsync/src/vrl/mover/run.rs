@@ -397,7 +397,7 @@ impl Mover {
                 why,
             } => self.set_aside(until.unwrap_or(Duration::ZERO), *transfer, why),
             End::Link {
-                transfer,
+                work,
                 words,
                 opening,
             } => {
@@ -410,7 +410,10 @@ impl Mover {
                     self.link.failed(self.ctx.now(), pace, host);
                     self.ctx.shared.complain(&words);
                 }
-                self.set_aside(Duration::ZERO, *transfer, words);
+                match work {
+                    Work::New(found) => self.book.put_back(found),
+                    Work::Again(transfer) => self.set_aside(Duration::ZERO, transfer, words),
+                }
             }
         }
     }

@@ -1,12 +1,7 @@
 //! The steps of one transfer, performed.
 
-use std::{
-    io,
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::{io, sync::Arc};
 
-use sha2::{Digest, Sha256};
 use vmsync_core::vrl::{ConfirmAnswer, Outcome, Part, State, Step, Transfer};
 
 use super::{ConfirmError, lane::Lane};
@@ -211,24 +206,15 @@ impl Lane {
         if offset == 0 {
             session.announce(file.bytes).await?;
         }
-        let mut hash = Sha256::new();
-        session
+        let read = session
             .upload(&self.path(file), temporary, offset, |piece| {
-                hash.update(piece);
-                let now = self.ctx.now();
-                let n = piece.len() as u64;
-                self.ctx.shared.told().sent(&self.name, n, now);
-                self.ctx.limit.as_ref().map_or(Duration::ZERO, |limit| {
-                    let mut limit = limit.lock().unwrap_or_else(PoisonError::into_inner);
-                    limit.sent(n, now.mono)
-                })
+                self.piece_sent(piece.len() as u64)
             })
             .await?;
-        if offset > 0 {
-            return Ok(Sent::Resumed);
-        }
-        if hex::encode(hash.finalize()) == file.sha256 {
-            return Ok(Sent::Whole);
+        match read {
+            None => return Ok(Sent::Resumed),
+            Some(sha256) if sha256 == file.sha256 => return Ok(Sent::Whole),
+            Some(_) => {}
         }
         // Nobody will ever ask for what was sent.
         session.delete(temporary).await?;
@@ -262,12 +248,39 @@ impl Lane {
             Ok(session) => session,
             Err(e) => return Performed::unopened(part, &e),
         };
+        if !self.is_unchanged(t, part).await {
+            // Nobody will ever ask for what was sent.
+            return match session.delete(temporary).await {
+                Ok(()) => {
+                    self.session = Some(session);
+                    Performed::came(part, Outcome::LocalChanged)
+                }
+                Err(e) => Performed::failed(part, &e),
+            };
+        }
         match name_it(&mut session, &t.parts()[part], temporary, remote_name).await {
             Ok(outcome) => {
                 self.session = Some(session);
                 Performed::came(part, outcome)
             }
             Err(e) => Performed::failed(part, &e),
+        }
+    }
+
+    /// Whether a file still is what was sent: it gets no name at the primary if it went on growing here. One that
+    /// is gone is as it was.
+    async fn is_unchanged(&self, t: &Transfer, part: usize) -> bool {
+        let stamp = self.stamps.get(part).copied().flatten();
+        let (file, path) = (t.parts()[part].clone(), self.path(&t.parts()[part]));
+        let unchanged = tokio::task::spawn_blocking(move || match stamp {
+            Some(stamp) => stamp.is_of(&path),
+            None => folder::compare(&path, file.bytes, &file.sha256)
+                .map(|answer| !matches!(answer, ConfirmAnswer::Different { .. })),
+        });
+        match unchanged.await {
+            Ok(Ok(unchanged)) => unchanged,
+            // What can't be looked at now is looked at before it is removed.
+            _ => true,
         }
     }
 
@@ -333,7 +346,7 @@ impl Lane {
     }
 
     /// The kept session, or a new one. It is given back only after success.
-    async fn session(&mut self) -> Result<Session, FtpFailure> {
+    pub(super) async fn session(&mut self) -> Result<Session, FtpFailure> {
         match self.session.take() {
             Some(session) => Ok(session),
             None => Session::open(&self.ctx.account).await,

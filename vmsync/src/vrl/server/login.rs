@@ -26,7 +26,7 @@ pub(crate) enum Verdict {
 pub(crate) struct Login {
     user: String,
     hash: String,
-    // A hash takes some 20 MB and 20 ms: one at a time, so that guessing can't starve the node.
+    // A hash takes some 7 MiB and 20 ms: one at a time, so that guessing can't starve the node.
     hashing: Semaphore,
     failures: Mutex<Failures>,
     start: Instant,
