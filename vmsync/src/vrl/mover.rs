@@ -1,8 +1,8 @@
 //! Moves recordings to the primary, several at once, each over an FTP session of its own.
 //!
-//! Every decision is `vmsync_core::vrl`'s. [`run`] finds the files and hands them to lanes, a [`lane`]
-//! takes one recording as far as it goes ([`steps`]; large ones begin with [`large`]), journals every change of state before the
-//! next step, and tells how far it is ([`shared`]). Killed anywhere, it starts again from folder and
+//! Every decision is `vmsync_core::vrl`'s. `run` finds the files and hands them to lanes, a `lane`
+//! takes one recording as far as it goes (`steps`; large ones begin with `large`), journals every change of state before the
+//! next step, and tells how far it is (`shared`). Killed anywhere, it starts again from folder and
 //! journal. It stops at any await point: the journal is written before and after, so nothing
 //! depends on a step having ended.
 
