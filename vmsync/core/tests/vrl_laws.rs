@@ -99,6 +99,7 @@ struct World {
     local: BTreeSet<String>,
     now: Duration,
     confirmed_now: BTreeSet<usize>,
+    files: usize,
 }
 
 /// The content's hash; each file has its own.
@@ -142,6 +143,7 @@ impl World {
             primary,
             journal: None,
             transfer: planned(&local),
+            files: local.len(),
             local,
             now: Duration::ZERO,
             confirmed_now: BTreeSet::new(),
@@ -192,7 +194,10 @@ impl World {
             allowed: !matches!(fate, Fate::Forbidden),
             why: "resilience".into(),
         };
-        if matches!(fate, Fate::JournalLost) && self.local.contains(NAMES[0]) {
+        // Lost in the very moment in which the side files are gone and the audio is not, it may make a second
+        // copy of the audio, where the unit had got another name: more than one, never none.
+        let whole = self.local.len() == self.files;
+        if matches!(fate, Fate::JournalLost) && whole {
             self.journal = None;
             self.restart();
             return true;
