@@ -17,6 +17,7 @@ use vmsync_config::words::UnixMillis;
 use super::{
     Folder, blocking, bounded,
     pair::{PRIMARY, Pair, SECONDARY},
+    print_figures,
     report::quantile_ms,
     say,
 };
@@ -51,16 +52,7 @@ pub struct FailoverWork {
 pub(super) async fn run(work: FailoverWork, out: &mut (impl Write + Send)) -> Result<(), String> {
     let folder = Folder::make(work.dir.as_deref())?;
     let figures = bounded(measure(&work, &folder.0)).await?;
-    let text = if work.json {
-        figures.to_string()
-    } else {
-        let lines = figures.as_object().into_iter().flatten();
-        let lines: Vec<_> = lines
-            .map(|(name, value)| format!("{name:<28} {value}"))
-            .collect();
-        lines.join("\n")
-    };
-    writeln!(out, "{text}").map_err(|e| e.to_string())
+    print_figures(&figures, work.json, out)
 }
 
 async fn measure(work: &FailoverWork, dir: &Path) -> Result<Value, String> {

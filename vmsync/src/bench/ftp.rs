@@ -17,7 +17,7 @@ use tokio::{process::Command, time::Instant};
 use super::{
     Folder, blocking, bounded,
     pair::{PRIMARY, Pair, SECONDARY},
-    say,
+    print_figures, say,
 };
 use crate::{client::Body, clock};
 
@@ -55,16 +55,7 @@ pub struct FtpWork {
 pub(super) async fn run(work: FtpWork, out: &mut (impl Write + Send)) -> Result<(), String> {
     let folder = Folder::make(work.dir.as_deref())?;
     let figures = bounded(measure(&work, &folder.0)).await?;
-    let text = if work.json {
-        figures.to_string()
-    } else {
-        let lines = figures.as_object().into_iter().flatten();
-        let lines: Vec<_> = lines
-            .map(|(name, value)| format!("{name:<28} {value}"))
-            .collect();
-        lines.join("\n")
-    };
-    writeln!(out, "{text}").map_err(|e| e.to_string())
+    print_figures(&figures, work.json, out)
 }
 
 async fn measure(work: &FtpWork, dir: &Path) -> Result<Value, String> {
@@ -198,7 +189,7 @@ impl Bench {
         for round in 0..work.rounds {
             say(&format!("{what}, round {} of {}", round + 1, work.rounds));
             let connections = if several { self.connections } else { 1 };
-            // One curl after the other takes very long where there are many, and is never the best.
+            // One connection of curl takes very long where there are many.
             took.push(("curl", self.curl(files, connections).await?));
             took.push(("vmsync", self.vmsync(files).await?));
             took.push(("lftp", self.lftp(files, connections).await?));

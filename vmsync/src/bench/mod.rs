@@ -177,6 +177,24 @@ async fn bounded<T>(run: impl Future<Output = Result<T, String>>) -> Result<T, S
     }
 }
 
+/// Prints figures as one JSON object, or one to a line.
+fn print_figures(
+    figures: &serde_json::Value,
+    json: bool,
+    out: &mut (impl Write + Send),
+) -> Result<(), String> {
+    let text = if json {
+        figures.to_string()
+    } else {
+        let lines = figures.as_object().into_iter().flatten();
+        let lines: Vec<_> = lines
+            .map(|(name, value)| format!("{name:<28} {value}"))
+            .collect();
+        lines.join("\n")
+    };
+    writeln!(out, "{text}").map_err(|e| e.to_string())
+}
+
 /// Tells a person who waits what is going on; the figures go to standard output.
 fn say(what: &str) {
     let _ = writeln!(std::io::stderr(), "measuring: {what} …");
